@@ -1,0 +1,54 @@
+"""Every upstream name we rebind on the driver, in one function, one reason each.
+
+Ray ships a decorated class by value, so a rebinding must stand before the first `.remote()`. The one rebinding inside a
+worker is in actor.py, RPGPolicyActor.
+"""
+
+import inspect
+from types import SimpleNamespace
+
+import ray
+from openrlhf.cli import train_ppo_ray
+from openrlhf.trainer import ppo_trainer
+from openrlhf.trainer.ray import vllm_engine
+
+from rpg_openrlhf.trainer.actor import RPGPolicyActor
+from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
+from rpg_openrlhf.trainer.rpg_trainer import RPGTrainer
+
+
+def install(args: SimpleNamespace, progress) -> None:
+    """Rebind upstream's names so that `train_ppo_ray.train(args)` trains with our classes.
+
+    progress: the ray.util.queue.Queue that RPGTrainer reports to.
+    """
+    # train() names the policy's class at module level, the trainer's in a local import.
+    train_ppo_ray.PolicyModelActor = ray.remote(num_gpus=1)(RPGPolicyActor)
+    ppo_trainer.PPOTrainer = ray.remote(RPGTrainer)
+    # create_vllm_engines() hard-codes these engine arguments.
+    overrides = engine_overrides(args)
+    rollout_actor = type("RPGRolloutActor", (RPGRolloutActor,), {"engine_overrides": overrides})
+    vllm_engine.RolloutRayActor = ray.remote(rollout_actor)
+    # train() makes the strategy, the one object every actor is given.
+    get_strategy = inspect.unwrap(train_ppo_ray.get_strategy)
+
+    def get_strategy_with_progress(args):
+        strategy = get_strategy(args)
+        strategy.progress = progress
+        return strategy
+
+    get_strategy_with_progress.__wrapped__ = get_strategy  # installing twice wraps once
+    train_ppo_ray.get_strategy = get_strategy_with_progress
+
+
+def engine_overrides(args: SimpleNamespace) -> dict:
+    """Engine arguments that differ from what upstream hard-codes: for whom, and why."""
+    overrides: dict = {"trust_remote_code": args.trust_remote_code}  # upstream: always
+    if args.algo.objective == "rpg" and args.rpg.old_policy == "rollout":
+        # Log-probs of the distribution that was sampled from: after temperature and top-p.
+        overrides |= {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
+    if args.platform == "cpu":
+        overrides["worker_extension_cls"] = "rpg_openrlhf.trainer.weight_sync.CPUWorkerExtension"
+        if args.ds.param_dtype == "fp32":
+            overrides["dtype"] = "float32"
+    return overrides

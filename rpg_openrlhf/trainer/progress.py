@@ -1,0 +1,107 @@
+"""What a person sees of a run: a line a step, and the same numbers in metrics.jsonl."""
+
+import json
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+from ray.util.queue import Empty, Queue
+
+NO_ANSWER_ALARM = 0.5  # share of responses without an answer above which training learns little but the format
+
+
+class ProgressReader(threading.Thread):
+    """Drains the trainer's reports: prints to `console`, appends to `path`, until `finish`."""
+
+    def __init__(self, reports: Queue, path: Path, console: TextIO):
+        super().__init__(daemon=True)
+        self.reports, self.console = reports, console
+        self.file = path.open("a", encoding="utf-8")
+        self.rollouts = 0
+        self.started = time.monotonic()
+        self.steps_seen = 0
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Read until told to finish and nothing is left."""
+        while True:
+            try:
+                report = self.reports.get(timeout=0.5)
+            except (Empty, queue.Empty):
+                if self.done.is_set():
+                    return
+                continue
+            except Exception:  # Ray is going down; the driver reports why
+                return
+            self._handle(report)
+
+    def finish(self) -> None:
+        """Print what is still in the queue, then stop."""
+        self.done.set()
+        self.join(timeout=10)
+        self.file.close()
+
+    def _handle(self, report: dict) -> None:
+        kind = report.pop("kind")
+        if kind == "start":
+            self.rollouts = int(report["rollouts"])
+            return
+        report["time"] = time.time()
+        if kind == "train":
+            seconds = report.get("timing/step_total", 0.0)
+            tokens = report["rollout/num_samples"] * report["rollout/response_length_mean"]
+            report["tokens_per_second"] = tokens / seconds if seconds else 0.0
+            self.steps_seen += 1
+            lines = [train_line(report, self.rollouts, self._eta()), *warnings(report)]
+        else:
+            lines = [eval_line(report)]
+        print(*lines, sep="\n", file=self.console, flush=True)
+        self.file.write(json.dumps({"kind": kind, **report}) + "\n")
+        self.file.flush()
+
+    def _eta(self) -> float:
+        if self.steps_seen == 1:  # the first step carries the engines' warm-up
+            self.started = time.monotonic()
+            return float("nan")
+        return (time.monotonic() - self.started) / (self.steps_seen - 1) * (self.rollouts - self.steps_seen)
+
+
+def train_line(report: dict, rollouts: int, eta: float) -> str:
+    """One step in one line; what the run does not measure is left out."""
+    parts = [f"step {int(report['step']):>{len(str(rollouts))}}/{rollouts}", f"reward {report['rollout/reward_mean']:+.3f}"]
+    named = [
+        ("score", "accuracy {:.3f}"),
+        ("policy/kl_ref_k3", "KL {:.4f}"),
+        ("kl", "KL {:.4f}"),
+        ("entropy_loss", "entropy {:.3f}"),
+        ("rollout/response_length_mean", "length {:.1f}"),
+        ("tokens_per_second", "{:,.0f} tokens/s"),
+        ("timing/step_total", "{:.1f} s"),
+    ]
+    for key, text in named:
+        if key in report and not (key == "kl" and "policy/kl_ref_k3" in report):
+            parts.append(text.format(report[key]))
+    if eta == eta:
+        parts.append(f"ETA {int(eta) // 60}:{int(eta) % 60:02d}")
+    return "  ".join(parts)
+
+
+def warnings(report: dict) -> list[str]:
+    """What a person must not overlook in this step."""
+    lines = []
+    if report.get("no_answer", 0.0) > NO_ANSWER_ALARM:
+        lines.append(
+            f"WARNING: {report['no_answer']:.0%} of the responses hold no answer (an `Answer:` line or a closed \\boxed{{}}): "
+            "check the prompt, --data.apply_chat_template and --rollout.max_new_tokens"
+        )
+    if report.get("grade_timeout", 0.0) > 0:
+        lines.append(f"note: grading ran out of time on {report['grade_timeout']:.1%} of the responses (counted as wrong)")
+    return lines
+
+
+def eval_line(report: dict) -> str:
+    """One evaluation in one line."""
+    values = [f"{key} {value:.3f}" for key, value in report.items() if key not in ("step", "time")]
+    return f"eval at step {int(report['step'])}  " + "  ".join(values)
