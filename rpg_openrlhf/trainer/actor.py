@@ -1,13 +1,44 @@
 """The policy's training step and the Ray actors that hold models: bind what differs, then delegate."""
 
+import torch
 from openrlhf.trainer.ray import ppo_actor
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
 
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
 
 
-class RPGActorTrainer(ActorPPOTrainer):
-    """Differs from openrlhf/trainer/ray/ppo_actor.py ActorPPOTrainer in the loss and in the statistics it reports."""
+class WholeStepTrainer(ActorPPOTrainer):
+    """Differs from openrlhf/trainer/ray/ppo_actor.py ActorPPOTrainer in telling DeepSpeed where an optimizer step ends.
+
+    With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
+    ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.
+    """
+
+    def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
+        """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary."""
+        if self.args.train.dynamic_batch_enable:
+            ends_step = bool(self.replay_buffer.dynamic_optimizer_step[step])
+            self.actor.model.set_gradient_accumulation_boundary(ends_step)
+        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if "entropy_loss" in status["metrics"]:
+            status["metrics"]["entropy_loss"] *= self._logged_scale(status, step, loss_batch_info)
+        return status
+
+    def _logged_scale(self, status: dict, step: int, loss_batch_info: dict | None) -> torch.Tensor | float:
+        """Turns a micro-batch's share of the step's token mean, which upstream logs as it is, into its own token mean.
+
+        ppo_train then weighs by tokens, so what is logged is the mean over all tokens, however they were split.
+        """
+        if loss_batch_info is None:
+            dp_size = self.strategy.ds_device_mesh["dp"].size()
+            normalizer = self.replay_buffer.dynamic_batch_num_tokens[step] / dp_size
+        else:
+            normalizer = loss_batch_info["batch_num_tokens"] / loss_batch_info["dp_size"]
+        return normalizer / max(status["num_action_tokens"], 1.0)
+
+
+class RPGActorTrainer(WholeStepTrainer):
+    """Differs from upstream's ActorPPOTrainer, besides, in the loss and in the statistics it reports."""
 
     def __init__(self, strategy, *args, **kwargs):
         super().__init__(strategy, *args, **kwargs)
@@ -27,10 +58,10 @@ class RPGActorTrainer(ActorPPOTrainer):
 
 
 class RPGPolicyActor(PolicyModelActor.__ray_actor_class__):
-    """Differs from upstream's PolicyModelActor in the trainer it builds, when the objective is RPG's."""
+    """Differs from upstream's PolicyModelActor in the trainer it builds."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         """Differs from upstream: its name for the trainer is rebound, in this process, before it builds one."""
-        if strategy.args.algo.objective == "rpg":
-            ppo_actor.ActorPPOTrainer = RPGActorTrainer
+        rpg = strategy.args.algo.objective == "rpg"
+        ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else WholeStepTrainer
         super().init_model_from_pretrained(strategy, *args, **kwargs)

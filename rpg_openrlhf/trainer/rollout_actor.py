@@ -1,6 +1,8 @@
 """The vLLM actor, with the engine arguments upstream gives no flag for."""
 
 import copy
+import zlib
+from collections import Counter
 
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
@@ -11,7 +13,20 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
 
     async def __init__(self, *args, **kwargs):
+        self._draws = Counter() if kwargs["full_determinism"] else None
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
+
+    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+        """Differs from upstream: under --train.full_determinism_enable a sample's seed is what it is, not when it came.
+
+        One generator for all requests hands out its numbers in order of arrival, which differs between two runs.
+        """
+        if self._draws is not None:
+            prompt = zlib.crc32(str(prompt_token_ids).encode())
+            self._draws[prompt] += 1
+            sampling_params = copy.copy(sampling_params)
+            sampling_params.seed = zlib.crc32(f"{self.kwargs['seed']} {prompt} {self._draws[prompt]}".encode())
+        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
 
     async def generate_responses(self, *, sampling_params, **kwargs):
         """Differs from upstream: log-probs of the sampled tokens are asked for whenever the engine was built to give them.

@@ -1,5 +1,6 @@
 """The controller: upstream's PPOTrainer with RPG's experience maker, and a record of every step for the driver."""
 
+import torch
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 
@@ -10,6 +11,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
     """Differs from upstream's PPOTrainer in the experience maker and in reporting each step; the loop is upstream's."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
+        torch.manual_seed(strategy.args.train.seed)  # upstream shuffles the prompts by whatever state the process has
         super().__init__(pretrain, strategy, *args, **kwargs)
         if self.args.algo.objective != "rpg":
             return
@@ -25,6 +27,12 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             self.strategy,
             self.tokenizer,
         )
+
+    def train_step(self, rollout_samples, global_step):
+        """Differs from upstream: under --train.full_determinism_enable samples come in order of prompt, not of completion."""
+        if self.args.train.full_determinism_enable:
+            rollout_samples = sorted(rollout_samples, key=lambda sample: sample.prompts[0])  # stable: groups stay whole
+        return super().train_step(rollout_samples, global_step)
 
     def get_max_steps(self) -> int:
         """Differs from upstream: the driver learns how many rollouts to expect."""
