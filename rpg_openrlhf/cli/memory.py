@@ -1,0 +1,178 @@
+"""How much memory a run will need per rank: an estimate from the model's shapes, without a GPU and without weights."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from rpg_openrlhf.cli import machine
+
+GIB = 2**30
+ASSUMED_GPU_GIB = 80.0  # the published runs' H100
+GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
+PROCESS_GIB = 1.2  # a worker's libraries in host memory, on the CPU platform
+DRIVER_GIB = 3.0  # driver, Ray head and object store there
+
+
+class Shapes(NamedTuple):
+    parameters: int
+    layers: int
+    hidden: int
+    inner: int  # MLP width a token passes through (all active experts)
+    query: int  # heads x head size
+    key: int  # key-value heads x head size
+    vocabulary: int
+    lora: int  # trainable parameters when LoRA is on, else 0
+
+
+class Estimate(NamedTuple):
+    lines: list[tuple[str, float]]  # what, GiB
+    needed: float
+    available: float
+    remark: str
+
+
+def count_shapes(config: Any, lora_rank: int, trust_remote_code: bool) -> Shapes:
+    """Build the model of a transformers config on the meta device (no memory) and count."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = kind.from_config(config, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    inner = getattr(text, "moe_intermediate_size", None)
+    inner = inner * text.num_experts_per_tok if inner else text.intermediate_size
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not model.get_output_embeddings()]
+    return Shapes(
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        inner=inner,
+        query=text.num_attention_heads * head,
+        key=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head,
+        vocabulary=text.vocab_size,
+        lora=lora_rank * sum(m.in_features + m.out_features for m in linears),
+    )
+
+
+def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
+    """GiB per rank of what stays in memory while training.
+
+    Assumes DeepSpeed's mixed precision: weights and gradients in param_dtype, fp32 master weights and two Adam moments
+    (12 bytes a trainable parameter); optimizer states partitioned from ZeRO-1 on, gradients from ZeRO-2, weights
+    from ZeRO-3, over all ranks. A reference is a whole copy per rank below ZeRO-3 (upstream gives it stage 0),
+    partitioned at ZeRO-3. Adam offload moves optimizer states and gradients to the host. Not counted: EMA, Muon's
+    smaller state, ZeRO++, an own critic or reward model.
+    """
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+    size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
+    split = {
+        part: ranks if stage >= least else args.ds.tensor_parallel_size
+        for part, least in (("opt", 1), ("grad", 2), ("weight", 3))
+    }
+    weights = shapes.parameters * (0.5 if args.ds.load_in_4bit else size) / split["weight"]
+    trainable = shapes.lora or shapes.parameters
+    host = args.ds.adam_offload and args.platform != "cpu"
+    states = {
+        "weights": weights,
+        "gradients": 0 if host else trainable * size / split["grad"],
+        "optimizer (fp32 weights, Adam)": 0 if host else trainable * 12 / split["opt"],
+    }
+    if (
+        args.algo.kl.init_coef > 0
+        and (args.train.colocate_all or args.train.colocate_actor_ref)
+        and not args.ref.offload
+    ):
+        states["reference model"] = shapes.parameters * size / split["weight"]
+    return {name: value / GIB for name, value in states.items()}
+
+
+def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
+    """GiB per rank at the peak of one micro-batch.
+
+    Assumes micro-batches padded to data.max_len (or max_tokens_per_gpu full), attention that stores no score matrix,
+    and per token and layer: 5 hidden, 2 query, 2 key and 4 inner vectors in param_dtype, and 16 bytes x hidden for
+    the fp32 copies in two RMSNorms. With gradient checkpointing: one hidden vector per layer and one layer whole.
+    Logits as upstream's path has them in backward: 2 (bf16) + 4 (fp32) + 4 (their gradient) bytes an element, and 4
+    more when the entropy is asked for.
+    """
+    if args.train.dynamic_batch_enable:
+        tokens = max(args.train.max_tokens_per_gpu, args.data.max_len // args.ds.ring_attn_size)
+    else:
+        tokens = args.train.micro_batch_size * args.data.max_len // args.ds.ring_attn_size
+    size = 4 if args.ds.param_dtype == "fp32" else 2
+    wide = size * (5 * shapes.hidden + 2 * shapes.query + 2 * shapes.key + 4 * shapes.inner) + 16 * shapes.hidden
+    per_token = wide * shapes.layers
+    if args.actor.gradient_checkpointing_enable:
+        per_token = size * shapes.hidden * shapes.layers + wide
+    logits = 14 if args.actor.entropy_coef is not None else 10
+    return {
+        f"activations of {tokens:,} tokens": tokens * per_token / args.ds.tensor_parallel_size / GIB,
+        "logits": tokens * shapes.vocabulary * logits / GIB,
+    }
+
+
+def engine_gib(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tuple[float, float]:
+    """(GiB vLLM takes of a device, tokens its KV cache can hold there)."""
+    tp = args.vllm.tensor_parallel_size
+    weights = shapes.parameters * 2 / tp / GIB
+    if args.platform == "cpu":
+        cache = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)
+        share = weights + cache
+    else:
+        share = device_gib * args.vllm.gpu_memory_utilization
+        cache = share - weights - 1  # vLLM's own activations
+    return share, cache * GIB / (2 * 2 * shapes.layers * shapes.key / tp)
+
+
+def estimate(args: SimpleNamespace, shapes: Shapes) -> Estimate:
+    return _estimate_cpu(args, shapes) if args.platform == "cpu" else _estimate_gpu(args, shapes)
+
+
+def _estimate_gpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
+    """One GPU in its fuller phase.
+
+    Sleeping engines give their share back while training, a sleeping trainer its states while generating.
+    """
+    known = [gib for gib in machine.gpu_memory_gib() if gib is not None]
+    device = min(known) if known else ASSUMED_GPU_GIB
+    states, peak = model_states(args, shapes), activations(args, shapes)
+    share, cached = engine_gib(args, shapes, device)
+    remark = f"{device:.0f} GiB per GPU {'found here' if known else 'assumed, as no GPU is seen here'}"
+    remark += f"; vLLM caches {max(cached, 0):,.0f} tokens"
+    lines = [*states.items(), *peak.items(), ("CUDA context and slack", GPU_OVERHEAD_GIB)]
+    training = generating = sum(gib for _, gib in lines)
+    generating = GPU_OVERHEAD_GIB + share
+    if args.train.colocate_all and not args.train.async_enable:
+        # A sleeping trainer keeps its bf16 weights on the device; a reference model never sleeps.
+        stays = [
+            gib for name, gib in states.items() if not args.ds.enable_sleep or name in ("weights", "reference model")
+        ]
+        generating += sum(stays)
+        asleep = args.vllm.enable_sleep
+        training += 0 if asleep else share
+        lines.append(
+            ("vLLM, on the same GPU" + (" while generating (it sleeps while training)" if asleep else ""), share)
+        )
+    else:
+        lines.append(("vLLM, on a GPU of its own", share))
+    if cached < args.data.max_len:
+        return Estimate(lines, float("inf"), device, remark + ", less than one sequence of --data.max_len")
+    return Estimate(lines, max(training, generating), device, remark)
+
+
+def _estimate_cpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
+    """Everything shares the host's memory."""
+    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
+    states, peak = model_states(args, shapes), activations(args, shapes)
+    share, cached = engine_gib(args, shapes, 0)
+    lines = [*states.items(), *peak.items(), ("libraries of a process", PROCESS_GIB)]
+    one_rank = sum(gib for _, gib in lines)
+    engines = args.vllm.num_engines * args.vllm.tensor_parallel_size
+    lines.append((f"vLLM, each of {engines}", share + 2 * PROCESS_GIB))
+    needed = ranks * one_rank + engines * (share + 2 * PROCESS_GIB) + DRIVER_GIB
+    remark = f"host memory, {ranks} ranks and {engines} engines together; vLLM caches {cached:,.0f} tokens"
+    return Estimate(lines, needed, machine.host_memory_gib(), remark)

@@ -1,0 +1,65 @@
+"""Values the launcher sets itself: defaults before upstream's validation, consequences after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import rpg_openrlhf
+from rpg_openrlhf.cli.flags import Parsed
+
+REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
+DIRECTORIES = ("ckpt.output_dir", "ckpt.path", "logger.run_dir", "logger.tensorboard_dir")
+LOCAL_OR_NOT = (
+    "actor.model_name_or_path", "critic.model_name_or_path", "reward.model_name_or_path", "reward.remote_url",
+    "train.agent_func_path", "data.prompt_dataset", "eval.dataset",
+)  # fmt: skip
+
+
+def fill_defaults(parsed: Parsed) -> None:
+    """Defaults of ours that are not constants, and absolute paths, into `parsed.values`."""
+    v = parsed.values
+    if parsed.config.algo.objective == "rpg" and "algo.advantage.estimator" not in parsed.explicit:
+        v["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
+    if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
+        v["reward.remote_url"] = REWARD_FUNC
+    if v["logger.run_dir"] is None:
+        v["logger.run_dir"] = str(Path(v["ckpt.output_dir"], "logs"))
+    # Ray's workers may run in another directory than the launcher's.
+    for name in DIRECTORIES:
+        v[name] = v[name] and str(Path(v[name]).expanduser().absolute())
+    for name in LOCAL_OR_NOT:
+        v[name] = v[name] and ",".join(_absolute(part.strip()) for part in v[name].split(","))
+
+
+def _absolute(name: str) -> str:
+    """A path that exists here -> absolute; a hub id or address -> itself; `path@folder` keeps its folder."""
+    path, at, folder = name.partition("@")
+    path = Path(path.strip()).expanduser()
+    return f"{path.absolute()}{at}{folder}" if path.exists() else name
+
+
+def settle(args: SimpleNamespace) -> list[str]:
+    """After upstream's validation: KL and platform settings. Returns notes to print."""
+    if args.algo.objective == "rpg":
+        # A positive init_coef is upstream's switch for building a reference group, use_loss for keeping its log-probs.
+        # The KL itself is in RPG's loss; our trainer gives upstream's KL controller the coefficient zero.
+        anchored = args.ref.refresh == "never" and args.rpg.beta > 0
+        args.algo.kl.init_coef = args.rpg.beta if anchored else 0
+        args.algo.kl.use_loss = anchored
+    return _settle_cpu(args) if args.platform == "cpu" else []
+
+
+def _settle_cpu(args: SimpleNamespace) -> list[str]:
+    notes = []
+    args.vllm.enforce_eager = True
+    args.vllm.sync_backend = "gloo"
+    if args.ds.packing_samples:
+        args.ds.attn_implementation = "packed_sdpa"
+    elif args.ds.attn_implementation not in ("sdpa", "eager"):
+        args.ds.attn_implementation = "sdpa"
+    for section, name in ((args.vllm, "vllm"), (args.ds, "ds")):
+        if section.enable_sleep:
+            section.enable_sleep = False
+            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to give back")
+    return notes

@@ -1,0 +1,96 @@
+"""Train with RPG on OpenRLHF: `python -m rpg_openrlhf.cli.train_rpg --config FILE.yaml --flag value ...`.
+
+Every flag of `openrlhf.cli.train_ppo_ray` keeps its name and meaning, ours stand beside them. A setting that cannot
+work is refused in one line, with status 2, before Ray or any model is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import yaml
+
+from rpg_openrlhf import config
+from rpg_openrlhf.cli import checks, data, files, flags, layout, machine, settle, upstream
+from rpg_openrlhf.cli.banner import banner
+from rpg_openrlhf.config import Refusal
+
+SECRET = "logger.wandb.key"
+
+
+def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int] | None = None) -> int:
+    """The exit status: 0, 1 for a failed run, 2 for a refusal, 130 for Ctrl-C. Tests pass a `launch` of their own."""
+    try:
+        return _run(sys.argv[1:] if argv is None else argv, launch)
+    except Refusal as refusal:
+        print(f"train_rpg: {' '.join(str(refusal).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> int:
+    parsed = flags.parse(argv)
+    settle.fill_defaults(parsed)
+    if parsed.print_config:
+        print(as_yaml(parsed), end="")
+        return 0
+    platform = machine.resolve_platform(parsed.config.platform)
+    sources, prompts, notes = _check(parsed, platform)
+    args, more_notes = validate(parsed, platform)
+    block = banner(args, prompts, notes + more_notes)
+    if parsed.dry_run:
+        from rpg_openrlhf.cli.dry_run import report
+
+        print(block, report(args, sources), sep="\n")
+        return 0
+    _write_config(parsed)
+    print(block, flush=True)
+    if launch is None:
+        from rpg_openrlhf.trainer.launch import launch  # Ray, DeepSpeed and vLLM are imported here and not before
+    return launch(args)
+
+
+def _check(parsed: flags.Parsed, platform: str) -> tuple[list[data.Source], int | None, list[str]]:
+    """Every refusal there is -> the data set's sources, its prompts per episode, and notes to print."""
+    v = parsed.values
+    checks.check_flags(parsed, platform)
+    files.check_models(v, parsed.dry_run)
+    files.check_has_chat_template(v)
+    files.check_reward(v)
+    files.check_directories(v)
+    sources = data.check_data(v)
+    prompts = data.count_prompts(v, sources)
+    return sources, prompts, layout.check_last_rollout(v, prompts)
+
+
+def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list[str]]:
+    """Checked flags -> the nested args upstream works with, the launcher's settings made, and notes to print."""
+    flat = argparse.Namespace(**{**parsed.values, "platform": platform})
+    args, notes = upstream.validate(flat)
+    return args, notes + settle.settle(args)
+
+
+def as_yaml(parsed: flags.Parsed) -> str:
+    """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
+    refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", "ref.refresh")
+    shown = {k: v for k, v in parsed.values.items() if k != SECRET and not k.startswith(refused)}
+    return yaml.safe_dump(config.nest(shown), sort_keys=False)
+
+
+def _write_config(parsed: flags.Parsed) -> None:
+    run_dir = Path(parsed.values["logger.run_dir"])
+    try:
+        Path(parsed.values["ckpt.output_dir"]).mkdir(parents=True, exist_ok=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.yaml").write_text(as_yaml(parsed), encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"--logger.run_dir {run_dir}: cannot be written: {error}; give another directory") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""What RPG adds to OpenRLHF's flags, and how YAML layers become flags.
+
+The YAML key, the dotted flag and the attribute path are the same words: `--rpg.beta` is `args.rpg.beta`,
+is `rpg: {beta: ...}` in a layer, and is `Config().rpg.beta` here. Standard library and PyYAML only.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+class Refusal(ValueError):
+    """A user's setting that cannot work: one line that names the flag, its value and the mend."""
+
+
+def _check_choices(section: Any, prefix: str) -> None:
+    for name, hint in get_type_hints(type(section)).items():
+        value = getattr(section, name)
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            raise Refusal(f"--{prefix}{name} must be one of {', '.join(get_args(hint))}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class AlgoConfig:
+    objective: Literal["rpg", "openrlhf"] = "rpg"
+    """rpg: this package's losses; openrlhf: upstream's PolicyLoss untouched, for every baseline."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "algo.")
+
+
+@dataclass(frozen=True)
+class RPGConfig:
+    divergence: Literal["fkl", "ufkl", "rkl", "urkl"] = "urkl"
+    """What is penalized: KL(ref || policy) (fkl), KL(policy || ref) (rkl), or its unnormalized form (ufkl, urkl)."""
+
+    gradient_estimator: Literal["differentiable", "reinforce"] = "reinforce"
+    """differentiable: autograd through the surrogate; reinforce: -SG(weight x regularized advantage) x log-prob."""
+
+    beta: float = 1e-4
+    """Strength of the KL term; 0 leaves it out."""
+
+    importance_level: Literal["token", "sequence"] = "token"
+    """One importance weight per token (the paper's experiments) or per sequence (the exact trajectory objective)."""
+
+    old_policy: Literal["recompute", "rollout"] = "recompute"
+    """Whose log-probs are the old policy's: the actor's forward pass (recompute) or vLLM's own (rollout)."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "rpg.")
+        if not (math.isfinite(self.beta) and self.beta >= 0):
+            raise Refusal(f"--rpg.beta must be a finite number >= 0; got {self.beta!r}")
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    refresh: Literal["rollout", "never"] = "rollout"
+    """When the KL's anchor moves: every rollout (it is the old policy; no reference model) or never (start policy)."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "ref.")
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    run_dir: str | None = None
+    """Where metrics.jsonl, the resolved config and the libraries' logs go; unset: <ckpt.output_dir>/logs."""
+
+
+@dataclass(frozen=True)
+class Config:
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    rpg: RPGConfig = field(default_factory=RPGConfig)
+    ref: ReferenceConfig = field(default_factory=ReferenceConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    platform: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where training and generation run; auto: cuda where the launching machine has a CUDA device, else cpu."""
+
+    trust_remote_code: bool = False
+    """Let models, tokenizers and data sets run Python code of their own repository; without it they are refused."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "")
+
+    @classmethod
+    def from_flags(cls, values: dict[str, Any]) -> Config:
+        """Dotted flag values (a superset of ours is welcome) -> the checked config."""
+        nested: dict[str, Any] = {}
+        for flag in flags():
+            *path, leaf = flag.name.split(".")
+            node = nested
+            for part in path:
+                node = node.setdefault(part, {})
+            node[leaf] = values[flag.name]
+        hints = get_type_hints(cls)
+        return cls(**{name: hints[name](**v) if isinstance(v, dict) else v for name, v in nested.items()})
+
+
+class Flag(NamedTuple):
+    name: str
+    type: type
+    default: Any
+    choices: tuple[str, ...] | None
+    sentence: str
+
+
+def _sentences(section: type) -> dict[str, str]:
+    """Field name -> the string under it, which Python itself does not keep."""
+    body = ast.parse(inspect.getsource(section)).body[0].body  # pyright: ignore[reportAttributeAccessIssue]
+    pairs = itertools.pairwise(body)
+    return {
+        a.target.id: b.value.value
+        for a, b in pairs
+        if isinstance(a, ast.AnnAssign) and isinstance(a.target, ast.Name)
+        if isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant) and isinstance(b.value.value, str)
+    }
+
+
+def flags(section: type = Config, prefix: str = "") -> list[Flag]:
+    """Every field of the config as a dotted flag, in the order written."""
+    found, hints, sentences = [], get_type_hints(section), _sentences(section)
+    for f in dataclasses.fields(section):
+        hint = hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            found += flags(hint, f"{prefix}{f.name}.")  # pyright: ignore[reportArgumentType]
+            continue
+        choices = get_args(hint) if get_origin(hint) is Literal else None
+        kind = hint if hint in (bool, float, int) else str
+        found.append(Flag(prefix + f.name, kind, f.default, choices, sentences[f.name]))
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: only true and false are booleans (`off` is a choice of a flag), and 1e-6 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise Refusal(f"key {key!r} is given twice (line {node.start_mark.line + 1} on): keep one")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def flatten(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and dotted keys, mixed as one likes -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        branch = flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        for leaf, leaf_value in branch.items():
+            if leaf in flat:
+                raise Refusal(f"key {leaf!r} is given twice, nested and dotted: keep one")
+            flat[leaf] = leaf_value
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`: dotted keys -> nested mappings, for printing."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, leaf = name.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    return tree
+
+
+def read_layers(paths: list[str]) -> dict[str, Any]:
+    """YAML files, each over the ones before it -> dotted keys. A null gives a key its default back."""
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8") as file:
+                tree = yaml.load(file, Loader=_Loader)
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refusal(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        except yaml.YAMLError as error:
+            raise Refusal(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+        except Refusal as error:
+            raise Refusal(f"--config {path}: {error}") from None
+        if not isinstance(tree, dict | None):
+            raise Refusal(f"--config {path} must be a mapping of flags to values; got a {type(tree).__name__}")
+        try:
+            merged |= flatten(tree or {})
+        except Refusal as error:
+            raise Refusal(f"--config {path}: {error}") from None
+    return merged

@@ -1,0 +1,105 @@
+"""Our flags as frozen dataclasses, and YAML layers as flags."""
+
+import dataclasses
+
+import pytest
+
+from rpg_openrlhf import config
+from rpg_openrlhf.config import Config, Refusal, RPGConfig
+
+
+def test_defaults_are_the_published_setting_of_rpg_reinforce_urkl():
+    c = Config()
+    assert c.algo.objective == "rpg"
+    assert (c.rpg.divergence, c.rpg.gradient_estimator, c.rpg.beta) == ("urkl", "reinforce", 1e-4)
+    assert (c.rpg.importance_level, c.rpg.old_policy, c.ref.refresh) == ("token", "recompute", "rollout")
+    assert (c.platform, c.trust_remote_code, c.logger.run_dir) == ("auto", False, None)
+
+
+def test_every_flag_is_its_attribute_path_and_has_one_sentence():
+    for flag in config.flags():
+        node = Config()
+        for part in flag.name.split("."):
+            node = getattr(node, part)
+        assert node == flag.default
+        assert flag.sentence.endswith(".")
+        assert "\n" not in flag.sentence
+    assert len(config.flags()) == 10
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().rpg.beta = 1.0  # pyright: ignore
+
+
+@pytest.mark.parametrize("beta", [-1e-9, float("nan"), float("inf")])
+def test_bad_beta_names_flag_and_value(beta):
+    with pytest.raises(ValueError, match=rf"--rpg\.beta .*{beta}"):
+        RPGConfig(beta=beta)
+
+
+@pytest.mark.parametrize("flag", [f for f in config.flags() if f.choices], ids=lambda f: f.name)
+def test_unknown_choice_names_flag_and_choices(flag):
+    values = {f.name: f.default for f in config.flags()} | {flag.name: "nonsense"}
+    with pytest.raises(ValueError, match=rf"--{flag.name} must be one of {', '.join(flag.choices)}; got 'nonsense'"):
+        Config.from_flags(values)
+
+
+def layer(tmp_path, text, name="a.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_nested_and_dotted_keys_mean_the_same(tmp_path):
+    nested = layer(tmp_path, "rpg: {divergence: fkl}\nactor: {adam: {lr: 1e-6}}\n")
+    dotted = layer(tmp_path, "rpg.divergence: fkl\nactor.adam: {lr: 1e-6}\n", "b.yaml")
+    assert (
+        config.read_layers([nested])
+        == config.read_layers([dotted])
+        == {"rpg.divergence": "fkl", "actor.adam.lr": 1e-6}
+    )
+
+
+def test_scalars_are_what_they_look_like(tmp_path):
+    text = "a: off\nb: 1e-6\nc: 1.5E+3\nd: true\ne: no\nf: -1\ng: 2024-01-01\nh: 1e\ni: '1e-6'\nj: .inf\n"
+    read = config.read_layers([layer(tmp_path, text)])
+    assert read == {
+        "a": "off", "b": 1e-6, "c": 1500.0, "d": True, "e": "no", "f": -1, "g": "2024-01-01", "h": "1e", "i": "1e-6",
+        "j": float("inf"),
+    }  # fmt: skip
+
+
+def test_later_layer_wins_and_null_survives_to_restore_the_default(tmp_path):
+    first = layer(tmp_path, "rpg: {beta: 1, divergence: fkl}\n")
+    second = layer(tmp_path, "rpg: {beta: null}\n", "b.yaml")
+    assert config.read_layers([first, second]) == {"rpg.beta": None, "rpg.divergence": "fkl"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rpg: {beta: 1, beta: 2}", "'beta' is given twice"),
+        ("rpg: {beta: 1}\nrpg.beta: 2", "'rpg.beta' is given twice"),
+        ("- a\n- b", "must be a mapping"),
+        ("rpg: [", "is not YAML"),
+        ("a: !!python/object/apply:os.system [ls]", "is not YAML"),
+    ],
+)
+def test_bad_layer_is_refused_in_one_line(tmp_path, text, says):
+    path = layer(tmp_path, text)
+    with pytest.raises(Refusal, match=says) as refusal:
+        config.read_layers([path])
+    assert path in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_missing_layer_and_empty_layer(tmp_path):
+    with pytest.raises(Refusal, match="cannot be read: No such file"):
+        config.read_layers([str(tmp_path / "none.yaml")])
+    assert config.read_layers([layer(tmp_path, "# only a comment\n")]) == {}
+
+
+def test_nest_is_the_inverse_of_flatten():
+    flat = {"a.b.c": 1, "a.b.d": [1, 2], "a.e": None, "f": "x"}
+    assert config.flatten(config.nest(flat)) == flat

@@ -1,0 +1,221 @@
+"""Whatever cannot work or cannot act is refused before anything starts: one line, status 2, nothing else printed."""
+
+import json
+import re
+
+import pytest
+
+from rpg_openrlhf.cli import machine, settle, train_rpg
+from tests.unit.launcher_case import argv, good_flags, write_rows
+
+
+@pytest.fixture
+def good(tmp_path):
+    return good_flags(tmp_path)
+
+
+def refused(capsys, values) -> str:
+    status = train_rpg.main(argv(values), launch=lambda args: pytest.fail("it was launched"))
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("train_rpg: --")
+    return err
+
+
+def test_the_good_case_is_launched(good, tmp_path, capsys):
+    launched = []
+    assert train_rpg.main(argv(good), launch=lambda args: launched.append(args) or 0) == 0
+    assert launched[0].rpg.divergence == "urkl"
+    assert "4 rollouts, 12 optimizer steps (100 prompts x 1 episodes)" in capsys.readouterr().out
+    assert (tmp_path / "out" / "logs" / "config.yaml").is_file()
+
+
+BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_norm"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        # what cannot act
+        ({"train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
+        ({"ref.refresh": "never", "rpg.beta": "0"}, "--ref.refresh never: with --rpg.beta 0"),
+        ({"algo.kl.init_coef": "0.1"}, "--algo.kl.init_coef 0.1: RPG's KL is in its loss"),
+        ({"algo.kl.use_loss": ""}, "--algo.kl.use_loss True: RPG's KL is in its loss"),
+        ({"critic.model_name_or_path": "x"}, "--critic.model_name_or_path x: RPG has no critic"),
+        ({**BASELINE, "rpg.beta": "1e-4"}, "--rpg.beta 0.0001: has no effect with --algo.objective openrlhf"),
+        ({**BASELINE, "ref.refresh": "rollout"}, "--ref.refresh rollout: has no effect"),
+        ({**BASELINE, "algo.advantage.estimator": "none"}, "--algo.advantage.estimator none"),
+        ({**BASELINE, "algo.kl.use_loss": "", "algo.kl.init_coef": "0"}, "--algo.kl.use_loss: cannot act"),
+        (
+            {"rpg.old_policy": "rollout", "algo.advantage.is_correction_level": "token"},
+            "is_correction_level token: with",
+        ),
+        ({"actor.policy_loss_type": "gspo"}, "use --rpg.importance_level sequence"),
+        ({"train.async_enable": ""}, "--train.async_enable: asynchronous training is not supported"),
+        ({"data.max_images_per_prompt": "1"}, "--data.max_images_per_prompt 1: images are not supported"),
+        ({"algo.advantage.estimator": "gae"}, "--algo.advantage.estimator gae: RPG has no critic"),
+        ({"rollout.n_samples_per_prompt": "1", "train.batch_size": "16"}, "with the group baseline dr_grpo"),
+        # out of range
+        ({"rpg.beta": "-1"}, "--rpg.beta must be a finite number >= 0; got -1.0"),
+        ({"actor.dual_clip": "1"}, "--actor.dual_clip 1.0: must be above 1"),
+        (
+            {"actor.eps_clip_low_high": "0.2 1"},
+            "--actor.eps_clip_low_high 0.2 1.0: each bound must lie between 0 and 1",
+        ),
+        ({"actor.eps_clip": "0"}, "--actor.eps_clip 0.0: each bound"),
+        ({"rollout.temperature": "0"}, "--rollout.temperature 0.0: must be above 0"),
+        ({"rollout.batch_size": "0"}, "--rollout.batch_size 0: must be at least 1"),
+        ({"ckpt.save_steps": "0"}, "--ckpt.save_steps 0: must be at least 1, or -1"),
+        ({"vllm.num_engines": None}, "--vllm.num_engines None: rollouts need vLLM"),
+        ({"vllm.num_engines": "0"}, "--vllm.num_engines 0: rollouts need vLLM"),
+        ({"ds.zero_stage": "4"}, "--ds.zero_stage 4: must be 0, 1, 2 or 3"),
+        ({"rollout.max_new_tokens": "96"}, "--rollout.max_new_tokens 96: leaves no room for a prompt"),
+        ({"reward.overlong_buffer_len": "100"}, "--reward.overlong_buffer_len 100.0: must be above 0 and at most"),
+        ({"data.max_len": "512"}, "--data.max_len 512: is more than the model's 256 positions"),
+        (
+            {"algo.dynamic_filtering_enable": "", "algo.dynamic_filtering_range": "1 0"},
+            "dynamic_filtering_range 1.0 0.0",
+        ),
+        (
+            {"algo.advantage.is_correction_level": "seq", "algo.advantage.is_correction_mode": "clip"},
+            "mode clip: only a",
+        ),
+        (
+            {"algo.advantage.is_correction_level": "seq", "algo.advantage.is_correction_gating": "tv"},
+            "gating tv: is bounded",
+        ),
+        # what does not divide
+        ({"train.batch_size": "60"}, "--train.batch_size 60: does not divide a rollout's 256 samples"),
+        ({"train.micro_batch_size": "48"}, "--train.batch_size 64: is not a multiple of --train.micro_batch_size 48"),
+        (
+            {"actor.num_gpus_per_node": "3"},
+            "--train.batch_size 64: is not a multiple of --train.micro_batch_size 64 x 3",
+        ),
+        ({"rollout.micro_batch_size": "48"}, "--rollout.micro_batch_size 48: x 1 ranks = 48 does not divide"),
+        ({"ds.tensor_parallel_size": "2"}, "--actor.num_gpus_per_node 1: 1 GPUs do not split into groups of 2"),
+        (
+            {"rollout.vllm_generate_batch_size": "64"},
+            "--rollout.vllm_generate_batch_size 64: must be --rollout.batch_size 32",
+        ),
+        ({"vllm.num_engines": "2", "train.colocate_all": ""}, "--vllm.num_engines 2: x --vllm.tensor_parallel_size 1"),
+        (
+            {"ref.refresh": "never", "train.colocate_all": "", "ref.num_gpus_per_node": "2"},
+            "--ref.num_gpus_per_node 2: must be 1",
+        ),
+        ({"rollout.batch_size": "128"}, "--rollout.batch_size 128: the data set has only 100 prompts"),
+        ({"data.max_samples": "16"}, "--rollout.batch_size 32: the data set has only 16 prompts"),
+        # what is not there
+        ({"actor.model_name_or_path": None}, "--actor.model_name_or_path is missing"),
+        ({"actor.model_name_or_path": "./nowhere"}, "--actor.model_name_or_path ./nowhere: no such folder"),
+        ({"data.prompt_dataset": None}, "--data.prompt_dataset is missing"),
+        ({"data.prompt_dataset": "nowhere.jsonl"}, "--data.prompt_dataset nowhere.jsonl: no such file"),
+        ({"data.prompt_dataset": "/no/where"}, "--data.prompt_dataset /no/where: no such folder"),
+        (
+            {"data.input_key": "question"},
+            "--data.input_key question: .* has no such column in row 1; it has input, label",
+        ),
+        ({"data.label_key": "answer"}, "--data.label_key answer: "),
+        ({"data.prompt_split": "test"}, "--data.prompt_split test: a single file has only the split train"),
+        ({"eval.dataset": "nowhere.jsonl"}, "--eval.dataset nowhere.jsonl: no such file"),
+        ({"reward.remote_url": "nowhere.py"}, "--reward.remote_url nowhere.py: no such file"),
+        ({"train.agent_func_path": "nowhere.py"}, "--train.agent_func_path nowhere.py: no such file"),
+        ({"data.apply_chat_template": ""}, "--data.apply_chat_template: the model's tokenizer has no chat template"),
+        ({"data.prompt_probs": "0.5,0.5"}, "--data.prompt_probs 0.5,0.5: 2 numbers for 1 data sets"),
+        ({"data.input_template": "\\boxed{answer}{}"}, "--data.input_template"),
+        ({"ckpt.output_dir": "/dev/null/out"}, "--ckpt.output_dir /dev/null/out: /dev/null is a file"),
+        ({"logger.tensorboard_dir": "/dev/null"}, "--logger.tensorboard_dir /dev/null: /dev/null is a file"),
+        ({"platform": "cuda", "ds.param_dtype": "fp32"}, "--ds.param_dtype fp32: is for the CPU platform"),
+    ],
+)
+def test_refused(good, capsys, change, says):
+    line = refused(capsys, {**good, **change})
+    assert re.search(says, line), line
+
+
+def rows_of(good, tmp_path, rows):
+    return {**good, "data.prompt_dataset": str(write_rows(tmp_path / "bad.jsonl", rows))}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (["not", "an", "object"], "row 2 is not an object"),
+        ({"input": None, "label": "1"}, "row 2: 'input' must be a text, not NoneType"),
+        ({"input": "", "label": "1"}, "row 2: 'input' is empty"),
+        ({"input": [{"role": "user", "content": "x"}], "label": "1"}, "give --data.apply_chat_template for messages"),
+        ({"label": "1"}, "--data.input_key input: .* no such column in row 2"),
+    ],
+)
+def test_malformed_rows_are_named(good, tmp_path, capsys, row, says):
+    assert re.search(says, refused(capsys, rows_of(good, tmp_path, [{"input": "1+1=", "label": "2"}, row])))
+
+
+def test_broken_files_are_named(good, tmp_path, capsys):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"input": "1+1=", "label": "2"}\n{"input": \n')
+    assert "line 2 is not JSON" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
+    broken.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
+    broken.write_text("")
+    assert "holds no rows" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
+    parquet = tmp_path / "broken.parquet"
+    parquet.write_bytes(b"no parquet")
+    assert "cannot be read" in refused(capsys, {**good, "data.prompt_dataset": str(parquet)})
+
+
+def test_the_default_reward_needs_a_gold_answer(good, tmp_path, capsys, monkeypatch):
+    grader = tmp_path / "grader.py"
+    grader.touch()
+    monkeypatch.setattr(settle, "REWARD_FUNC", str(grader))
+    good["reward.remote_url"] = None
+    assert "--data.label_key is missing" in refused(capsys, {**good, "data.label_key": None})
+    assert "row 1: 'label' must be the gold answer, not None" in refused(
+        capsys, rows_of(good, tmp_path, [{"input": "1+1=", "label": None}])
+    )
+
+
+def test_models_that_bring_code_need_the_users_word(good, tmp_path, capsys):
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoConfig": "configuration_x.X"}}))
+    assert "give --trust_remote_code" in refused(capsys, good)
+    assert train_rpg.main([*argv(good), "--trust_remote_code"], launch=lambda args: 0) == 0
+
+
+def test_data_sets_that_bring_code_need_the_users_word(good, tmp_path, capsys):
+    script = tmp_path / "train.py"
+    script.touch()
+    assert "give --trust_remote_code" in refused(capsys, {**good, "data.prompt_dataset": str(script)})
+
+
+def test_incomplete_model_folders(good, tmp_path, capsys):
+    folder = tmp_path / "model"
+    (folder / "model.safetensors").unlink()
+    assert "holds no weights" in refused(capsys, good)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert "holds no tokenizer" in refused(capsys, good)
+    (folder / "config.json").write_text("{")
+    assert "config.json cannot be read" in refused(capsys, good)
+    (folder / "config.json").unlink()
+    assert "holds no config.json" in refused(capsys, good)
+
+
+def test_more_gpus_than_this_machine_has(good, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "gpu_memory_gib", lambda: [80.0])
+    monkeypatch.setattr(machine, "in_a_ray_cluster", lambda: False)
+    good["platform"] = "cuda"
+    assert "the run asks for 2 GPUs" in refused(capsys, good)
+    assert train_rpg.main([*argv(good), "--train.colocate_all"], launch=lambda args: 0) == 0
+
+
+def test_no_gpu_at_all(good, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "gpu_memory_gib", lambda: [])
+    monkeypatch.setattr(machine, "in_a_ray_cluster", lambda: False)
+    assert "--platform cuda: no CUDA device is visible" in refused(capsys, {**good, "platform": "cuda"})
+
+
+def test_a_last_rollout_too_small_for_the_ranks(good, capsys):
+    change = {"actor.num_gpus_per_node": "2", "train.micro_batch_size": "32", "data.max_samples": "33"}
+    assert "the last rollout of an episode has only 8 samples for 2 ranks" in refused(capsys, {**good, **change})

@@ -1,0 +1,175 @@
+"""What reaches the trainer: the launcher's own settings, the banner, and the run's arithmetic."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rpg_openrlhf.cli import checks, data, flags, layout, settle, train_rpg
+from rpg_openrlhf.cli.banner import banner, optimizer_steps, rollouts
+from tests.unit.launcher_case import argv, good_flags, write_rows
+
+
+def args_of(*words: str, platform: str = "cpu") -> SimpleNamespace:
+    parsed = flags.parse(["--vllm.num_engines", "1", "--rollout.n_samples_per_prompt", "2", *words])
+    settle.fill_defaults(parsed)
+    return train_rpg.validate(parsed, platform)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "coefficient", "in_loss"),
+    [
+        ([], 0, False),  # the reference is the old policy: upstream builds no reference group
+        (["--ref.refresh", "never"], 1e-4, True),
+        (["--ref.refresh", "never", "--rpg.beta", "0.5"], 0.5, True),
+        (["--rpg.beta", "0"], 0, False),
+        (["--algo.objective", "openrlhf", "--algo.kl.init_coef", "0.3"], 0.3, False),
+        (["--algo.objective", "openrlhf", "--algo.kl.init_coef", "0.3", "--algo.kl.use_loss"], 0.3, True),
+    ],
+)
+def test_upstreams_kl_settings_follow_from_ours(words, coefficient, in_loss):
+    kl = args_of(*words).algo.kl
+    assert (kl.init_coef, kl.use_loss) == (coefficient, in_loss)
+
+
+def test_the_cpu_platform_settings():
+    args = args_of("--vllm.enable_sleep", "--train.colocate_all", "--ds.enable_sleep")
+    assert (args.ds.attn_implementation, args.vllm.sync_backend, args.vllm.enforce_eager) == ("sdpa", "gloo", True)
+    assert (args.vllm.enable_sleep, args.ds.enable_sleep) == (False, False)
+    assert args_of("--ds.attn_implementation", "eager").ds.attn_implementation == "eager"
+    assert args_of("--train.dynamic_batch_enable").ds.attn_implementation == "packed_sdpa"
+
+
+def test_the_cuda_platform_is_left_alone():
+    args = args_of("--ds.packing_samples", platform="cuda")
+    assert (args.ds.attn_implementation, args.vllm.sync_backend) == ("flash_attention_2", "nccl")
+    assert (args.platform, args.vllm.enforce_eager) == ("cuda", False)
+
+
+def test_without_a_reward_our_grader_is_it():
+    assert args_of().reward.remote_url == [settle.REWARD_FUNC]
+    assert args_of("--reward.remote_url", "http://x").reward.remote_url == ["http://x"]
+    assert args_of("--reward.model_name_or_path", "x").reward.remote_url is None
+    assert args_of("--train.agent_func_path", "x.py").reward.remote_url == ["agent"]
+
+
+def test_logs_go_beside_the_model_unless_said_otherwise():
+    assert args_of("--ckpt.output_dir", "/a/b").logger.run_dir == "/a/b/logs"
+    assert args_of("--logger.run_dir", "/c").logger.run_dir == "/c"
+
+
+def test_paths_are_absolute_for_workers_that_run_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "a.jsonl").touch()
+    args = args_of("--actor.model_name_or_path", "model", "--data.prompt_dataset", "a.jsonl,model@x,org/set")
+    assert args.actor.model_name_or_path == f"{tmp_path}/model"
+    assert args.data.prompt_dataset == f"{tmp_path}/a.jsonl,{tmp_path}/model@x,org/set"
+    assert args.logger.run_dir == f"{tmp_path}/ckpt/logs"
+    assert args_of("--actor.model_name_or_path", "org/name").actor.model_name_or_path == "org/name"
+
+
+def text_of(*words: str, prompts: int | None = 100) -> str:
+    return " ".join(banner(args_of("--actor.model_name_or_path", "m", *words), prompts, []).split())
+
+
+def test_the_banner_names_every_choice_of_an_rpg_run():
+    words = "--rollout.batch_size 32 --train.batch_size 16 --actor.eps_clip_low_high 0.2 0.28 --actor.dual_clip 10"
+    text = text_of(*words.split())
+    for fact in (
+        "URKL, unnormalized KL(policy || ref), beta 0.0001", "reinforce gradient estimator", "weight per token",
+        "recomputed by the actor", "refreshed at every rollout (no reference model)", "low 0.2, high 0.28, dual 10",
+        "baseline group mean", "aggregation token-mean", "4 of 16 samples", "at most 32,768", "on cpu",
+        f"logs {Path.cwd()}/ckpt/logs",
+        "4 rollouts, 12 optimizer steps",
+    ):  # fmt: skip
+        assert fact in text
+
+
+def test_the_banner_of_other_choices():
+    assert "vLLM's own log-probs" in text_of("--rpg.old_policy", "rollout")
+    assert "the start policy, fixed (a reference model)" in text_of("--ref.refresh", "never")
+    assert "reference none (beta is 0)" in text_of("--rpg.beta", "0")
+    assert "unknown before the data set is loaded" in text_of(prompts=None)
+    grpo = ["--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm"]
+    assert "KL k3 in the loss, coefficient 0.001" in text_of(
+        *grpo, "--algo.kl.init_coef", "1e-3", "--algo.kl.use_loss", "--algo.kl.estimator", "k3"
+    )
+    assert "KL k1 in the reward, coefficient 0.01" in text_of(*grpo)
+    assert "KL none" in text_of(*grpo, "--algo.kl.init_coef", "0")
+
+
+def test_steps_are_counted_as_upstream_counts_them():
+    args = args_of("--rollout.batch_size", "32", "--train.batch_size", "16", "--train.num_episodes", "3",
+                   "--train.max_epochs", "2")  # fmt: skip
+    assert optimizer_steps(args, 100) == 100 * 2 // 16 * 3 * 2
+    assert rollouts(args, 100) == 4 * 3
+
+
+def values(**changes):
+    return {**flags.parse(["--vllm.num_engines", "2"]).values, **{k.replace("__", "."): v for k, v in changes.items()}}
+
+
+def test_gpus_that_upstreams_placement_asks_for():
+    base = dict(actor__num_gpus_per_node=4, ref__num_gpus_per_node=3, reward__remote_url="r.py")
+    base["algo__advantage__estimator"] = "dr_grpo"
+    assert layout.gpus_needed(values(**base)) == 4 + 2
+    assert layout.gpus_needed(values(**base, train__colocate_all=True)) == 4
+    assert layout.gpus_needed(values(**base, ref__refresh="never")) == 4 + 2 + 3
+    assert layout.gpus_needed(values(**base, ref__refresh="never", train__colocate_actor_ref=True)) == 4 + 2
+    ppo = {**base, "algo__objective": "openrlhf", "algo__advantage__estimator": "gae", "algo__kl__init_coef": 0}
+    assert layout.gpus_needed(values(**ppo, critic__num_gpus_per_node=5)) == 4 + 2 + 5
+    assert layout.data_parallel_ranks(values(actor__num_gpus_per_node=8, ds__ring_attn_size=2)) == 4
+
+
+def test_notes_on_a_short_last_rollout():
+    v = values(
+        rollout__batch_size=32, rollout__n_samples_per_prompt=2, train__batch_size=16, actor__num_gpus_per_node=1
+    )
+    assert layout.check_last_rollout(v, 96) == layout.check_last_rollout(v, None) == []
+    assert "--data.max_samples 96" in layout.check_last_rollout(v, 99)[0]
+
+
+ROWS = [{"input": f"{i}", "label": i} for i in range(150)]
+
+
+def test_every_kind_of_data_file_is_read(tmp_path):
+    import json
+
+    import datasets
+
+    good = good_flags(tmp_path)
+    (tmp_path / "array.json").write_text(json.dumps(ROWS))
+    write_rows(tmp_path / "lines.json", ROWS)
+    data_set = datasets.Dataset.from_list(ROWS)
+    data_set.to_parquet(tmp_path / "rows.parquet")
+    data_set.to_csv(tmp_path / "rows.csv")
+    data_set.save_to_disk(tmp_path / "saved")
+    arrow = next((tmp_path / "saved").glob("*.arrow"))
+    for name in ("array.json", "lines.json", "rows.parquet", "rows.csv", "saved", f"saved/{arrow.name}"):
+        v = flags.parse(argv({**good, "data.prompt_dataset": str(tmp_path / name)})).values
+        (source,) = data.check_data(v)
+        assert source.rows == 150
+        assert len(source.first_rows) == 100
+        assert source.first_rows[7]["input"] == "7"
+    both = flags.parse(
+        argv({**good, "data.prompt_dataset": f"{tmp_path}/rows.csv, {tmp_path}/array.json".replace(" ", "")})
+    )
+    assert data.count_prompts(both.values, data.check_data(both.values)) == 300
+
+
+def test_a_folder_of_files_is_read_through_the_library(tmp_path):
+    good = good_flags(tmp_path)
+    (tmp_path / "folder" / "part").mkdir(parents=True)
+    write_rows(tmp_path / "folder" / "part" / "train.jsonl", ROWS[:60])
+    v = flags.parse(argv({**good, "data.prompt_dataset": f"{tmp_path}/folder@part"})).values
+    (source,) = data.check_data(v)
+    assert source.rows == 60
+
+
+def test_checks_accept_the_published_batch():
+    words = "--vllm.num_engines 8 --train.colocate_all --rollout.batch_size 512 --rollout.n_samples_per_prompt 16"
+    words += " --train.batch_size 512 --train.micro_batch_size 4 --rollout.micro_batch_size 8"
+    parsed = flags.parse(words.split())
+    settle.fill_defaults(parsed)
+    checks.check_flags(parsed, "cpu")
