@@ -1,0 +1,140 @@
+r"""Is a response right? `grade(response, gold)`: the last answer marker against the gold answer, exactly.
+
+Cheap first: integers as digit strings, then the closed grammar of `answers.py` in exact arithmetic, then two LaTeX
+expressions at a time to killable worker processes. Nothing here raises for any response, and nothing evaluates text.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from rpg_openrlhf.rewards.answers import readings
+from rpg_openrlhf.rewards.comparison import Ambiguous, Comparison, Undecided
+from rpg_openrlhf.rewards.exact import NotExact, TooBig
+from rpg_openrlhf.rewards.extraction import TAIL_CHARACTERS, extract_answer
+from rpg_openrlhf.rewards.literals import plain_integer
+from rpg_openrlhf.rewards.values import Equation, Leaf, Value
+
+MAX_ANSWER = 2_000  # characters; a plain integer may be longer
+
+Reason = Literal["correct", "wrong", "no_answer", "ambiguous", "timeout"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`extracted` is the answer's text as written, None without a closed and filled marker.
+
+    `timeout` means not decided within the limits on time, memory or size: not right, but not known to be wrong.
+    """
+
+    is_correct: bool
+    extracted: str | None
+    reason: Reason
+
+
+_WRAPPING = re.compile(r"^(?:[\s$*`]|\\[(\[])+|(?:[\s$*`.]|\\[)\]])+$")
+_OPTION = re.compile(
+    r"\(?([A-J])(?:\)|\.(?=\s)|:)(?:\s|$)|\\text\{\s*\(?([A-J])\)?[.:]?\s*\}|\\textbf\{\s*\(?([A-J])\)?[.:]?\s*\}"
+)
+_CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice )?\(?\s*(?:\\text(?:bf)?\{\s*)?\(?\s*([A-Ja-e])\s*\)?\s*\}?\s*\)?[.:]?")
+
+
+@dataclass(frozen=True)
+class _Gold:
+    text: str
+    integer: str | None
+    values: tuple[Value, ...]
+    is_number: bool
+    choice: str | None
+
+
+@lru_cache(maxsize=8192)
+def _read_gold(text: str) -> _Gold:
+    boxed = extract_answer(text, tail=len(text)) if "\\boxed" in text else None
+    text = (boxed or text).strip()
+    integer = plain_integer(_bare(text))
+    values = _readings(text, False)
+    is_number = integer is not None or any(_is_number(value) for value in values)
+    choice = _CHOICE.fullmatch(text)
+    return _Gold(text, integer, values, is_number, choice.group(1).upper() if choice else None)
+
+
+def _is_number(value: Value) -> bool:
+    if isinstance(value, Equation):
+        return _is_number(value.value)
+    return isinstance(value, Leaf) and value.value is not None and not value.value.names - {"pi", "e"}
+
+
+def _readings(text: str, bare_letters: bool) -> tuple[Value, ...]:
+    try:
+        return tuple(readings(text, bare_letters))
+    except (TooBig, NotExact):
+        return ()
+
+
+def _bare(text: str) -> str:
+    return _WRAPPING.sub("", text)
+
+
+def grade(response: str, gold: str | int | float) -> Verdict:
+    """Grade a model's text, without its prompt, against the gold answer. Thread-safe; about a millisecond or less."""
+    truth = _read_gold(str(gold))
+    answer = extract_answer(response, max(TAIL_CHARACTERS, 2 * len(truth.text) + 1_000))
+    if answer is None:
+        return Verdict(False, None, "no_answer")
+    reason = _judge(truth, answer)
+    return Verdict(reason == "correct", answer, reason)
+
+
+def _judge(gold: _Gold, answer: str) -> Reason:
+    integer = plain_integer(_bare(answer))
+    if integer is not None and gold.integer is not None:
+        if integer == gold.integer:
+            return "correct"
+        if "," not in gold.text:
+            return "wrong"  # else the gold answer may be a list
+    if answer == gold.text:
+        return "correct"
+    if len(answer) > max(MAX_ANSWER, 2 * len(gold.text)):
+        return "wrong"
+    try:
+        return _judge_values(gold, answer)
+    except RecursionError:
+        return "timeout"
+
+
+def _judge_values(gold: _Gold, answer: str) -> Reason:
+    option = _OPTION.match(answer)
+    if gold.choice is not None:
+        choice = _CHOICE.fullmatch(answer)
+        letter = choice.group(1).upper() if choice else next(filter(None, option.groups())) if option else None
+        if letter == gold.choice:
+            return "correct"
+    elif gold.is_number and option and answer[option.end() :].strip():
+        answer = answer[option.end() :].strip()
+    try:
+        values = readings(answer, gold.is_number)
+    except TooBig:
+        return "timeout"
+    except NotExact:
+        return "wrong"
+    return _best([_compare(wanted, value) for wanted in gold.values for value in values])
+
+
+def _compare(gold: Value, answer: Value) -> Reason:
+    try:
+        return "correct" if Comparison().same(gold, answer) else "wrong"
+    except Ambiguous:
+        return "ambiguous"
+    except (Undecided, TooBig):
+        return "timeout"
+    except NotExact:
+        return "wrong"
+
+
+def _best(reasons: list[Reason]) -> Reason:
+    for reason in ("correct", "timeout", "ambiguous"):
+        if reason in reasons:
+            return reason
+    return "wrong"

@@ -1,0 +1,53 @@
+r"""Answers graded by hand.
+
+Each is tried on an `Answer:` line and, where its braces close, in a \\boxed{}.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from rpg_openrlhf.rewards.grading import grade
+
+TABLE = Path(__file__).with_name("graded_answers.txt")
+
+
+def _cases():
+    """A line that is not indented is a gold answer; "+" lines hold right answers, "-" lines wrong ones."""
+    group = gold = ""
+    for line in TABLE.read_text("utf-8").splitlines():
+        if line.startswith("# "):
+            group = line[2:]
+        elif line.startswith("  "):
+            for answer in line[4:].split(" ;; "):
+                yield pytest.param(gold, answer, line[2] == "+", id=f"{group}: {gold[:24]} {line[2]} {answer[:24]}")
+        else:
+            gold = line
+
+
+@pytest.mark.parametrize(("gold", "answer", "right"), list(_cases()))
+def test_answer(gold, answer, right):
+    line = grade(f"Some work: 7 + 8 = 15.\nAnswer: {answer}", gold)
+    assert line.is_correct is right, line
+    if answer.count("{") == answer.count("}") and not answer.endswith("\\"):
+        box = grade(f"Some work: 7 + 8 = 15. So it is $\\boxed{{{answer}}}$.", gold)
+        assert box.is_correct is right, box
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["42 or 41", r"\pm 42", "x=42, x=41", "42, 41", "42 41", "41 = 42", "{41, 42}", r"\{41, 42\}", "42 (or 41)"],
+)
+def test_two_candidates_are_ambiguous(answer):
+    assert grade(f"Answer: {answer}", "42").reason == "ambiguous"
+
+
+def test_integers_of_any_length_are_compared_exactly():
+    gold = "9" * 8999 + "8"
+    before = sys.get_int_max_str_digits()
+    for answer in (gold, "00" + gold, gold + ".0", f"${gold}$", f"x = {gold}"):
+        assert grade(f"Answer: {answer}", gold).is_correct
+    for answer in (gold[:-1] + "9", gold[:-1], "-" + gold, "1e9000"):
+        assert not grade(f"Answer: {answer}", gold).is_correct
+    assert sys.get_int_max_str_digits() == before
