@@ -1,0 +1,86 @@
+"""The command trains, in every layout the issue of a run may take, and says what it did."""
+
+import json
+import math
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+LINE = r"step 3/3  reward .*accuracy .*KL .*entropy .*length .*tokens/s .* s"
+
+
+def check(run, steps: int = 3) -> list[dict]:
+    assert run.returncode == 0, run.output
+    assert len(run.metrics) == steps
+    for step in run.metrics:
+        assert all(math.isfinite(value) for name, value in step.items() if name != "kind"), step
+        assert step["actor_grad_norm"] > 0
+    return run.metrics
+
+
+def test_default_run(train, tmp_path):
+    """RPG-REINFORCE-URKL, π_ref = π_old: progress, logs, TensorBoard, resolved config and a model to load."""
+    run = train("--logger.tensorboard_dir", str(tmp_path / "tensorboard"), "--actor.dual_clip", "10")
+    for step in check(run):
+        weights = [step[f"policy/importance_weight_{name}"] for name in ("min", "mean", "max")]
+        assert weights == sorted(weights)
+        assert weights[1] == pytest.approx(1, abs=0.05)
+        assert 0 < step["policy/effective_sample_size"] <= 1
+        assert 0 <= step["policy/kl_ref_k3"] == step["policy/kl_old_k3"]
+        for name in ("gated_low", "gated_high", "gated_dual", "regularized_advantage", "kl_old_k1", "kl_ref_k1"):
+            assert f"policy/{name}" in step
+        assert 0 < step["entropy_loss"] <= math.log(128)
+    assert run.metrics[-1]["reward"] > run.metrics[0]["reward"], "digits are easy to learn"
+    assert run.output.count("step ") >= 3
+    assert "ETA" in run.output
+    assert "Traceback" not in run.log
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+    assert (run.run_dir / "config.yaml").exists()
+    AutoModelForCausalLM.from_pretrained(run.run_dir.parent / "model")
+
+
+def test_two_ranks_two_engines_and_no_forward_pass(train):
+    """ZeRO-2 on two ranks; vLLM's log-probs are π_old, so nothing stands between generating and training."""
+    run = train(
+        *("--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.micro_batch_size", "8"),
+        *("--rpg.old_policy", "rollout", "--rpg.divergence", "fkl", "--rpg.gradient_estimator", "differentiable"),
+    )
+    for step in check(run):
+        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.05)
+    assert "append:" in run.log
+    assert "forward:" not in run.log, "the policy made a forward pass"
+
+
+def test_two_ranks_zero3_fixed_reference(train):
+    """The fixed reference: another policy than π_old from the second rollout on."""
+    run = train(
+        *("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--train.colocate_actor_ref"),
+        *("--ds.zero_stage", "3", "--train.micro_batch_size", "8", "--ref.refresh", "never", "--rpg.beta", "0.01"),
+        *("--rpg.divergence", "rkl", "--rpg.importance_level", "sequence"),
+    )
+    steps = check(run)
+    assert steps[0]["policy/kl_ref_k3"] == pytest.approx(steps[0]["policy/kl_old_k3"])
+    assert steps[2]["policy/kl_ref_k3"] > 2 * steps[2]["policy/kl_old_k3"]
+    assert steps[2]["rollout/reward_mean"] == pytest.approx(steps[2]["return"] + steps[2]["reward"], abs=1), "no KL in it"
+
+
+def test_dynamic_batches_fp32_and_no_baseline(train):
+    """Packed micro-batches of at most 400 tokens."""
+    run = train(
+        *("--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "400", "--ds.param_dtype", "fp32"),
+        *("--algo.advantage.estimator", "none", "--rpg.divergence", "ufkl"),
+    )
+    for step in check(run):
+        assert 0 < step["entropy_loss"] <= math.log(128), "the mean over tokens, not over micro-batches"
+
+
+def test_grpo_runs_upstreams_loss(train):
+    """The same launcher and logs with upstream's loss, k3 KL to a fixed reference."""
+    run = train(
+        *("--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm", "--algo.kl.use_loss"),
+        *("--algo.kl.estimator", "k3", "--algo.kl.init_coef", "1e-3", "--actor.eps_clip_low_high", "0.2", "0.2"),
+    )
+    steps = check(run)
+    assert "policy/kl_ref_k3" not in steps[0]
+    assert steps[-1]["kl"] > 0
+    assert json.loads((run.run_dir / "metrics.jsonl").read_text().splitlines()[0])["kind"] == "train"
