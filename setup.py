@@ -17,9 +17,9 @@ setup(
     packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*"]),
     install_requires=["math-verify==0.9.0", "pyyaml>=6"],
     extras_require={
-        # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the CUDA torch it finds.
+        # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the torch it finds.
         "gpu": ["openrlhf[vllm]==0.11.2"],
         "quickstart": ["matplotlib>=3.9", "scipy>=1.13"],
-        "test": ["hypothesis>=6", "pyright>=1.1", "pytest>=8", "ruff>=0.12"],
+        "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "ruff>=0.12"],
     },
 )

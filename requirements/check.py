@@ -1,9 +1,9 @@
-"""Said at the end of the installation: is this the CPU stack, or did pip fetch a CUDA build of torch without its libraries?"""
+"""The end of the installation: is this the CPU stack, or did pip fetch a CUDA build of torch without its libraries?"""
 
 import importlib.metadata
 import sys
 
-MEND = "put the CPU build of torch 2.13.0 where pip finds it (PIP_FIND_LINKS or an extra index), then `make install` again"
+MEND = "let pip find the CPU build of torch 2.13.0 (PIP_FIND_LINKS or an extra index), then `make install` again"
 
 try:
     import torch

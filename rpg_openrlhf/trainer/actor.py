@@ -8,7 +8,7 @@ from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
 
 
 class WholeStepTrainer(ActorPPOTrainer):
-    """Differs from openrlhf/trainer/ray/ppo_actor.py ActorPPOTrainer in telling DeepSpeed where an optimizer step ends.
+    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py) in telling DeepSpeed where a step ends.
 
     With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
     ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.

@@ -1,8 +1,8 @@
-"""The real classes without CUDA: what OpenRLHF 0.11.2, DeepSpeed and vLLM assume of a GPU, and what answers it on a CPU.
+"""The real classes without CUDA: what OpenRLHF 0.11.2, DeepSpeed and vLLM assume of a GPU, and what answers it.
 
-The only file that patches torch, deepspeed or vllm. `install()` registers one patch per module; it is applied while that
-module is imported, so a process that never imports it (an idle Ray worker) pays nothing. Where a CUDA device is used
-nothing here runs.
+The only file that patches torch, deepspeed or vllm. `install()` registers one patch per module; it is applied while
+that module is imported, so a process that never imports it (an idle Ray worker) pays nothing. Where a CUDA device is
+used nothing here runs.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
 
 
 def _torch_cuda(_: ModuleType) -> Iterator[None]:
-    """Everywhere: torch.cuda.current_device() is where tensors go, and the device is synchronized, emptied, selected."""
+    """Everywhere: torch.cuda.current_device() is where tensors go; the device is synchronized, emptied, selected."""
     import torch
 
     torch.cuda.current_device = lambda: torch.device("cpu")

@@ -13,8 +13,8 @@ class RPGExperienceMaker(RemoteExperienceMaker):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.advantage_estimator == "none":
-            # Upstream subtracts a baseline by args' name and spreads the reward over tokens by this one: under "none" no
-            # baseline and no normalization match, and "reinforce" spreads R as it is.
+            # Upstream picks the baseline by the name in args and spreads the reward over tokens by this one: under
+            # "none" no baseline and no normalization match, and "reinforce" spreads R as it is.
             self.advantage_estimator = "reinforce"
 
     def make_experience(self, samples_list):

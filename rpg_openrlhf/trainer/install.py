@@ -1,7 +1,7 @@
 """Every upstream name we rebind on the driver, in one function, one reason each.
 
-Ray ships a decorated class by value, so a rebinding must stand before the first `.remote()`. The one rebinding inside a
-worker is in actor.py, RPGPolicyActor.
+Ray ships a decorated class by value, so a rebinding must stand before the first `.remote()`. The one rebinding inside
+a worker is in actor.py, RPGPolicyActor.
 """
 
 import inspect

@@ -12,7 +12,15 @@ from typing import TextIO
 from rpg_openrlhf.trainer import cpu_platform
 
 # Read by libraries inside the workers; passed on when set here.
-PASSED_ON = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR", "HF_HOME", "HF_HUB_OFFLINE", "NCCL_DEBUG", "CUDA_LAUNCH_BLOCKING")
+PASSED_ON = (
+    "WANDB_MODE",
+    "WANDB_API_KEY",
+    "WANDB_DIR",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "NCCL_DEBUG",
+    "CUDA_LAUNCH_BLOCKING",
+)
 
 
 def launch(args: SimpleNamespace) -> int:
@@ -88,7 +96,9 @@ def connect(args: SimpleNamespace) -> None:
         )
     available = int(ray.cluster_resources().get("GPU", 0))
     if available < needed:
-        hint = f"ray start --head --num-gpus {needed} --num-cpus {needed + 2}" if args.platform == "cpu" else "more nodes"
+        hint = (
+            f"ray start --head --num-gpus {needed} --num-cpus {needed + 2}" if args.platform == "cpu" else "more nodes"
+        )
         raise RuntimeError(f"the run needs {needed} GPUs, the Ray cluster has {available}: {hint}")
 
 

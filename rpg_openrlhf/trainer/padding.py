@@ -18,7 +18,7 @@ def index_first_axis(tensor: torch.Tensor, indices: torch.Tensor) -> torch.Tenso
 
 
 def unpad_input(hidden: torch.Tensor, attention_mask: torch.Tensor):
-    """(B, T, ...) without its padding: tokens (N, ...), their places (N,), cumulative lengths (B+1,), the longest, lengths."""
+    """(B, T, ...) without padding: tokens (N, ...), their places (N,), cumulative lengths (B+1,), longest, lengths."""
     lengths = attention_mask.sum(dim=-1, dtype=torch.int32)
     indices = attention_mask.flatten().nonzero().flatten()
     cu_seqlens = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))

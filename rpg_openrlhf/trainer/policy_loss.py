@@ -8,7 +8,7 @@ from openrlhf.models.utils import masked_mean
 
 from rpg_openrlhf.losses import rpg_token_losses
 
-# Statistics that are means over the action tokens of a rollout; the extremes and the sample size are made of the weight.
+# Means over the action tokens of a rollout; the extremes and the sample size are those of the importance weight.
 MEANS = (
     "importance_weight",
     "gated_low",
@@ -23,7 +23,7 @@ MEANS = (
 
 
 class RPGPolicyLoss(PolicyLoss):
-    """Differs from openrlhf.models.PolicyLoss in the per-token loss alone; call, aggregation and results are upstream's.
+    """Differs from openrlhf.models.PolicyLoss in the per-token loss alone; call, aggregation, results are upstream's.
 
     Upstream's forward is handed our token losses as negative advantages at importance weight one, where its surrogate
     is the advantage itself: what remains of it is the mismatch correction (`--algo.advantage.is_correction_*`) and
@@ -61,7 +61,7 @@ class RPGPolicyLoss(PolicyLoss):
         rollout_log_probs: torch.Tensor | None = None,
         **loss_batch_info,
     ):
-        """Loss (0-d), clip fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction; the last two or None."""
+        """Loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction; the last two may be None."""
         tokens = rpg_token_losses(
             log_probs, old_log_probs, advantages, self.ref_log_probs, action_mask, **self.objective
         )

@@ -70,7 +70,10 @@ class ProgressReader(threading.Thread):
 
 def train_line(report: dict, rollouts: int, eta: float) -> str:
     """One step in one line; what the run does not measure is left out."""
-    parts = [f"step {int(report['step']):>{len(str(rollouts))}}/{rollouts}", f"reward {report['rollout/reward_mean']:+.3f}"]
+    parts = [
+        f"step {int(report['step']):>{len(str(rollouts))}}/{rollouts}",
+        f"reward {report['rollout/reward_mean']:+.3f}",
+    ]
     named = [
         ("score", "accuracy {:.3f}"),
         ("policy/kl_ref_k3", "KL {:.4f}"),
@@ -93,11 +96,13 @@ def warnings(report: dict) -> list[str]:
     lines = []
     if report.get("no_answer", 0.0) > NO_ANSWER_ALARM:
         lines.append(
-            f"WARNING: {report['no_answer']:.0%} of the responses hold no answer (an `Answer:` line or a closed \\boxed{{}}): "
+            f"WARNING: {report['no_answer']:.0%} of the responses hold no answer (`Answer:` line or closed \\boxed{{}}): "
             "check the prompt, --data.apply_chat_template and --rollout.max_new_tokens"
         )
     if report.get("grade_timeout", 0.0) > 0:
-        lines.append(f"note: grading ran out of time on {report['grade_timeout']:.1%} of the responses (counted as wrong)")
+        lines.append(
+            f"note: grading ran out of time on {report['grade_timeout']:.1%} of the responses (counted as wrong)"
+        )
     return lines
 
 

@@ -8,7 +8,7 @@ from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
 
 class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
-    """Differs from upstream's RolloutRayActor in `engine_overrides`, which win over the arguments upstream hard-codes."""
+    """Differs from upstream's RolloutRayActor in `engine_overrides`, which win over what upstream hard-codes."""
 
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
 
@@ -17,7 +17,7 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
-        """Differs from upstream: under --train.full_determinism_enable a sample's seed is what it is, not when it came.
+        """Differs from upstream: under --train.full_determinism_enable a seed is of what is sampled, not when.
 
         One generator for all requests hands out its numbers in order of arrival, which differs between two runs.
         """
@@ -29,7 +29,7 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
         return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
 
     async def generate_responses(self, *, sampling_params, **kwargs):
-        """Differs from upstream: log-probs of the sampled tokens are asked for whenever the engine was built to give them.
+        """Differs from upstream: asks for the sampled tokens' log-probs whenever the engine was built to give them.
 
         Upstream's SamplesGenerator asks only for its mismatch correction; `--rpg.old_policy rollout` needs them too.
         """

@@ -8,7 +8,7 @@ from rpg_openrlhf.trainer.experience_maker import RPGExperienceMaker
 
 
 class RPGTrainer(PPOTrainer.__ray_actor_class__):
-    """Differs from upstream's PPOTrainer in the experience maker and in reporting each step; the loop is upstream's."""
+    """Differs from upstream's PPOTrainer in the experience maker and in reporting steps; the loop is upstream's."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         torch.manual_seed(strategy.args.train.seed)  # upstream shuffles the prompts by whatever state the process has
@@ -16,7 +16,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         if self.args.algo.objective != "rpg":
             return
         # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time, where
-        # upstream must believe in a KL loss (init_coef, use_loss) to load a reference model and keep its log-probs.
+        # upstream is told of a KL loss (init_coef, use_loss) only to load a reference and keep its log-probs.
         self.kl_ctl = FixedKLController(0.0)
         self.experience_maker = RPGExperienceMaker(
             self.actor_model_group,
@@ -29,9 +29,11 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         )
 
     def train_step(self, rollout_samples, global_step):
-        """Differs from upstream: under --train.full_determinism_enable samples come in order of prompt, not of completion."""
+        """Differs from upstream: under --train.full_determinism_enable samples are in order of prompt, not of arrival."""
         if self.args.train.full_determinism_enable:
-            rollout_samples = sorted(rollout_samples, key=lambda sample: sample.prompts[0])  # stable: groups stay whole
+            rollout_samples = sorted(
+                rollout_samples, key=lambda sample: sample.prompts[0]
+            )  # stable: groups stay whole
         return super().train_step(rollout_samples, global_step)
 
     def get_max_steps(self) -> int:

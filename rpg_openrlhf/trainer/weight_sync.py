@@ -14,7 +14,7 @@ from rpg_openrlhf.trainer import cpu_platform
 if os.environ.get("RPG_PLATFORM") == "cpu":  # vLLM starts its workers itself: Ray's set-up hook never runs there
     cpu_platform.install()
 
-from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap  # noqa: E402
+from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 
 class GlooCommunicator:
@@ -46,4 +46,3 @@ class CPUWorkerExtension(WorkerWrap):
     def get_weight(self, name: str) -> torch.Tensor:
         """The engine's own parameter, for the tests that compare it with the policy's."""
         return dict(self.model_runner.model.named_parameters())[name].detach().clone()
-

@@ -1,6 +1,6 @@
 """The gradient of one optimizer step over eight ragged samples, cut into micro-batches in three ways.
 
-    python gradient_of_one_step.py MODEL ZERO_STAGE OUT.pt      writes {"whole": (P,), "split": ..., "dynamic": ...}
+python gradient_of_one_step.py MODEL ZERO_STAGE OUT.pt      writes {"whole": (P,), "split": ..., "dynamic": ...}
 """
 
 import os
@@ -10,15 +10,17 @@ from types import SimpleNamespace as Namespace
 from rpg_openrlhf.trainer import cpu_platform
 
 cpu_platform.install()
-os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(29500 + os.getpid() % 1000), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
+os.environ.update(
+    MASTER_ADDR="127.0.0.1", MASTER_PORT=str(29500 + os.getpid() % 1000), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0"
+)
 
-import torch  # noqa: E402
-from deepspeed.utils import safe_get_full_grad  # noqa: E402
-from openrlhf.models import Actor  # noqa: E402
-from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
-from openrlhf.utils import get_strategy  # noqa: E402
+import torch
+from deepspeed.utils import safe_get_full_grad
+from openrlhf.models import Actor
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.utils import get_strategy
 
-from rpg_openrlhf.trainer.actor import RPGActorTrainer  # noqa: E402
+from rpg_openrlhf.trainer.actor import RPGActorTrainer
 
 MICRO_BATCH = {"whole": 8, "split": 2, "dynamic": 8}
 ADAM = {"lr": 0.0, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
@@ -30,7 +32,9 @@ def arguments(way: str, stage: int) -> Namespace:
     dynamic = way == "dynamic"
     return Namespace(
         local_rank=-1,
-        ds=Namespace(param_dtype="fp32", zero_stage=stage, packing_samples=dynamic, ring_attn_size=1, tensor_parallel_size=1),
+        ds=Namespace(
+            param_dtype="fp32", zero_stage=stage, packing_samples=dynamic, ring_attn_size=1, tensor_parallel_size=1
+        ),
         train=Namespace(
             seed=0,
             micro_batch_size=MICRO_BATCH[way],

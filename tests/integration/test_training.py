@@ -61,7 +61,9 @@ def test_two_ranks_zero3_fixed_reference(train):
     steps = check(run)
     assert steps[0]["policy/kl_ref_k3"] == pytest.approx(steps[0]["policy/kl_old_k3"])
     assert steps[2]["policy/kl_ref_k3"] > 2 * steps[2]["policy/kl_old_k3"]
-    assert steps[2]["rollout/reward_mean"] == pytest.approx(steps[2]["return"] + steps[2]["reward"], abs=1), "no KL in it"
+    assert steps[2]["rollout/reward_mean"] == pytest.approx(steps[2]["return"] + steps[2]["reward"], abs=1), (
+        "no KL in it"
+    )
 
 
 def test_dynamic_batches_fp32_and_no_baseline(train):
