@@ -23,6 +23,13 @@ PASSED_ON = (
 )
 
 
+class Secret(str):
+    """A key that upstream may print with all its arguments, or send to W&B as configuration."""
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def launch(args: SimpleNamespace) -> int:
     """Train as `args` (checked, hierarchical) says; 0 when it ended well, 1 when it failed, 130 when interrupted.
 
@@ -54,6 +61,8 @@ def launch(args: SimpleNamespace) -> int:
 def _train(args: SimpleNamespace, run_dir: Path, console: TextIO) -> int:
     if args.platform == "cpu":
         cpu_platform.install()
+    if args.logger.wandb.key:
+        args.logger.wandb.key = Secret(args.logger.wandb.key)
     connect(args)
     from openrlhf.cli import train_ppo_ray
     from ray.util.queue import Queue
@@ -63,7 +72,10 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO) -> int:
 
     reports = Queue(actor_options={"num_cpus": 0})
     install(args, reports)
-    reader = ProgressReader(reports, run_dir / "metrics.jsonl", console)
+    metrics = run_dir / "metrics.jsonl"
+    if metrics.exists() and not args.ckpt.load_enable:
+        metrics.replace(run_dir / "metrics.previous.jsonl")  # another run's steps would stand between this one's
+    reader = ProgressReader(reports, metrics, console)
     reader.start()
     try:
         train_ppo_ray.train(args)

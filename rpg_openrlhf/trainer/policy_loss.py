@@ -61,7 +61,10 @@ class RPGPolicyLoss(PolicyLoss):
         rollout_log_probs: torch.Tensor | None = None,
         **loss_batch_info,
     ):
-        """Loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction; the last two may be None."""
+        """Differs from upstream: the losses are RPG's, and what upstream calls the clip fraction is the gated one.
+
+        Loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction; the last two may be None.
+        """
         tokens = rpg_token_losses(
             log_probs, old_log_probs, advantages, self.ref_log_probs, action_mask, **self.objective
         )

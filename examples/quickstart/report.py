@@ -1,0 +1,279 @@
+"""The quickstart's last word: held-out accuracy before and after, where everything is, and one PNG of curves.
+
+python report.py --metrics metrics.jsonl --before before.json --after after.json --png curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#2166ac", "#d9741a", "#3a8f5c", "#7b5aa6", "#6b7280"
+STYLE = {
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9ca3af",
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.linewidth": 1.8,
+}
+PHASES = (
+    ("timing/generation", "generate", BLUE),
+    ("timing/make_experience", "experience", ORANGE),
+    ("timing/ppo_train", "train", GREEN),
+    ("timing/broadcast", "sync", PURPLE),
+)
+
+Series = tuple[list[float], list[float]]
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """One dict per RL step, in the order of steps; ValueError names the line that is not one.
+
+    A resumed run may write a step twice: the later line counts.
+    """
+    steps: dict[float, dict] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            if found.get("kind", "train") == "train":
+                steps[float(found["step"])] = found
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}:{number} is not a JSON object with `step`") from None
+    if not steps:
+        raise ValueError(f"{path} holds no steps")
+    return [steps[step] for step in sorted(steps)]
+
+
+def read_result(path: Path) -> dict:
+    """What evaluate.py wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("sampled", "greedy"):
+            found[name]["accuracy"], found[name]["interval"][1], found[name]["problems"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise ValueError(f"{path} was not written by evaluate.py") from None
+    return found
+
+
+def read_share(path: Path) -> float:
+    """The share of worked replies that warm_up.py noted."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["worked_share"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} was not written by warm_up.py") from None
+
+
+def series(metrics: list[dict], key: str) -> Series:
+    """Steps and values of one key, over the steps that have it."""
+    found = [(row["step"], row[key]) for row in metrics if isinstance(row.get(key), (int, float))]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def line(axes: Axes, found: Series, label: str | None, color: str, **style) -> None:
+    """Draw a series, or nothing where a run does not have it."""
+    if found[0]:
+        # A single step has no line to draw.
+        marker = "o" if len(found[0]) == 1 else None
+        axes.plot(*found, label=label, color=color, marker=marker, **style)
+
+
+def draw_reward(axes: Axes, metrics: list[dict], before: dict | None, after: dict | None) -> None:
+    """Training reward and accuracy, with the held-out accuracies at both ends."""
+    line(axes, series(metrics, "reward"), "reward, training (±1)", GREY)
+    line(axes, series(metrics, "score"), "accuracy, training", BLUE)
+    ends = ((before, metrics[0]["step"] - 1), (after, metrics[-1]["step"] + 1))
+    for result, step in ends:
+        if result:
+            share, (low, high) = result["sampled"]["accuracy"], result["sampled"]["interval"]
+            bars = [[max(0.0, share - low)], [max(0.0, high - share)]]
+            label = "accuracy, held out (95 %)" if result is (before or after) else None
+            axes.errorbar([step], [share], yerr=bars, fmt="o", color=ORANGE, capsize=3, ms=6, label=label, zorder=5)
+    axes.set(title="Reward and accuracy", ylim=(-1.05, 1.08))
+
+
+def draw_kl(axes: Axes, metrics: list[dict]) -> None:
+    """KL to the sampling policy and to the reference; where both are one policy, one line is enough."""
+    old, ref = series(metrics, "policy/kl_old_k3"), series(metrics, "policy/kl_ref_k3")
+    if not old[0] and not ref[0]:
+        old = series(metrics, "ppo_kl")
+    if old == ref:
+        line(axes, old, r"to $\pi_{old} = \pi_{ref}$", BLUE)
+    else:
+        line(axes, ref, r"to $\pi_{ref}$", ORANGE)
+        line(axes, old, r"to $\pi_{old}$", BLUE)
+    values = old[1] + ref[1]
+    if values:
+        axes.axhline(0, color="#9ca3af", linewidth=0.8)
+        axes.set_ylim(top=1.35 * max(max(values), 1e-9))
+    axes.set(title="KL divergence", ylabel="nats per token")
+
+
+def draw_entropy(axes: Axes, metrics: list[dict]) -> None:
+    """How undecided the policy is about the next token."""
+    line(axes, series(metrics, "entropy_loss"), None, PURPLE)
+    axes.set(title="Policy entropy", ylabel="nats per token", ylim=(0, None))
+
+
+def draw_length(axes: Axes, metrics: list[dict]) -> None:
+    """Response length."""
+    found = series(metrics, "response_length")
+    line(axes, found, None, GREEN)
+    axes.set(title="Response length", ylabel="tokens", ylim=(0, 1.12 * max(found[1], default=1.0)))
+
+
+def draw_weights(axes: Axes, metrics: list[dict]) -> None:
+    """Smallest, mean and largest importance weight of each step, on a logarithmic axis."""
+    prefix = "policy/importance_weight_"
+    steps, low = series(metrics, prefix + "min")
+    high_steps, high = series(metrics, prefix + "max")
+    if steps and steps == high_steps:
+        axes.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0, label="min to max")
+    line(axes, series(metrics, prefix + "mean"), "mean", BLUE)
+    if steps and min(low) > 0:
+        axes.set_yscale("log")
+        # Headroom for the legend, and plain numbers: a range within one decade has no power of ten to stand by.
+        axes.set_ylim(min(low) / 1.3, max(high) * 2.5)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set(title="Importance weight", ylabel=r"$\pi\ /\ \pi_{old}$")
+
+
+def draw_time(axes: Axes, metrics: list[dict]) -> None:
+    """Where a step's seconds go, stacked."""
+    rows = [row for row in metrics if any(key in row for key, _, _ in PHASES)]
+    phases = [phase for phase in PHASES if any(phase[0] in row for row in rows)]
+    if phases:
+        values = [[row.get(key, 0.0) for row in rows] for key, _, _ in phases]
+        colors, labels = [color for *_, color in phases], [label for _, label, _ in phases]
+        axes.stackplot([row["step"] for row in rows], values, labels=labels, colors=colors, alpha=0.75, linewidth=0)
+        # A first step that compiles kernels can take a hundred times the others: it may leave the picture.
+        usual = sorted(map(sum, zip(*values, strict=True)))[int(0.9 * (len(rows) - 1))]
+        axes.set_ylim(0, 1.9 * usual or None)
+    axes.set(title="Time per step", ylabel="seconds")
+
+
+def draw(metrics: list[dict], before: dict | None, after: dict | None, png: Path, title: str) -> None:
+    """Six panels in one PNG; a panel none of whose keys were logged says so."""
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained", sharex=True)
+        draw_reward(grid[0, 0], metrics, before, after)
+        panels = (draw_kl, draw_entropy, draw_length, draw_weights, draw_time)
+        for axes, panel in zip(grid.flat[1:], panels, strict=True):
+            panel(axes, metrics)
+        for axes in grid.flat:
+            if axes.has_data():
+                axes.margins(x=0.02)
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            else:
+                axes.text(0.5, 0.5, "not logged in this run", transform=axes.transAxes, ha="center", color=GREY)
+                axes.grid(False)
+                axes.set_yticks([])
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="lower right" if axes is grid[0, 0] else "upper right")
+        for axes in grid[1]:
+            axes.set_xlabel("RL step")
+        figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+        figure.savefig(png, dpi=110)
+        plt.close(figure)
+
+
+def accuracy_line(name: str, result: dict) -> str:
+    """`before RL   0.412 [0.370, 0.456]   greedy 0.030   (500 problems)`."""
+    sampled = result["sampled"]
+    low, high = sampled["interval"]
+    return (
+        f"  {name:<10} {sampled['accuracy']:.3f}  [{low:.3f}, {high:.3f}]   "
+        f"greedy {result['greedy']['accuracy']:.3f}   ({sampled['problems']} problems)"
+    )
+
+
+def warm_up_words(share: float) -> list[str]:
+    """What the accuracies are and are not, for the tiny policy whose start its warm-up set."""
+    return [
+        "  Held-out problems occur in neither the warm-up nor RL. Every reply shown in the warm-up was right:",
+        f"  {share:.0%} worked column by column, {1 - share:.0%} the sum at once, which so small a network cannot do.",
+        "  So RL mostly finds out that working pays, and makes the working surer; it does not teach addition.",
+    ]
+
+
+def summary(
+    metrics: list[dict],
+    before: dict | None,
+    after: dict | None,
+    share: float | None,
+    places: dict[str, Path | None],
+) -> str:
+    """The closing words; `share` is the warm-up's share of worked replies, None for a model from elsewhere."""
+    lines = []
+    if before or after:
+        lines += ["", "Held-out accuracy, temperature 1, one sample a problem, Wilson 95 % interval"]
+        lines += [accuracy_line(n, r) for n, r in (("before RL", before), ("after RL", after)) if r]
+        lines += ["  Held-out problems do not occur in RL."] if share is None else warm_up_words(share)
+    length, last = series(metrics, "response_length")[1], metrics[-1]
+    numbers = [f"{len(metrics)} RL step{'s' * (len(metrics) > 1)}"]
+    if length:
+        numbers.append(f"response length {length[0]:.0f} to {length[-1]:.0f} tokens")
+    if isinstance(last.get("timing/step_total"), (int, float)):
+        numbers.append(f"{sum(series(metrics, 'timing/step_total')[1]):.0f} s of training steps")
+    lines += ["", ", ".join(numbers)]
+    lines += [f"  {name:<12} {place}" for name, place in places.items() if place]
+    return "\n".join(lines)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; a missing file is refused in one line."""
+    parser = argparse.ArgumentParser(description="Print the quickstart's summary and draw its curves.")
+    parser.add_argument("--metrics", type=Path, required=True, help="JSONL, one object per RL step")
+    parser.add_argument("--before", type=Path, help="evaluate.py's JSON before RL")
+    parser.add_argument("--after", type=Path, help="evaluate.py's JSON after RL")
+    parser.add_argument("--png", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to say what its start means")
+    parser.add_argument("--title", default="RPG quickstart", help="the figure's heading")
+    for name in ("checkpoint", "logs", "tensorboard", "wandb"):
+        parser.add_argument(f"--{name}", type=Path, help=f"where it is, for the summary: {name}")
+    args = parser.parse_args(argv)
+    for name in ("metrics", "before", "after", "warm_up"):
+        path = getattr(args, name)
+        if path is not None and not path.is_file():
+            parser.error(f"--{name} {path} does not exist")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw, then print."""
+    args = parse_args(argv)
+    try:
+        metrics = read_metrics(args.metrics)
+        before, after = (read_result(path) if path else None for path in (args.before, args.after))
+        share = read_share(args.warm_up) if args.warm_up else None
+        args.png.parent.mkdir(parents=True, exist_ok=True)
+        draw(metrics, before, after, args.png, args.title)
+    except (OSError, ValueError) as error:
+        print(f"report.py: error: {error}", file=sys.stderr)
+        return 1
+    places = {name: getattr(args, name) for name in ("checkpoint", "logs", "tensorboard", "wandb")}
+    print(summary(metrics, before, after, share, {**places, "curves": args.png}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
