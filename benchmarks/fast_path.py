@@ -1,6 +1,7 @@
 """RPG's fast path against OpenRLHF's GRPO, as shipped, on the same work: seconds per step, split by phase.
 
-    python benchmarks/fast_path.py --model out/quickstart-rpg-reinforce-urkl/warm_up --data .../data/rl.jsonl --out bench.json
+    Q=out/quickstart-rpg-reinforce-urkl
+    python benchmarks/fast_path.py --model $Q/warm_up --data $Q/data/rl.jsonl --out bench.json
 
 RPG with `--rpg.old_policy rollout` makes no forward pass between generating and training and holds no reference model;
 GRPO recomputes the old log-probs and asks a fixed reference for its own. Runs alternate; the first step of each, which

@@ -112,14 +112,18 @@ def gpus_needed(v: dict[str, Any]) -> int:
         needed += size["ref"]
     reward = not (v["reward.remote_url"] or v["train.agent_func_path"])
     critic = v["algo.advantage.estimator"] == "gae"
-    if not v["train.colocate_all"]:
-        needed += size["critic"] if critic else 0
-        needed += size["reward"] if reward and not (critic and v["train.colocate_critic_reward"]) else 0
+    if critic and v["train.colocate_critic_reward"]:
+        needed += size["critic"]  # a placement group of their own, under colocate_all too
+    elif not v["train.colocate_all"]:
+        needed += (size["critic"] if critic else 0) + (size["reward"] if reward else 0)
     return needed
 
 
 def check_platform(v: dict[str, Any], platform: str, dry_run: bool) -> None:
     if platform == "cpu":
+        for name in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
+            if v[name] > 1:
+                raise Refusal(f"--{name} {v[name]}: needs CUDA; leave it at 1 on the CPU platform")
         return
     if v["ds.param_dtype"] == "fp32":
         raise Refusal("--ds.param_dtype fp32: is for the CPU platform; use bf16 on CUDA")

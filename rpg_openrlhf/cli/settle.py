@@ -54,9 +54,8 @@ def _settle_cpu(args: SimpleNamespace) -> list[str]:
     notes = []
     args.vllm.enforce_eager = True
     args.vllm.sync_backend = "gloo"
-    if args.ds.packing_samples:
-        args.ds.attn_implementation = "packed_sdpa"
-    elif args.ds.attn_implementation not in ("sdpa", "eager"):
+    if args.ds.attn_implementation not in ("sdpa", "eager"):
+        # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
         args.ds.attn_implementation = "sdpa"
     for section, name in ((args.vllm, "vllm"), (args.ds, "ds")):
         if section.enable_sleep:

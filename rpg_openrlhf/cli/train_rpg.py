@@ -72,6 +72,7 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
     """Checked flags -> the nested args upstream works with, the launcher's settings made, and notes to print."""
     flat = argparse.Namespace(**{**parsed.values, "platform": platform})
     args, notes = upstream.validate(flat)
+    args.num_gpus = layout.gpus_needed(parsed.values)
     return args, notes + settle.settle(args)
 
 

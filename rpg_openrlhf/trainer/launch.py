@@ -1,6 +1,7 @@
 """Start or join Ray, put our classes in place, run upstream's own `train(args)`, and leave nothing behind."""
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -38,13 +39,20 @@ def launch(args: SimpleNamespace) -> int:
     run_dir = Path(args.logger.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     log = run_dir / "train.log"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    terminated: list[int] = []
+
+    def terminate(number: int, _frame: object) -> None:
+        terminated.append(number)  # kept aside: ray.get() turns whatever a handler raises into KeyboardInterrupt
+        raise KeyboardInterrupt
+
     with noise_to(log) as console:
         try:
+            connect(args)
+            signal.signal(signal.SIGTERM, terminate)  # after ray.init, which sets one that ends in an abort
             return _train(args, run_dir, console)
         except KeyboardInterrupt:
             print("interrupted", file=console, flush=True)
-            return 130
+            return 143 if terminated else 130
         except Exception as error:
             import traceback
 
@@ -63,7 +71,6 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO) -> int:
         cpu_platform.install()
     if args.logger.wandb.key:
         args.logger.wandb.key = Secret(args.logger.wandb.key)
-    connect(args)
     from openrlhf.cli import train_ppo_ray
     from ray.util.queue import Queue
 
@@ -93,43 +100,26 @@ def connect(args: SimpleNamespace) -> None:
 
     env_vars = {"TOKENIZERS_PARALLELISM": "true", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
     env_vars |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    runtime_env: dict = {"env_vars": env_vars}
+    runtime_env: dict = {}
     if args.platform == "cpu":
-        env_vars |= cpu_platform.ENVIRONMENT
+        env_vars |= {name: os.environ.get(name, value) for name, value in cpu_platform.ENVIRONMENT.items()}
         runtime_env["worker_process_setup_hook"] = "rpg_openrlhf.trainer.cpu_platform.install"
-    needed = gpus_needed(args)
+    # What the job was submitted with reaches the workers anyway, and Ray refuses to be told of it twice.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}
     try:
         ray.init(address="auto", runtime_env=runtime_env)
     except ConnectionError:
         # On a CPU the GPUs are virtual: Ray places the same actors by them.
-        virtual = {"num_gpus": needed, "num_cpus": needed + 2} if args.platform == "cpu" else {}
+        virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
         ray.init(
             address="local", runtime_env=runtime_env, include_dashboard=False, _node_ip_address="127.0.0.1", **virtual
         )
     available = int(ray.cluster_resources().get("GPU", 0))
-    if available < needed:
-        hint = (
-            f"ray start --head --num-gpus {needed} --num-cpus {needed + 2}" if args.platform == "cpu" else "more nodes"
-        )
-        raise RuntimeError(f"the run needs {needed} GPUs, the Ray cluster has {available}: {hint}")
-
-
-def gpus_needed(args: SimpleNamespace) -> int:
-    """GPUs that upstream's train() reserves (openrlhf/cli/train_ppo_ray.py), each model's groups and the engines."""
-
-    def ranks(group: SimpleNamespace) -> int:
-        return group.num_nodes * group.num_gpus_per_node
-
-    total = ranks(args.actor)
-    if args.train.colocate_all:
-        return total + (args.vllm.num_engines * args.vllm.tensor_parallel_size if args.train.async_enable else 0)
-    if args.algo.kl.init_coef > 0 and not args.train.colocate_actor_ref:
-        total += ranks(args.ref)
-    if args.critic.model_name_or_path:
-        total += ranks(args.critic)
-    if not args.reward.remote_url and not (args.critic.model_name_or_path and args.train.colocate_critic_reward):
-        total += ranks(args.reward)
-    return total + args.vllm.num_engines * args.vllm.tensor_parallel_size
+    if available < args.num_gpus:
+        start = f"ray start --head --num-gpus {args.num_gpus} --num-cpus {args.num_gpus + 2}"
+        mend = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
+        raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {available}: {mend}")
 
 
 @contextlib.contextmanager

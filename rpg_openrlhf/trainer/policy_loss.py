@@ -73,7 +73,7 @@ class RPGPolicyLoss(PolicyLoss):
             old_log_probs, old_log_probs, -tokens.losses, action_mask, rollout_log_probs, **loss_batch_info
         )
         gated = tokens.stats["gated_low"] + tokens.stats["gated_high"] + tokens.stats["gated_dual"]
-        policy_kl = masked_mean((old_log_probs - log_probs).detach(), action_mask)
+        policy_kl = masked_mean(torch.where(action_mask.bool(), old_log_probs - log_probs.detach(), 0.0), action_mask)
         return loss, masked_mean(gated, action_mask), policy_kl, vllm_kl, is_filter_ratio
 
 
@@ -107,6 +107,7 @@ class StepStatistics:
         largest, smallest = strategy.all_reduce(self.extremes, op="max").tolist()
         self.sums = self.extremes = None
         *means, square_sum, count = sums
+        count, square_sum = max(count, 1.0), max(square_sum, 1e-30)  # a rollout without a single action token
         result = {f"policy/{name}": value / count for name, value in zip(MEANS, means, strict=True)}
         result["policy/importance_weight_mean"] = result.pop("policy/importance_weight")
         result["policy/importance_weight_max"] = largest

@@ -54,18 +54,18 @@ class ProgressReader(threading.Thread):
             tokens = report["rollout/num_samples"] * report["rollout/response_length_mean"]
             report["tokens_per_second"] = tokens / seconds if seconds else 0.0
             self.steps_seen += 1
-            lines = [train_line(report, self.rollouts, self._eta()), *warnings(report)]
+            lines = [train_line(report, self.rollouts, self._eta(report["step"])), *warnings(report)]
         else:
             lines = [eval_line(report)]
         print(*lines, sep="\n", file=self.console, flush=True)
         self.file.write(json.dumps({"kind": kind, **report}) + "\n")
         self.file.flush()
 
-    def _eta(self) -> float:
+    def _eta(self, step: float) -> float:
         if self.steps_seen == 1:  # the first step carries the engines' warm-up
             self.started = time.monotonic()
             return float("nan")
-        return (time.monotonic() - self.started) / (self.steps_seen - 1) * (self.rollouts - self.steps_seen)
+        return (time.monotonic() - self.started) / (self.steps_seen - 1) * (self.rollouts - step)
 
 
 def train_line(report: dict, rollouts: int, eta: float) -> str:
@@ -96,7 +96,7 @@ def warnings(report: dict) -> list[str]:
     lines = []
     if report.get("no_answer", 0.0) > NO_ANSWER_ALARM:
         lines.append(
-            f"WARNING: {report['no_answer']:.0%} of the responses hold no answer (`Answer:` line or closed \\boxed{{}}): "
+            f"WARNING: {report['no_answer']:.0%} of the responses hold no answer (`Answer:` or a closed \\boxed{{}}): "
             "check the prompt, --data.apply_chat_template and --rollout.max_new_tokens"
         )
     if report.get("grade_timeout", 0.0) > 0:

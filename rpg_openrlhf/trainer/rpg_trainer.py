@@ -15,7 +15,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         super().__init__(pretrain, strategy, *args, **kwargs)
         if self.args.algo.objective != "rpg":
             return
-        # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time, where
+        # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time:
         # upstream is told of a KL loss (init_coef, use_loss) only to load a reference and keep its log-probs.
         self.kl_ctl = FixedKLController(0.0)
         self.experience_maker = RPGExperienceMaker(
@@ -29,7 +29,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         )
 
     def train_step(self, rollout_samples, global_step):
-        """Differs from upstream: under --train.full_determinism_enable samples are in order of prompt, not of arrival."""
+        """Differs from upstream: under --train.full_determinism_enable samples are in order of prompt, not time."""
         if self.args.train.full_determinism_enable:
             rollout_samples = sorted(
                 rollout_samples, key=lambda sample: sample.prompts[0]

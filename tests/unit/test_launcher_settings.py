@@ -37,7 +37,7 @@ def test_the_cpu_platform_settings():
     assert (args.ds.attn_implementation, args.vllm.sync_backend, args.vllm.enforce_eager) == ("sdpa", "gloo", True)
     assert (args.vllm.enable_sleep, args.ds.enable_sleep) == (False, False)
     assert args_of("--ds.attn_implementation", "eager").ds.attn_implementation == "eager"
-    assert args_of("--train.dynamic_batch_enable").ds.attn_implementation == "packed_sdpa"
+    assert args_of("--train.dynamic_batch_enable").ds.attn_implementation == "sdpa"
 
 
 def test_the_cuda_platform_is_left_alone():
@@ -119,6 +119,10 @@ def test_gpus_that_upstreams_placement_asks_for():
     assert layout.gpus_needed(values(**base, ref__refresh="never", train__colocate_actor_ref=True)) == 4 + 2
     ppo = {**base, "algo__objective": "openrlhf", "algo__advantage__estimator": "gae", "algo__kl__init_coef": 0}
     assert layout.gpus_needed(values(**ppo, critic__num_gpus_per_node=5)) == 4 + 2 + 5
+    both = {**ppo, "reward__remote_url": None, "critic__num_gpus_per_node": 5, "reward__num_gpus_per_node": 5}
+    assert layout.gpus_needed(values(**both)) == 4 + 2 + 5 + 5
+    assert layout.gpus_needed(values(**both, train__colocate_critic_reward=True)) == 4 + 2 + 5
+    assert layout.gpus_needed(values(**both, train__colocate_critic_reward=True, train__colocate_all=True)) == 4 + 5
     assert layout.data_parallel_ranks(values(actor__num_gpus_per_node=8, ds__ring_attn_size=2)) == 4
 
 

@@ -1,0 +1,470 @@
+"""What we rely on in OpenRLHF 0.11.2, DeepSpeed and vLLM. Each failure names the seam and the file that leans on it.
+
+Signatures are read from upstream's source, since the CPU platform replaces some of the functions at import.
+"""
+
+import ast
+import asyncio
+import importlib.metadata
+import importlib.util
+import inspect
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace as Namespace
+
+import pytest
+import torch
+
+from tests import upstream
+
+upstream.make_importable()
+
+from openrlhf.cli import train_ppo_ray  # noqa: E402
+from openrlhf.models import PolicyLoss  # noqa: E402
+from openrlhf.trainer import ppo_trainer  # noqa: E402
+from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
+from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: E402
+from openrlhf.trainer.ray import ppo_actor, vllm_engine  # noqa: E402
+from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
+
+from rpg_openrlhf.trainer import (  # noqa: E402
+    actor,
+    cpu_platform,
+    experience_maker,
+    policy_loss,
+    rollout_actor,
+    rpg_trainer,
+    weight_sync,
+)
+
+OURS = (actor, experience_maker, policy_loss, rollout_actor, rpg_trainer, weight_sync)
+
+
+def source(file: str) -> str:
+    """The text of `package/path.py`, wherever the package is installed."""
+    package, _, path = file.partition("/")
+    return Path(importlib.util.find_spec(package).submodule_search_locations[0], path).read_text(encoding="utf-8")
+
+
+@cache
+def definition(file: str, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
+    """Function `name`, or method `Class.name`, in `file`."""
+    scope = ast.parse(source(file)).body
+    for part in name.split("."):
+        found = [node for node in scope if getattr(node, "name", None) == part]
+        assert found, f"{file} has no {name} any more"
+        scope = found[-1].body
+    return found[-1]
+
+
+def calls(function: ast.AST, name: str) -> list[ast.Call]:
+    return [node for node in ast.walk(function) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
+
+
+def parameters(arguments: ast.arguments) -> str:
+    """Names in order, with the marks of their kind and of a default."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    first_default = len(positional) - len(arguments.defaults)
+    names = [a.arg + "=" * (i >= first_default) for i, a in enumerate(positional)]
+    if arguments.vararg:
+        names.append(f"*{arguments.vararg.arg}")
+    elif arguments.kwonlyargs:
+        names.append("*")
+    names += [a.arg + "=" * (d is not None) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    if arguments.kwarg:
+        names.append(f"**{arguments.kwarg.arg}")
+    return " ".join(names)
+
+
+MODELS = "actor_model_group critic_model_group reward_model_group"
+ENGINE = "openrlhf/trainer/ray/vllm_engine.py"
+PPO_ACTOR = "openrlhf/trainer/ray/ppo_actor.py"
+PPO_TRAINER = "openrlhf/trainer/ppo_trainer.py"
+MAKER = "openrlhf/trainer/ppo_utils/experience_maker.py"
+STRATEGY = "openrlhf/utils/deepspeed/deepspeed.py"
+
+SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a default)
+    (
+        "policy_loss.py",
+        "openrlhf/models/loss.py",
+        "PolicyLoss.__init__",
+        "self clip_eps_low= clip_eps_high= dual_clip= token_level_loss= policy_loss_type= is_correction_level= "
+        "is_correction_mode= is_correction_gating= is_correction_threshold=",
+    ),
+    (
+        "policy_loss.py",
+        "openrlhf/models/loss.py",
+        "PolicyLoss.forward",
+        "self log_probs old_log_probs advantages action_mask= rollout_log_probs= dp_size= batch_num_tokens= "
+        "global_batch_size=",
+    ),
+    (
+        "policy_loss.py",
+        "openrlhf/models/loss.py",
+        "aggregate_loss",
+        "loss loss_mask token_level_loss= dp_size= batch_num_tokens= global_batch_size=",
+    ),
+    ("policy_loss.py", "openrlhf/models/utils.py", "masked_mean", "tensor mask dim="),
+    ("policy_loss.py", STRATEGY, "DeepspeedStrategy.all_reduce", "self data op="),
+    (
+        "actor.py",
+        PPO_ACTOR,
+        "ActorPPOTrainer.__init__",
+        "self strategy actor ema_model actor_optim actor_scheduler ema_beta= micro_train_batch_size= buffer_limit= "
+        "buffer_cpu_offload= eps_clip= tokenizer= dataloader_pin_memory= vllm_engines= **kwargs",
+    ),
+    ("actor.py", PPO_ACTOR, "ActorPPOTrainer.training_step", "self experience kl_ctl step loss_batch_info="),
+    ("actor.py", PPO_ACTOR, "ActorPPOTrainer.ppo_train", "self kl_ctl"),
+    (
+        "actor.py",
+        PPO_ACTOR,
+        "PolicyModelActor.init_model_from_pretrained",
+        "self strategy pretrain max_steps= vllm_engines=",
+    ),
+    (
+        "rpg_trainer.py, experience_maker.py",
+        MAKER,
+        "RemoteExperienceMaker.__init__",
+        f"self {MODELS} initial_model_group kl_controller strategy tokenizer **kwargs",
+    ),
+    ("experience_maker.py", MAKER, "RemoteExperienceMaker.make_experience", "self samples_list"),
+    (
+        "experience_maker.py",
+        MAKER,
+        "RemoteExperienceMaker._dispatch_forward",
+        "self group sync_condition **kwargs",
+    ),
+    ("experience_maker.py", MAKER, "RemoteExperienceMaker._flatten_results", "self refs duplicate_factor"),
+    (
+        "rpg_trainer.py",
+        PPO_TRAINER,
+        "PPOTrainer.__init__",
+        f"self pretrain strategy {MODELS} reference_model_group vllm_engines **generate_kwargs",
+    ),
+    ("rpg_trainer.py", PPO_TRAINER, "BasePPOTrainer.train_step", "self rollout_samples global_step"),
+    (
+        "rpg_trainer.py",
+        PPO_TRAINER,
+        "BasePPOTrainer.save_logs_and_checkpoints",
+        "self global_step logs_dict= client_states=",
+    ),
+    ("rpg_trainer.py", PPO_TRAINER, "PPOTrainer.evaluate", "self global_step **generate_kwargs"),
+    ("rpg_trainer.py", PPO_TRAINER, "PPOTrainer.get_max_steps", "self"),
+    (
+        "rollout_actor.py",
+        ENGINE,
+        "RolloutRayActor.__init__",
+        "self *args bundle_indices= agent_func_path= remote_rm_url= mm_pad_token_ids= **kwargs",
+    ),
+    (
+        "rollout_actor.py",
+        ENGINE,
+        "RolloutRayActor.generate",
+        "self prompt_token_ids sampling_params multi_modal_data=",
+    ),
+    (
+        "rollout_actor.py",
+        ENGINE,
+        "RolloutRayActor.generate_responses",
+        "self prompt label sampling_params max_length hf_tokenizer num_samples= images=",
+    ),
+    (
+        "weight_sync.py",
+        "openrlhf/trainer/ray/vllm_worker_wrap.py",
+        "WorkerWrap.update_weight",
+        "self name dtype shape empty_cache=",
+    ),
+    (
+        "cpu_platform.py",
+        "openrlhf/utils/distributed_util.py",
+        "stateless_init_process_group",
+        "master_address master_port rank world_size device",
+    ),
+    ("cpu_platform.py", STRATEGY, "DeepspeedStrategy.get_ds_train_config", "self optim_dict= * max_norm="),
+    ("cpu_platform.py", "openrlhf/utils/utils.py", "convert_to_torch_dtype", "param_dtype"),
+    ("install.py", "openrlhf/utils/utils.py", "get_strategy", "args"),
+    ("install.py", "openrlhf/cli/train_ppo_ray.py", "train", "args"),
+    (
+        "weight_sync.py",
+        "vllm/distributed/utils.py",
+        "stateless_init_torch_distributed_process_group",
+        "host port rank world_size backend group_name= return_store= listen_socket=",
+    ),
+    ("cpu_platform.py", "vllm/model_executor/layers/utils.py", "dispatch_cpu_unquantized_gemm", "layer remove_weight"),
+]
+
+
+def test_version():
+    assert importlib.metadata.version("openrlhf") == "0.11.2", "read every seam below anew, then change this line"
+
+
+@pytest.mark.parametrize(("ours", "file", "name", "expected"), SIGNATURES, ids=[row[2] for row in SIGNATURES])
+def test_signature(ours, file, name, expected):
+    found = parameters(definition(file, name).args)
+    assert found == expected, f"rpg_openrlhf/trainer/{ours} relies on {file} {name}({expected})"
+
+
+def test_policy_loss_has_five_results_of_which_the_loss_is_first():
+    """policy_loss.py hands the last two through and replaces the second and third."""
+    ones = torch.ones(1, 2)
+    loss, clip_fraction, policy_kl, vllm_kl, filtered = PolicyLoss()(ones, ones, 3 * ones, ones)
+    assert loss == -3, (
+        "at importance weight one the surrogate is the advantage: policy_loss.py hands losses in as such"
+    )
+    assert (clip_fraction, policy_kl, vllm_kl, filtered) == (0, 0, None, None)
+
+
+def test_training_step_calls_the_loss_once():
+    """actor.py replaces self.actor_loss_fn; policy_loss.py names the mask and takes the global totals by keyword."""
+    step = definition(PPO_ACTOR, "ActorPPOTrainer.training_step")
+    (call,) = calls(step, "self.actor_loss_fn")
+    assert [ast.unparse(a) for a in call.args] == ["action_log_probs", "old_action_log_probs", "advantages"]
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert keywords == {
+        "action_mask": "experience.action_mask",
+        "rollout_log_probs": "experience.rollout_log_probs",
+        None: "loss_batch_info",
+    }
+    text = ast.unparse(step)
+    assert "old_action_log_probs = experience.action_log_probs\n" in text
+    assert "self.replay_buffer.dynamic_optimizer_step[step]" in text, "actor.py asks it where a step ends"
+    assert "metrics['entropy_loss'] = entropy_loss.detach()" in text, "actor.py scales it"
+    assert "weights['entropy_loss'] = 'token'" in text
+    assert "'num_action_tokens': float(experience.action_mask.sum().item())" in text
+
+
+def test_ppo_train_calls_training_step():
+    train = definition(PPO_ACTOR, "ActorPPOTrainer.ppo_train")
+    (call,) = calls(train, "self.training_step")
+    assert [ast.unparse(a) for a in call.args] == ["experience", "kl_ctl", "step", "loss_batch_info"], "actor.py"
+
+
+def test_policy_actor_builds_its_trainer_by_a_global_name():
+    """actor.py rebinds ppo_actor.ActorPPOTrainer in the worker."""
+    build = ppo_actor.PolicyModelActor.__ray_actor_class__.init_model_from_pretrained
+    assert "ActorPPOTrainer" in build.__code__.co_names
+    assert build.__globals__ is vars(ppo_actor)
+
+
+def test_experience_maker_dispatches_the_policy_by_its_group():
+    """experience_maker.py answers for the policy's forward pass and passes its own result through _flatten_results."""
+    make = definition(MAKER, "RemoteExperienceMaker.make_experience")
+    groups = [ast.unparse(call.args[0]) for call in calls(make, "self._dispatch_forward")]
+    assert groups.count("self.actor_model_group") == 1
+    assert len(groups) == len(set(groups)) == 4
+    results = [call for call in calls(make, "self._flatten_results") if "action_log_probs_ref" in ast.unparse(call)]
+    assert ["action_log_probs_ref", "duplicate_factor"] in [[ast.unparse(a) for a in call.args] for call in results]
+    uses = [node for node in ast.walk(make) if isinstance(node, ast.Name) and node.id == "action_log_probs_ref"]
+    assert len(uses) == 2, "a result that is not a list of Ray references goes nowhere else"
+
+
+def test_reference_log_probs_are_kept_for_a_kl_loss_alone():
+    """rpg_trainer.py: the launcher therefore sets algo.kl.use_loss where a reference model is wanted."""
+    make = definition(MAKER, "RemoteExperienceMaker.make_experience")
+    assert "if not args.algo.kl.use_loss:\n            base_action_log_probs = None" in ast.unparse(make)
+
+
+def maker(estimator: str, kl_coefficient: float) -> experience_maker.RPGExperienceMaker:
+    """Ours, with what compute_advantages_and_returns reads: two samples a prompt, no length penalty, no clip."""
+    args = Namespace(
+        algo=Namespace(advantage=Namespace(estimator=estimator, gamma=1.0, lambd=1.0, no_std_norm=False)),
+        rollout=Namespace(n_samples_per_prompt=2),
+        reward=Namespace(clip_range=None),
+    )
+    groups = [None] * 4
+    return experience_maker.RPGExperienceMaker(*groups, FixedKLController(kl_coefficient), Namespace(args=args), None)
+
+
+def advantages(estimator: str, kl_coefficient: float = 0.0) -> list[list[float]]:
+    """Of four samples of two prompts, out of order, with a KL of one a token; masked tokens as None."""
+    masks = torch.tensor([[[1, 1, 1], [1, 1, 0]], [[0, 1, 1], [0, 1, 0]]])
+    rewards = torch.tensor([[1.0, -1.0], [2.0, 5.0]])
+    experiences = [
+        Experience(action_mask=mask, rewards=reward, kl=torch.ones(2, 3), index=index, info={})
+        for mask, reward, index in zip(masks, rewards, [[3, 0], [2, 1]], strict=True)
+    ]
+    done = maker(estimator, kl_coefficient).compute_advantages_and_returns(experiences)
+    return [
+        [value if valid else None for value, valid in zip(row, mask, strict=True)]
+        for experience in done
+        for row, mask in zip(experience.advantages.tolist(), experience.action_mask.tolist(), strict=True)
+    ]
+
+
+def test_no_baseline_spreads_the_reward_as_it_is():
+    """experience_maker.py: baselines and normalization go by args' name, the spread by the maker's own attribute."""
+    assert advantages("none") == [[1, 1, 1], [-1, -1, None], [None, 2, 2], [None, 5, None]]
+    assert advantages("none", kl_coefficient=0.5)[0] == [-0.5, 0, 0.5], "rpg_trainer.py sets the coefficient to zero"
+    assert advantages("dr_grpo") == [[-0.5] * 3, [-3, -3, None], [None, 0.5, 0.5], [None, 3, None]]
+    assert advantages("reinforce") != advantages("none"), "upstream's own plain estimator normalizes"
+
+
+def test_engines_are_made_with_the_arguments_we_override():
+    """install.py engine_overrides names what upstream hard-codes; the class is looked up when engines are made."""
+    create = definition(ENGINE, "create_vllm_engines")
+    (call,) = calls(
+        create,
+        "RolloutRayActor.options(num_cpus=num_gpus, num_gpus=num_gpus, "
+        "scheduling_strategy=scheduling_strategy).remote",
+    )
+    assert ast.unparse(call).endswith("remote(**actor_kwargs)")
+    (arguments,) = [
+        {
+            ast.literal_eval(key): ast.unparse(value)
+            for key, value in zip(node.value.keys, node.value.values, strict=True)
+        }
+        for node in ast.walk(create)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "actor_kwargs"
+    ]
+    assert arguments["worker_extension_cls"] == "'openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap'"
+    assert arguments["dtype"] == "'bfloat16'"
+    assert arguments["trust_remote_code"] == "True"
+    assert arguments["full_determinism"] == "full_determinism", "rollout_actor.py reads it"
+    assert arguments["seed"] == "seed + i", "rollout_actor.py draws from it"
+    assert "logprobs_mode" not in arguments
+    assert "RolloutRayActor" in vllm_engine.create_vllm_engines.__code__.co_names
+    assert vllm_engine.create_vllm_engines.__globals__ is vars(vllm_engine)
+
+
+def test_rollout_actor_keeps_the_engines_arguments():
+    """rollout_actor.py reads self.kwargs["seed"] and self.kwargs.get("logprobs_mode")."""
+    build = ast.unparse(definition(ENGINE, "RolloutRayActor.__init__"))
+    assert "self.kwargs = kwargs" in build
+    assert "SingleTurnAgentExecutor(remote_rm_url)" in build
+
+
+class Engine:
+    """One answer of two tokens, with log-probs whether asked for or not."""
+
+    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+        log_probs = [{5: Namespace(logprob=-0.5)}, {6: Namespace(logprob=-0.25)}]
+        return Namespace(outputs=[Namespace(token_ids=[5, 6], finish_reason="stop", logprobs=log_probs)])
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, None), (1, [0.0, 0.0, -0.5, -0.25])])
+def test_executor_keeps_log_probs_iff_they_were_asked_for(asked, expected):
+    """rollout_actor.py asks by sampling_params.logprobs."""
+    execution = SingleTurnAgentExecutor().execute(
+        prompt="1+",
+        label="2",
+        sampling_params=Namespace(logprobs=asked, max_tokens=4),
+        max_length=16,
+        hf_tokenizer=lambda **_: {"input_ids": torch.tensor([[1, 2]])},
+        llm_engine=Engine(),
+    )
+    assert asyncio.run(execution)["rollout_log_probs"] == expected
+
+
+def test_responses_are_asked_for_by_keyword():
+    """rollout_actor.py generate_responses takes nothing else."""
+    file = "openrlhf/trainer/ppo_utils/samples_generator.py"
+    (call,) = calls(ast.parse(source(file)), "llm_engine.generate_responses.remote")
+    assert not call.args
+    assert "sampling_params" in {keyword.arg for keyword in call.keywords}
+
+
+def test_replay_buffer_names_a_cuda_device():
+    """cpu_platform.py replaces `torch.device` there; if upstream stops, that patch can go."""
+    build = definition("openrlhf/trainer/ppo_utils/replay_buffer.py", "NaiveReplayBuffer.__init__")
+    assert "self.target_device = torch.device(f'cuda:{torch.cuda.current_device()}')" in ast.unparse(build)
+
+
+def test_strategy_names_a_cuda_mesh():
+    """cpu_platform.py replaces init_device_mesh; actor.py asks the mesh for the data-parallel size."""
+    (call,) = calls(definition(STRATEGY, "DeepspeedStrategy.setup_distributed"), "init_device_mesh")
+    assert ast.literal_eval(call.args[0]) == "cuda"
+    assert "'dp'" in ast.unparse(call)
+
+
+def test_train_looks_its_actors_up_by_global_names():
+    """install.py rebinds them in openrlhf.cli.train_ppo_ray, PPOTrainer in openrlhf.trainer.ppo_trainer."""
+    names = train_ppo_ray.train.__code__.co_names
+    for name in ("PolicyModelActor", "get_strategy", "create_vllm_engines"):
+        assert name in names, f"rpg_openrlhf/trainer/install.py relies on train() naming {name}"
+        assert hasattr(train_ppo_ray, name)
+    text = ast.unparse(definition("openrlhf/cli/train_ppo_ray.py", "train"))
+    assert "from openrlhf.trainer.ppo_trainer import PPOTrainer\n" in text
+    assert "PPOTrainer.remote(args.actor.model_name_or_path, strategy, " in text
+    assert hasattr(ppo_trainer.PPOTrainer, "__ray_actor_class__")
+
+
+def test_trainers_loop_calls_what_we_override():
+    """rpg_trainer.py: one train_step, one record and one evaluation a rollout; get_max_steps before them."""
+    fit = definition(PPO_TRAINER, "PPOTrainer.fit")
+    for name in ("train_step", "save_logs_and_checkpoints", "evaluate"):
+        assert len(calls(fit, f"self.{name}")) == 1, f"rpg_openrlhf/trainer/rpg_trainer.py overrides {name}"
+    train = definition("openrlhf/cli/train_ppo_ray.py", "train")
+    assert len(calls(train, "ppo_trainer.get_max_steps.remote")) == 1
+    build = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.__init__"))
+    assert "self.experience_maker = RemoteExperienceMaker(" in build
+    assert "self.kl_ctl = FixedKLController(" in build
+
+
+@pytest.mark.parametrize("name", cpu_platform.PATCHES)
+def test_patched_modules_exist(name):
+    assert importlib.util.find_spec(name) is not None, f"cpu_platform.py patches {name}"
+
+
+def test_patched_names_exist():
+    """Besides those above: what cpu_platform.py sets without asking whether it is there."""
+    from deepspeed.ops import __compatible_ops__
+
+    assert "deepspeed_shm_comm" in __compatible_ops__
+    assert callable(importlib.import_module("vllm.model_executor.layers.utils").dispatch_cpu_unquantized_gemm)
+    ring_attention = source("openrlhf/models/ring_attn_utils.py")
+    imported = [line for line in ring_attention.splitlines() if line.startswith("from flash_attn")]
+    assert imported == [
+        "from flash_attn.bert_padding import index_first_axis, pad_input, rearrange, unpad_input",
+        "from flash_attn.utils.distributed import all_gather",
+    ]
+
+
+def overrides() -> list[tuple[type, str]]:
+    """Each of our methods that stands in for one of an upstream class."""
+    found = []
+    for ours in (value for module in OURS for value in vars(module).values() if inspect.isclass(value)):
+        bases = [base for base in ours.__mro__[1:] if base.__module__.startswith("openrlhf.")]
+        if ours.__module__.startswith("rpg_openrlhf.") and bases:
+            found += [(ours, name) for name in vars(ours) if any(name in vars(base) for base in bases)]
+    return [(ours, name) for ours, name in dict.fromkeys(found) if inspect.isfunction(vars(ours)[name])]
+
+
+OVERRIDES = overrides()
+ids = [f"{ours.__name__}.{name}" for ours, name in OVERRIDES]
+
+
+def test_overrides_are_found():
+    assert {"RPGPolicyLoss.forward", "WholeStepTrainer.training_step", "RPGRolloutActor.generate"} <= set(ids)
+    assert {"RPGTrainer.evaluate", "CPUWorkerExtension.update_weight", "RPGExperienceMaker._flatten_results"} <= set(
+        ids
+    )
+
+
+@pytest.mark.parametrize(("ours", "name"), OVERRIDES, ids=ids)
+def test_an_override_says_how_it_differs(ours, name):
+    """A constructor says it in its class."""
+    text = ours.__doc__ if name == "__init__" else vars(ours)[name].__doc__
+    assert "Differs from" in (text or ""), f"{ours.__name__}.{name}: begin the docstring with the difference"
+
+
+@pytest.mark.parametrize(
+    ("ours", "name"),
+    # RPGPolicyLoss is built by us alone.
+    [row for row in OVERRIDES if row != (policy_loss.RPGPolicyLoss, "__init__")],
+    ids=[name for name in ids if name != "RPGPolicyLoss.__init__"],
+)
+def test_an_override_takes_what_upstreams_method_takes(ours, name):
+    """Every parameter by its name; those it takes by place, in upstream's order."""
+    theirs = next(
+        vars(base)[name] for base in ours.__mro__[1:] if name in vars(base) and "rpg_" not in base.__module__
+    )
+    expected = inspect.signature(theirs).parameters
+    signature = inspect.signature(vars(ours)[name])
+    # Ray gives the methods of a decorated class a parameter of its own.
+    named = [p.name for p in expected.values() if p.kind == p.POSITIONAL_OR_KEYWORD and p.name != "_ray_trace_ctx"]
+    signature.bind(None, **dict.fromkeys(named[1:]))
+    by_place = [p.name for p in signature.parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+    assert by_place == named[: len(by_place)]
+    for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        if any(p.kind == kind for p in expected.values()):
+            assert any(p.kind == kind for p in signature.parameters.values())

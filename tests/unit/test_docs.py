@@ -1,0 +1,141 @@
+"""The documents: commands pass the launcher's checks, Python runs, links lead somewhere, the tree is whole."""
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rpg_openrlhf.cli import train_rpg
+from rpg_openrlhf.divergences import DIVERGENCES
+from rpg_openrlhf.losses import GRADIENT_ESTIMATORS
+from tests.unit.launcher_case import CONFIG, write_model, write_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+COMMAND = "python -m rpg_openrlhf.cli.train_rpg"
+# Indented too: docs/configuration.md shows its commands that way.
+BASH = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
+INDENTED = re.compile(rf"^    {re.escape(COMMAND)}(?:.*\\\n)*.*", re.MULTILINE)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(text: str) -> list[list[str]]:
+    """The flags of every command of the launcher; a placeholder such as `[--flag value ...]` makes it a synopsis."""
+    shown = [*BASH.findall(text), *INDENTED.findall(text)]
+    lines = [line for block in shown for line in block.replace("\\\n", " ").splitlines() if COMMAND in line]
+    return [shlex.split(line.split(COMMAND)[1], comments=True) for line in lines if "[" not in line]
+
+
+EXAMPLES = [
+    pytest.param(flags, id=f"{named(path)}-{i}")
+    for path in DOCS
+    for i, flags in enumerate(commands(path.read_text(encoding="utf-8")))
+]
+SNIPPETS = [
+    pytest.param(code, id=f"{named(path)}-{i}")
+    for path in DOCS
+    for i, code in enumerate(PYTHON.findall(path.read_text(encoding="utf-8")))
+]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """For what a reader has and a test has not: a model with a chat template and room for 32k tokens, and 600 rows."""
+    folder = tmp_path_factory.mktemp("docs")
+    model = write_model(folder / "model")
+    (model / "config.json").write_text(json.dumps({**CONFIG, "max_position_embeddings": 32768}))
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{{ messages[0]['content'] }}"
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = [{"input": f"{i}+{i}=", "label": str(2 * i)} for i in range(600)]
+    return {
+        "actor.model_name_or_path": str(model),
+        "data.prompt_dataset": str(write_rows(folder / "train.jsonl", rows)),
+        "ckpt.output_dir": str(folder / "out"),
+        "ckpt.path": str(folder / "checkpoints"),
+    }
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 4
+    assert len(SNIPPETS) >= 2
+
+
+@pytest.mark.parametrize("flags", EXAMPLES)
+def test_a_command_passes_the_launchers_checks(flags, stand_ins, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # its GPUs are not this machine's to count
+    launched = []
+    # The report of a dry run imports the stack, for half a minute; test_launcher_dry_run.py has it.
+    words = [word for word in flags if word != "--dry_run"]
+    words += [word for name, value in stand_ins.items() for word in (f"--{name}", value)]
+    status = train_rpg.main(words, launch=lambda args: launched.append(args) or 0)
+    assert (status, capsys.readouterr().err) == (0, "")
+    assert len(launched) == 1
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_a_snippet_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
+
+
+def tree(text: str) -> list[Path]:
+    """Every path that the README's tree names; a line is `name, name   description`, nested by two spaces."""
+    lines = text.split("```text\n")[1].split("```")[0].splitlines()
+    folders, found = [], []
+    for line in lines:
+        depth = (len(line) - len(line.lstrip())) // 2
+        names = re.split(r" {2,}", line.strip())[0].split(", ")
+        paths = [Path(*folders[:depth], name) for name in names]
+        assert all(re.fullmatch(r"[\w+.-]+/?", name) for name in names), f"not a name: {line}"
+        if names[0].endswith("/"):
+            folders = [*folders[:depth], names[0]]
+        found += paths
+    return found
+
+
+def test_the_readme_shows_the_tree():
+    shown = tree((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) == len(set(shown))
+    assert [str(path) for path in shown if not (ROOT / path).exists()] == []
+    patterns = ("rpg_openrlhf/**/*.py", "examples/**/*.py", "examples/**/*.sh", "configs/**/*.yaml", "docs/*.md")
+    files = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.stat().st_size}
+    assert sorted(map(str, files - set(shown))) == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=named)
+def test_relative_links_exist(path):
+    targets = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in link]
+    assert [link for link in targets if not (path.parent / link).exists()] == []
+
+
+def test_every_document_is_linked_from_the_readme():
+    linked = {os.path.normpath(link) for link in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
+    assert {named(path) for path in DOCS[1:]} <= linked
+
+
+def test_the_oracles_table_is_whole():
+    """One row for each divergence and estimator, and no error in it above the oracle's tolerance."""
+    text = (ROOT / "docs" / "mathematics.md").read_text(encoding="utf-8")
+    table = text.split("<!-- oracle -->")[1].split("<!-- /oracle -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert [tuple(row[:2]) for row in rows[2:]] == [(d, e) for d in DIVERGENCES for e in GRADIENT_ESTIMATORS]
+    errors = [float(cell) for row in rows[2:] for cell in row[2:] if cell != "n/a"]
+    assert len(errors) * 4 == 160, "each is the worst of four β"
+    assert max(errors) < 1e-9
+
+
+def test_the_layers_table_is_whole():
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    layers = {path.stem for path in ROOT.glob("configs/algorithm/*.yaml")}
+    assert set(re.findall(r"^\| `([\w+]+)` \|", text.split("## Baselines")[0], re.MULTILINE)) == layers

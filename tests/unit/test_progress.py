@@ -1,0 +1,135 @@
+"""What a person reads of a run, and what metrics.jsonl keeps."""
+
+import io
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+from ray.util.queue import Empty
+
+from rpg_openrlhf.trainer import progress
+from rpg_openrlhf.trainer.progress import ProgressReader, eval_line, train_line, warnings
+
+STEP = {
+    "step": 7,
+    "rollout/reward_mean": 0.25,
+    "rollout/response_length_mean": 12.34,
+    "score": 0.625,
+    "policy/kl_ref_k3": 0.00123,
+    "kl": 9.0,
+    "entropy_loss": 1.5,
+    "tokens_per_second": 12345.6,
+    "timing/step_total": 3.21,
+}
+
+
+def test_train_line_has_everything_in_order():
+    line = train_line(STEP, rollouts=150, eta=125.9)
+    assert line == (
+        "step   7/150  reward +0.250  accuracy 0.625  KL 0.0012  entropy 1.500  length 12.3  12,346 tokens/s  3.2 s"
+        "  ETA 2:05"
+    )
+
+
+def test_train_line_leaves_out_what_is_not_measured():
+    report = {"step": 3, "rollout/reward_mean": -1.0}
+    assert train_line(report, rollouts=3, eta=float("nan")) == "step 3/3  reward -1.000"
+
+
+def test_upstreams_kl_is_shown_where_ours_is_not():
+    report = {name: value for name, value in STEP.items() if name != "policy/kl_ref_k3"}
+    assert re.findall(r"KL \S+", train_line(report, 10, 0.0)) == ["KL 9.0000"]
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.0, False), (0.5, False), (0.51, True), (1.0, True)])
+def test_responses_without_an_answer_are_loud(share, warned):
+    lines = warnings({"no_answer": share})
+    assert bool(lines) == warned
+    assert not warned or (lines[0].startswith(f"WARNING: {share:.0%} of the responses hold no answer"))
+
+
+def test_grading_timeouts_are_noted():
+    assert warnings({"grade_timeout": 0.0}) == []
+    assert warnings({"grade_timeout": 0.015}) == [
+        "note: grading ran out of time on 1.5% of the responses (counted as wrong)"
+    ]
+    assert len(warnings({"no_answer": 0.9, "grade_timeout": 0.1})) == 2
+    assert warnings({}) == []
+
+
+def test_eval_line_names_every_value_but_the_clock():
+    line = eval_line({"step": 4, "time": 1.7e9, "eval_math_pass1": 0.5, "eval_num_samples": 32.0})
+    assert line == "eval at step 4  eval_math_pass1 0.500  eval_num_samples 32.000"
+
+
+class Reports:
+    """A queue like Ray's: the reports, then Empty, or the error of a cluster that is gone."""
+
+    def __init__(self, *reports: dict, gone: bool = False):
+        self.reports, self.gone = [dict(report) for report in reports], gone
+
+    def get(self, timeout: float) -> dict:
+        if self.reports:
+            return self.reports.pop(0)
+        raise ConnectionError("no cluster") if self.gone else Empty
+
+
+def report(kind: str, step: int, **values: float) -> dict:
+    train = {"rollout/reward_mean": 0.5, "rollout/num_samples": 64.0, "rollout/response_length_mean": 10.0}
+    return {"kind": kind, "step": step, **(train if kind == "train" else {}), **values}
+
+
+def read(path, *reports: dict, gone: bool = False) -> tuple[list[str], list[dict]]:
+    """Lines on the console and records of metrics.jsonl once a reader has finished."""
+    console = io.StringIO()
+    reader = ProgressReader(Reports(*reports, gone=gone), path, console)
+    reader.start()
+    reader.finish()
+    assert not reader.is_alive()
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return console.getvalue().splitlines(), records
+
+
+def test_reader_prints_and_writes_every_report(tmp_path):
+    """The start tells how many rollouts to expect; every other report is a line and a record with its time."""
+    lines, records = read(
+        tmp_path / "metrics.jsonl",
+        report("start", 0, rollouts=2.0),
+        report("train", 1, **{"timing/step_total": 2.0, "no_answer": 0.75}),
+        report("eval", 1, eval_math_pass1=0.5),
+        report("train", 2, **{"timing/step_total": 4.0}),
+    )
+    assert [line.split("  ")[0] for line in lines] == ["step 1/2", lines[1], "eval at step 1", "step 2/2"]
+    assert lines[1].startswith("WARNING: 75%")
+    assert "320 tokens/s" in lines[0]
+    assert "160 tokens/s" in lines[3]
+    assert "ETA" not in lines[0], "the first step's duration says little"
+    assert lines[3].endswith("ETA 0:00")
+    assert [(record["kind"], record["step"]) for record in records] == [("train", 1), ("eval", 1), ("train", 2)]
+    assert records[0]["no_answer"] == 0.75
+    assert records[0]["tokens_per_second"] == 64 * 10 / 2
+    assert all(record["time"] > 1.7e9 for record in records)
+
+
+def test_reader_of_a_resumed_run_appends(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    read(path, report("train", 1))
+    assert [record["step"] for record in read(path, report("train", 2))[1]] == [1, 2]
+
+
+def test_reader_ends_with_the_cluster(tmp_path):
+    """Whoever started the run reports why; the reader keeps what it has."""
+    lines, records = read(tmp_path / "metrics.jsonl", report("train", 1), gone=True)
+    assert len(lines) == len(records) == 1
+
+
+def test_eta_is_the_mean_step_times_what_is_left(tmp_path, monkeypatch):
+    """The first step is left out of the mean: it carries the engines' warm-up."""
+    clock = iter([0.0, 100.0, 103.0, 106.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock), time=lambda: 0.0))
+    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO())
+    for each in (report("start", 0, rollouts=10.0), *(report("train", step) for step in (1, 2, 3))):
+        reader._handle(each)
+    reader.file.close()
+    assert re.findall(r"ETA \S+", console.getvalue()) == ["ETA 0:24", "ETA 0:21"]
