@@ -1,7 +1,7 @@
 """The quickstart's task: sums of two four-digit numbers, their three disjoint sets, and two right ways to reply.
 
-    python arithmetic.py --out data --rl 896 --heldout 500             the tiny character-level model's files
-    python arithmetic.py --out data --rl 896 --heldout 500 --chat      the same sums worded for a real model
+    python arithmetic.py --out data --rl 1024 --heldout 500             the tiny character-level model's files
+    python arithmetic.py --out data --rl 1024 --heldout 500 --chat      the same sums worded for a real model
 
 Both reply formats are always right. `direct` states the sum at once, which so small a network cannot compute in one
 go; `worked` adds the columns from the right as carry + digit + digit, which it learns within a minute.
@@ -113,7 +113,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write the quickstart's RL and held-out problems as JSONL.")
     parser.add_argument("--out", type=Path, required=True, help="folder for rl.jsonl and heldout.jsonl")
-    parser.add_argument("--rl", type=count, default=896, help="RL problems: rollout.batch_size x steps (%(default)s)")
+    parser.add_argument("--rl", type=count, default=1024, help="RL problems: rollout.batch_size x steps (%(default)s)")
     parser.add_argument("--heldout", type=count, default=500, help="held-out problems (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which problems are drawn from each set (%(default)s)")
     parser.add_argument("--chat", action="store_true", help="word the problem for a real model and its chat template")

@@ -110,6 +110,10 @@ def connect(args: SimpleNamespace) -> None:
     try:
         ray.init(address="auto", runtime_env=runtime_env)
     except ConnectionError:
+        # Ray takes 127.0.0.1 for the machine's outward address unless this says that no other machine will join; the
+        # variable is for the processes that it starts.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # On a CPU the GPUs are virtual: Ray places the same actors by them.
         virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
         ray.init(

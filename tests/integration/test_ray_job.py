@@ -14,7 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.conftest import base_flags, environment
+from tests.integration import conftest
+from tests.integration.conftest import base_flags
+
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's name for: no other machine joins
+
+
+def environment() -> dict[str, str]:
+    return {**conftest.environment(), **LOOPBACK}
+
 
 RAY = Path(sys.executable).parent / "ray"
 
