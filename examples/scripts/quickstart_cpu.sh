@@ -14,10 +14,11 @@ mkdir -p "$OUT" && rm -rf "$OUT/rl"
 
 # A Ray head of our own, on loopback alone; it and what it started end with this script.
 RAY_TMP=$(mktemp -d /tmp/rpg.XXXXXX)
-read -r DASHBOARD CLIENT < <(python -c 'import socket as s; a = [s.create_server(("127.0.0.1", 0)) for _ in "ab"]; print(*[x.getsockname()[1] for x in a])')
+read -r DASHBOARD CLIENT AGENT < <(python -c 'import socket as s; a = [s.create_server(("127.0.0.1", 0)) for _ in "abc"]; print(*[x.getsockname()[1] for x in a])')
 export RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 # the latter: no other machine joins, so Ray listens on loopback
 setsid ray start --head --block --temp-dir "$RAY_TMP" --node-ip-address 127.0.0.1 --port 0 --num-gpus 3 \
-  --num-cpus 5 --dashboard-host 127.0.0.1 --dashboard-port "$DASHBOARD" --ray-client-server-port "$CLIENT" >"$OUT/ray.log" 2>&1 &
+  --num-cpus 5 --dashboard-host 127.0.0.1 --dashboard-port "$DASHBOARD" --ray-client-server-port "$CLIENT" \
+  --dashboard-agent-listen-port "$AGENT" >"$OUT/ray.log" 2>&1 &
 HEAD=$!
 trap 'kill -TERM -- -$HEAD 2>/dev/null; wait $HEAD 2>/dev/null || true; rm -rf "$RAY_TMP"' EXIT
 trap 'echo interrupted >&2; exit 130' INT TERM

@@ -39,10 +39,11 @@ def free_ports(count: int) -> list[int]:
 def cluster():
     """The job address of a Ray head with three virtual GPUs, on loopback."""
     temp = tempfile.mkdtemp(prefix="rpg.")  # short: Ray's socket paths have a length limit
-    dashboard, client = free_ports(2)
+    dashboard, client, agent = free_ports(3)
     command = [RAY, "start", "--head", "--block", "--temp-dir", temp, "--node-ip-address", "127.0.0.1", "--port", "0"]
     command += ["--num-gpus", "2", "--num-cpus", "4", "--dashboard-host", "127.0.0.1"]
     command += ["--dashboard-port", str(dashboard), "--ray-client-server-port", str(client)]
+    command += ["--dashboard-agent-listen-port", str(agent)]
     head = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, env=environment(), start_new_session=True
     )
