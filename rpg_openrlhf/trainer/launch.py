@@ -47,7 +47,7 @@ def launch(args: SimpleNamespace) -> int:
 
     with noise_to(log) as console:
         try:
-            connect(args)
+            connect(args, console)
             signal.signal(signal.SIGTERM, terminate)  # after ray.init, which sets one that ends in an abort
             return _train(args, run_dir, console)
         except KeyboardInterrupt:
@@ -91,15 +91,23 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO) -> int:
     return 0
 
 
-def connect(args: SimpleNamespace) -> None:
-    """Join the Ray cluster that RAY_ADDRESS or a local `ray start` names, else start one on this machine's loopback.
+def connect(args: SimpleNamespace, console: TextIO) -> None:
+    """Join the Ray cluster that RAY_ADDRESS names (`ray job submit` sets it), else start one on loopback.
 
-    RuntimeError where a cluster is there but has fewer GPUs than the run asks for: upstream would wait for ever.
+    RuntimeError where the cluster has fewer GPUs than the run asks for: upstream would wait for ever.
     """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # No other machine will join, in Ray's words: it then listens on loopback, and so do the processes it starts.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
     env_vars = {"TOKENIZERS_PARALLELISM": "true", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
     env_vars |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    if env_vars.get("WANDB_MODE") == "offline":
+        env_vars.setdefault(
+            "WANDB_API_KEY", "0" * 40
+        )  # never sent; without one upstream logs in, which needs a real key
     runtime_env: dict = {}
     if args.platform == "cpu":
         env_vars |= {name: os.environ.get(name, value) for name, value in cpu_platform.ENVIRONMENT.items()}
@@ -107,23 +115,19 @@ def connect(args: SimpleNamespace) -> None:
     # What the job was submitted with reaches the workers anyway, and Ray refuses to be told of it twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
     runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}
-    try:
-        ray.init(address="auto", runtime_env=runtime_env)
-    except ConnectionError:
-        # Ray takes 127.0.0.1 for the machine's outward address unless this says that no other machine will join; the
-        # variable is for the processes that it starts.
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address:
+        ray.init(address=address, runtime_env=runtime_env)
+    else:
         # On a CPU the GPUs are virtual: Ray places the same actors by them.
         virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
-        ray.init(
-            address="local", runtime_env=runtime_env, include_dashboard=False, _node_ip_address="127.0.0.1", **virtual
-        )
-    available = int(ray.cluster_resources().get("GPU", 0))
-    if available < args.num_gpus:
+        ray.init(address="local", runtime_env=runtime_env, include_dashboard=False, **virtual)
+    total, free = (int(found.get("GPU", 0)) for found in (ray.cluster_resources(), ray.available_resources()))
+    if total < args.num_gpus:
         start = f"ray start --head --num-gpus {args.num_gpus} --num-cpus {args.num_gpus + 2}"
         mend = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
-        raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {available}: {mend}")
+        raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {total}: {mend}")
+    if free < args.num_gpus:
+        print(f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,13 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=10).status == 200
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def cluster():
     """The job address of a Ray head with three virtual GPUs, on loopback."""
@@ -47,12 +55,10 @@ def cluster():
     head = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, env=environment(), start_new_session=True
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                break
-        time.sleep(0.3)
+    deadline = time.monotonic() + 120
+    while not answers(f"http://127.0.0.1:{dashboard}/api/version"):
+        assert time.monotonic() < deadline, "the Ray head did not start"
+        time.sleep(0.5)
     yield f"http://127.0.0.1:{dashboard}"
     os.killpg(head.pid, signal.SIGTERM)
     head.wait(timeout=60)

@@ -20,7 +20,11 @@ def check(run, steps: int = 3) -> list[dict]:
 
 def test_default_run(train, tmp_path):
     """RPG-REINFORCE-URKL, π_ref = π_old: progress, logs, TensorBoard, resolved config and a model to load."""
-    run = train("--logger.tensorboard_dir", str(tmp_path / "tensorboard"), "--actor.dual_clip", "10")
+    run = train(
+        *("--logger.tensorboard_dir", str(tmp_path / "tensorboard"), "--actor.dual_clip", "10"),
+        *("--logger.wandb.key", "a-word-nobody-should-read"),
+        env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)},
+    )
     for step in check(run):
         weights = [step[f"policy/importance_weight_{name}"] for name in ("min", "mean", "max")]
         assert weights == sorted(weights)
@@ -34,6 +38,8 @@ def test_default_run(train, tmp_path):
     assert run.output.count("step ") >= 3
     assert "ETA" in run.output
     assert "Traceback" not in run.log
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert "a-word-nobody-should-read" not in run.log
     assert list((tmp_path / "tensorboard").rglob("events.*"))
     assert (run.run_dir / "config.yaml").exists()
     AutoModelForCausalLM.from_pretrained(run.run_dir.parent / "model")
