@@ -25,10 +25,11 @@ trap 'echo interrupted >&2; exit 130' INT TERM
 
 [ -n "$MODEL" ] || { MODEL=$OUT/warm_up && python $TASK/warm_up.py --out "$MODEL" --seed "$SEED"; }
 python $TASK/arithmetic.py --out "$OUT/data" --rl 1024 --seed "$SEED" "${CHAT[@]}"
-evaluate() { python $TASK/evaluate.py --model "$1" --data "$OUT/data/heldout.jsonl" --out "$OUT/$2.json" --seed "$SEED" "${CHAT[@]}"; }
+evaluate() { python $TASK/evaluate.py --model "$1" --data "$OUT/data/heldout.jsonl" --out "$OUT/$2.json" --seed "$SEED" "${CHAT[@]}" ${CHAT:+--max_new_tokens 192}; }
 evaluate "$MODEL" before
 until python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$DASHBOARD/api/version', timeout=9)" 2>/dev/null; do
-  kill -0 $HEAD 2>/dev/null && sleep 0.2 || { echo "the Ray head did not start: see $OUT/ray.log" >&2 && exit 1; }
+  kill -0 $HEAD 2>/dev/null || { echo "the Ray head did not start: see $OUT/ray.log" >&2 && exit 1; }
+  sleep 0.2
 done
 # shellcheck disable=SC2086  # FLAGS is a list of words; what is left out of the output is Ray's own talk about the job
 ray job submit --address "http://127.0.0.1:$DASHBOARD" -- python -m rpg_openrlhf.cli.train_rpg --config "$LAYER,$SIZE" --platform cpu \
