@@ -1,7 +1,11 @@
 """The policy's training step and the Ray actors that hold models: bind what differs, then delegate."""
 
+import random
+import socket
+
 import torch
 from openrlhf.trainer.ray import ppo_actor
+from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
 
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
@@ -57,7 +61,27 @@ class RPGActorTrainer(WholeStepTrainer):
         return status
 
 
-class RPGPolicyActor(PolicyModelActor.__ray_actor_class__):
+class LastingPort:
+    """Differs from upstream's BaseDistributedActor in the range that a rendezvous port is taken from.
+
+    Upstream takes an ephemeral one and binds it half a minute later, when any connection may have been given it.
+    """
+
+    @staticmethod
+    def _get_free_port() -> int:
+        """Differs from upstream: a free port below Linux's ephemeral range."""
+        for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)):  # nobody listens
+                    return port
+        raise RuntimeError("no free port between 20000 and 32767")
+
+
+class RPGReferenceActor(LastingPort, ReferenceModelActor.__ray_actor_class__):
+    """Differs from upstream's ReferenceModelActor in its port alone."""
+
+
+class RPGPolicyActor(LastingPort, PolicyModelActor.__ray_actor_class__):
     """Differs from upstream's PolicyModelActor in the trainer it builds."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):

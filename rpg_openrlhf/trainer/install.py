@@ -12,7 +12,7 @@ from openrlhf.cli import train_ppo_ray
 from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ray import vllm_engine
 
-from rpg_openrlhf.trainer.actor import RPGPolicyActor
+from rpg_openrlhf.trainer.actor import RPGPolicyActor, RPGReferenceActor
 from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
 from rpg_openrlhf.trainer.rpg_trainer import RPGTrainer
 
@@ -22,8 +22,9 @@ def install(args: SimpleNamespace, progress) -> None:
 
     progress: the ray.util.queue.Queue that RPGTrainer reports to.
     """
-    # train() names the policy's class at module level, the trainer's in a local import.
+    # train() names the models' classes at module level, the trainer's in a local import.
     train_ppo_ray.PolicyModelActor = ray.remote(num_gpus=1)(RPGPolicyActor)
+    train_ppo_ray.ReferenceModelActor = ray.remote(num_gpus=1)(RPGReferenceActor)
     ppo_trainer.PPOTrainer = ray.remote(RPGTrainer)
     # create_vllm_engines() hard-codes these engine arguments.
     overrides = engine_overrides(args)

@@ -23,7 +23,7 @@ def test_no_reference_equals_one_refreshed_at_every_rollout(train):
     explicit = train(*flags, "--ref.refresh", "never", name="explicit", entry=entry)
     assert len(numbers(without)) == 3
     assert numbers(explicit) == numbers(without)
-    assert "ReferenceModelActor" not in without.log
+    assert "ReferenceActor" not in without.log
     assert "MovableReference" in explicit.log
     fixed = train(*flags, "--ref.refresh", "never", name="fixed")
     assert numbers(fixed)[0] == numbers(without)[0], "the start policy is the first rollout's old policy"
