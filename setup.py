@@ -14,11 +14,25 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*"]),
+    packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*", "evaluation", "evaluation.*"]),
+    package_data={"evaluation": ["*.yaml", "templates/*"]},
     install_requires=["math-verify==0.9.0", "pyyaml>=6"],
     extras_require={
         # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the torch it finds.
-        "gpu": ["openrlhf[vllm]==0.11.2"],
+        "gpu": ["openrlhf[vllm]==0.11.2", "schedulefree==1.4.1"],
+        # What the harness needs beside an engine (.[gpu] or requirements/cpu.txt), or alone with --server.
+        "evaluation": [
+            "datasets>=3",
+            "huggingface_hub>=0.30",
+            "jinja2>=3.1",
+            "matplotlib>=3.9",
+            "openai>=1.60",
+            "pebble>=5.1",
+            "safetensors>=0.5",
+            "scipy>=1.13",
+            "tqdm>=4.66",
+            "transformers>=4.51",
+        ],
         "quickstart": ["matplotlib>=3.9", "scipy>=1.13"],
         "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "ruff>=0.12"],
     },

@@ -63,11 +63,44 @@ class RPGConfig:
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    refresh: Literal["rollout", "never"] = "rollout"
-    """When the KL's anchor moves: every rollout (it is the old policy; no reference model) or never (start policy)."""
+    refresh: Literal["rollout", "interval", "kl", "ema", "never"] = "rollout"
+    """When the KL's anchor moves: every rollout (no reference model), at intervals, by KL, at each step, or never."""
+
+    interval: int | None = None
+    """Optimizer steps between two refreshes; with kl as well, whichever comes first."""
+
+    kl_target: float | None = None
+    """A moving average of the mean token KL(policy || ref) above this moves the reference (kl)."""
+
+    kl_decay: float | None = None
+    """Decay of that average from rollout to rollout; 0 looks at the last one alone; unset: 0.9."""
+
+    min_interval: int | None = None
+    """Optimizer steps after a refresh, or the start, in which the KL moves nothing (kl)."""
+
+    mix: float | None = None
+    """ref <- mix x policy + (1 - mix) x ref, at a refresh (unset: 1, replace) or at every optimizer step (ema)."""
+
+    reset_optimizer: bool = False
+    """Clear the policy's optimizer moments at every refresh (interval, kl)."""
+
+    model_name_or_path: str | None = None
+    """The first reference; same architecture as the policy; unset: the start policy."""
 
     def __post_init__(self) -> None:
         _check_choices(self, "ref.")
+        for name in ("interval", "min_interval"):
+            steps = getattr(self, name)
+            if steps is not None and steps < 1:
+                raise Refusal(f"--ref.{name} {steps}: must be at least 1 optimizer step")
+        if self.kl_target is not None and not 0 < self.kl_target < math.inf:  # so that NaN fails, here and below
+            raise Refusal(f"--ref.kl_target {self.kl_target}: must be a finite number above 0, such as 0.01")
+        if self.kl_decay is not None and not 0 <= self.kl_decay < 1:
+            raise Refusal(f"--ref.kl_decay {self.kl_decay}: must be at least 0 and below 1, such as 0.9")
+        if self.mix is not None and not 0 < self.mix <= 1:
+            raise Refusal(
+                f"--ref.mix {self.mix}: must be above 0 and at most 1, where the policy replaces the reference"
+            )
 
 
 @dataclass(frozen=True)
@@ -135,7 +168,8 @@ def flags(section: type = Config, prefix: str = "") -> list[Flag]:
             found += flags(hint, f"{prefix}{f.name}.")  # pyright: ignore[reportArgumentType]
             continue
         choices = get_args(hint) if get_origin(hint) is Literal else None
-        kind = hint if hint in (bool, float, int) else str
+        # `int | None` is an int that may be left out.
+        kind = next((kind for kind in (bool, float, int) if kind in (hint, *get_args(hint))), str)
         found.append(Flag(prefix + f.name, kind, f.default, choices, sentences[f.name]))
     return found
 

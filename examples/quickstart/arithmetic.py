@@ -1,7 +1,7 @@
 """The quickstart's task: sums of two four-digit numbers, their three disjoint sets, and two right ways to reply.
 
-    python arithmetic.py --out data --rl 1024 --heldout 500             the tiny character-level model's files
-    python arithmetic.py --out data --rl 1024 --heldout 500 --chat      the same sums worded for a real model
+    python arithmetic.py --out data --rl 1024 --heldout 250             the tiny character-level model's files
+    python arithmetic.py --out data --rl 1024 --heldout 250 --chat      the same sums worded for a real model
 
 Both reply formats are always right. `direct` states the sum at once, which so small a network cannot compute in one
 go; `worked` adds the columns from the right as carry + digit + digit, which it learns within a minute.
@@ -84,20 +84,30 @@ def worked_reply(problem: Problem) -> str:
     return " ".join(columns) + "\n" + direct_reply(problem)
 
 
-def row(problem: Problem, chat: bool) -> dict[str, str]:
-    """One JSONL row, with the columns OpenRLHF is told to read."""
+def words(problem: Problem, chat: bool) -> str:
+    """The problem as it is put to the tiny model, or worded for a real one."""
+    return f"What is {problem[0]} + {problem[1]}?" if chat else prompt(problem)
+
+
+def rl_row(problem: Problem, chat: bool) -> dict[str, str]:
+    """One row for the trainer, with the columns OpenRLHF is told to read."""
     if not chat:
         return {"input": prompt(problem), "label": gold(problem)}
     # Imported late: without --chat this file needs nothing but the standard library.
     from rpg_openrlhf.prompts import render_prompt
 
-    return {"input": render_prompt(f"What is {problem[0]} + {problem[1]}?"), "label": gold(problem)}
+    return {"input": render_prompt(words(problem, chat)), "label": gold(problem)}
 
 
-def write_jsonl(path: Path, chosen: list[Problem], chat: bool) -> None:
+def benchmark_row(problem: Problem, chat: bool) -> dict[str, str]:
+    """One row for evaluation.run, which renders the prompt itself."""
+    return {"id": f"{problem[0]}+{problem[1]}", "problem": words(problem, chat), "answer": gold(problem)}
+
+
+def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
     """Write under a temporary name and rename, so that a file which exists is whole."""
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row(problem, chat)) + "\n" for problem in chosen), encoding="utf-8")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)
 
 
@@ -114,7 +124,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Write the quickstart's RL and held-out problems as JSONL.")
     parser.add_argument("--out", type=Path, required=True, help="folder for rl.jsonl and heldout.jsonl")
     parser.add_argument("--rl", type=count, default=1024, help="RL problems: rollout.batch_size x steps (%(default)s)")
-    parser.add_argument("--heldout", type=count, default=500, help="held-out problems (%(default)s)")
+    parser.add_argument("--heldout", type=count, default=250, help="held-out problems (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="which problems are drawn from each set (%(default)s)")
     parser.add_argument("--chat", action="store_true", help="word the problem for a real model and its chat template")
     return parser.parse_args(argv)
@@ -125,9 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        for split, number in (("rl", args.rl), ("heldout", args.heldout)):
+        for split, number, row in (("rl", args.rl, rl_row), ("heldout", args.heldout, benchmark_row)):
             path = args.out / f"{split}.jsonl"
-            write_jsonl(path, distinct(split, number, args.seed), args.chat)
+            write_jsonl(path, [row(problem, args.chat) for problem in distinct(split, number, args.seed)])
             print(f"{path}: {number} problems")
     except (OSError, ImportError) as error:
         print(f"arithmetic.py: error: {error}", file=sys.stderr)

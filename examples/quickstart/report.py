@@ -1,6 +1,6 @@
 """The quickstart's last word: held-out accuracy before and after, where everything is, and one PNG of curves.
 
-python report.py --metrics metrics.jsonl --before before.json --after after.json --png curves.png
+python report.py --metrics metrics.jsonl --evaluation DIR --png curves.png
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -44,6 +45,17 @@ PHASES = (
 Series = tuple[list[float], list[float]]
 
 
+class Score(NamedTuple):
+    """Accuracy of one checkpoint on the held-out problems, with its 95 % interval over problems."""
+
+    step: int
+    value: float
+    low: float
+    high: float
+    problems: int
+    samples: int
+
+
 def read_metrics(path: Path) -> list[dict]:
     """One dict per RL step, in the order of steps; ValueError names the line that is not one.
 
@@ -62,15 +74,19 @@ def read_metrics(path: Path) -> list[dict]:
     return [steps[step] for step in sorted(steps)]
 
 
-def read_result(path: Path) -> dict:
-    """What evaluate.py wrote."""
+def read_scores(folder: Path) -> list[Score]:
+    """The held-out scores of every evaluated checkpoint, in step order, from the output folder of evaluation.run."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("sampled", "greedy"):
-            found[name]["accuracy"], found[name]["interval"][1], found[name]["problems"]
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise ValueError(f"{path} was not written by evaluate.py") from None
-    return found
+        listed = json.loads((folder / "series.json").read_text(encoding="utf-8"))["checkpoints"]
+        return [_score(folder / one["folder"], one["step"]) for one in listed if one["status"] == "done"]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise ValueError(f"{folder} was not written by evaluation.run --checkpoints") from None
+
+
+def _score(folder: Path, step: int) -> Score:
+    (found,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["benchmarks"].values()
+    mean = found["mean"]
+    return Score(step, mean["value"], mean["low"], mean["high"], found["problems"], found["samples"])
 
 
 def read_share(path: Path) -> float:
@@ -95,17 +111,15 @@ def line(axes: Axes, found: Series, label: str | None, color: str, **style) -> N
         axes.plot(*found, label=label, color=color, marker=marker, **style)
 
 
-def draw_reward(axes: Axes, metrics: list[dict], before: dict | None, after: dict | None) -> None:
-    """Training reward and accuracy, with the held-out accuracies at both ends."""
+def draw_reward(axes: Axes, metrics: list[dict], scores: list[Score]) -> None:
+    """Training reward and accuracy, with the held-out accuracy of each checkpoint."""
     line(axes, series(metrics, "reward"), "reward, training (±1)", GREY)
     line(axes, series(metrics, "score"), "accuracy, training", BLUE)
-    ends = ((before, metrics[0]["step"] - 1), (after, metrics[-1]["step"] + 1))
-    for result, step in ends:
-        if result:
-            share, (low, high) = result["sampled"]["accuracy"], result["sampled"]["interval"]
-            bars = [[max(0.0, share - low)], [max(0.0, high - share)]]
-            label = "accuracy, held out (95 %)" if result is (before or after) else None
-            axes.errorbar([step], [share], yerr=bars, fmt="o", color=ORANGE, capsize=3, ms=6, label=label, zorder=5)
+    if scores:
+        values = [score.value for score in scores]
+        bars = [[s.value - s.low for s in scores], [s.high - s.value for s in scores]]
+        style = {"fmt": "o", "color": ORANGE, "capsize": 3, "ms": 6, "zorder": 5}
+        axes.errorbar([s.step for s in scores], values, yerr=bars, label="accuracy, held out (95 %)", **style)
     axes.set(title="Reward and accuracy", ylim=(-1.05, 1.08))
 
 
@@ -119,11 +133,21 @@ def draw_kl(axes: Axes, metrics: list[dict]) -> None:
     else:
         line(axes, ref, r"to $\pi_{ref}$", ORANGE)
         line(axes, old, r"to $\pi_{old}$", BLUE)
+        draw_refreshes(axes, metrics)
     values = old[1] + ref[1]
     if values:
         axes.axhline(0, color="#9ca3af", linewidth=0.8)
         axes.set_ylim(top=1.35 * max(max(values), 1e-9))
     axes.set(title="KL divergence", ylabel="nats per token")
+
+
+def draw_refreshes(axes: Axes, metrics: list[dict]) -> None:
+    """A vertical mark at every step after which the reference moved; none where it always does."""
+    moved = [row["step"] for row in metrics if row.get("ref/refresh")]
+    if len(moved) < len(metrics):
+        for step in moved:
+            label = r"$\pi_{ref}$ moved" if step == moved[0] else None
+            axes.axvline(step, color=GREY, linewidth=1.1, linestyle=":", label=label, zorder=0)
 
 
 def draw_entropy(axes: Axes, metrics: list[dict]) -> None:
@@ -171,11 +195,11 @@ def draw_time(axes: Axes, metrics: list[dict]) -> None:
     axes.set(title="Time per step", ylabel="seconds")
 
 
-def draw(metrics: list[dict], before: dict | None, after: dict | None, png: Path, title: str) -> None:
+def draw(metrics: list[dict], scores: list[Score], png: Path, title: str) -> None:
     """Six panels in one PNG; a panel none of whose keys were logged says so."""
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained", sharex=True)
-        draw_reward(grid[0, 0], metrics, before, after)
+        draw_reward(grid[0, 0], metrics, scores)
         panels = (draw_kl, draw_entropy, draw_length, draw_weights, draw_time)
         for axes, panel in zip(grid.flat[1:], panels, strict=True):
             panel(axes, metrics)
@@ -196,14 +220,13 @@ def draw(metrics: list[dict], before: dict | None, after: dict | None, png: Path
         plt.close(figure)
 
 
-def accuracy_line(name: str, result: dict) -> str:
-    """`before RL   0.412 [0.370, 0.456]   greedy 0.030   (500 problems)`."""
-    sampled = result["sampled"]
-    low, high = sampled["interval"]
-    return (
-        f"  {name:<10} {sampled['accuracy']:.3f}  [{low:.3f}, {high:.3f}]   "
-        f"greedy {result['greedy']['accuracy']:.3f}   ({sampled['problems']} problems)"
-    )
+def accuracy_lines(scores: list[Score]) -> list[str]:
+    """`before RL        0.412 [0.370, 0.456]`, a line a checkpoint."""
+    lines = []
+    for score in scores:
+        name = "before RL" if score.step == 0 else f"after step {score.step}"
+        lines.append(f"  {name:<14} {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]")
+    return lines
 
 
 def warm_up_words(share: float) -> list[str]:
@@ -217,16 +240,16 @@ def warm_up_words(share: float) -> list[str]:
 
 def summary(
     metrics: list[dict],
-    before: dict | None,
-    after: dict | None,
+    scores: list[Score],
     share: float | None,
     places: dict[str, Path | None],
 ) -> str:
     """The closing words; `share` is the warm-up's share of worked replies, None for a model from elsewhere."""
-    lines = []
-    if before or after:
-        lines += ["", "Held-out accuracy, temperature 1, one sample a problem, Wilson 95 % interval"]
-        lines += [accuracy_line(n, r) for n, r in (("before RL", before), ("after RL", after)) if r]
+    lines = [f"  {name:<12} {place}" for name, place in places.items() if place]
+    if scores:
+        each = f"{scores[0].samples // scores[0].problems} samples each of {scores[0].problems} held-out problems"
+        lines += ["", f"Held-out accuracy at temperature 1, {each}, 95 % interval over problems"]
+        lines += accuracy_lines(scores)
         lines += ["  Held-out problems do not occur in RL."] if share is None else warm_up_words(share)
     length, last = series(metrics, "response_length")[1], metrics[-1]
     numbers = [f"{len(metrics)} RL step{'s' * (len(metrics) > 1)}"]
@@ -234,26 +257,23 @@ def summary(
         numbers.append(f"response length {length[0]:.0f} to {length[-1]:.0f} tokens")
     if isinstance(last.get("timing/step_total"), (int, float)):
         numbers.append(f"{sum(series(metrics, 'timing/step_total')[1]):.0f} s of training steps")
-    lines += ["", ", ".join(numbers)]
-    lines += [f"  {name:<12} {place}" for name, place in places.items() if place]
-    return "\n".join(lines)
+    return "\n".join(["", *lines, "", ", ".join(numbers)])
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The command line; a missing file is refused in one line."""
     parser = argparse.ArgumentParser(description="Print the quickstart's summary and draw its curves.")
     parser.add_argument("--metrics", type=Path, required=True, help="JSONL, one object per RL step")
-    parser.add_argument("--before", type=Path, help="evaluate.py's JSON before RL")
-    parser.add_argument("--after", type=Path, help="evaluate.py's JSON after RL")
+    parser.add_argument("--evaluation", type=Path, help="output folder of evaluation.run --checkpoints")
     parser.add_argument("--png", type=Path, required=True, help="PNG to write")
     parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to say what its start means")
     parser.add_argument("--title", default="RPG quickstart", help="the figure's heading")
     for name in ("checkpoint", "logs", "tensorboard", "wandb"):
         parser.add_argument(f"--{name}", type=Path, help=f"where it is, for the summary: {name}")
     args = parser.parse_args(argv)
-    for name in ("metrics", "before", "after", "warm_up"):
+    for name in ("metrics", "evaluation", "warm_up"):
         path = getattr(args, name)
-        if path is not None and not path.is_file():
+        if path is not None and not path.exists():
             parser.error(f"--{name} {path} does not exist")
     return args
 
@@ -263,15 +283,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         metrics = read_metrics(args.metrics)
-        before, after = (read_result(path) if path else None for path in (args.before, args.after))
+        scores = read_scores(args.evaluation) if args.evaluation else []
         share = read_share(args.warm_up) if args.warm_up else None
         args.png.parent.mkdir(parents=True, exist_ok=True)
-        draw(metrics, before, after, args.png, args.title)
+        draw(metrics, scores, args.png, args.title)
     except (OSError, ValueError) as error:
         print(f"report.py: error: {error}", file=sys.stderr)
         return 1
-    places = {name: getattr(args, name) for name in ("checkpoint", "logs", "tensorboard", "wandb")}
-    print(summary(metrics, before, after, share, {**places, "curves": args.png}))
+    places = {"report": args.evaluation / "report.html" if args.evaluation else None, "curves": args.png}
+    places |= {name: getattr(args, name) for name in ("checkpoint", "logs", "tensorboard", "wandb")}
+    print(summary(metrics, scores, share, places))
     return 0
 
 

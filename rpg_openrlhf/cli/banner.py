@@ -43,12 +43,7 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
         "recompute": "recomputed by the actor after each rollout",
         "rollout": "vLLM's own log-probs of its samples (no actor forward)",
     }
-    if rpg.beta == 0:
-        reference = "none (beta is 0)"
-    elif args.ref.refresh == "rollout":
-        reference = "the old policy, refreshed at every rollout (no reference model)"
-    else:
-        reference = "the start policy, fixed (a reference model)"
+    reference = "none (beta is 0)" if rpg.beta == 0 else _reference(args.ref)
     return [
         (
             "objective",
@@ -59,6 +54,23 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
         ("reference", reference),
         *_loss_facts(args),
     ]
+
+
+def _reference(ref: SimpleNamespace) -> str:
+    if ref.refresh == "rollout":
+        return "the old policy, refreshed at every rollout (no reference model)"
+    start = f"{ref.model_name_or_path or 'the start policy'}"
+    if ref.refresh == "never":
+        return f"{start}, fixed (a reference model)"
+    if ref.refresh == "ema":
+        return f"{start}, then {ref.mix:g} of the policy mixed in at every optimizer step (a reference model)"
+    when = [f"every {ref.interval} optimizer steps"] if ref.interval else []
+    if ref.kl_target is not None:
+        cool_down = f", not within {ref.min_interval} optimizer steps" if ref.min_interval else ""
+        when.append(f"when the average KL passes {ref.kl_target:g}{cool_down}")
+    how = "the policy" if ref.mix in (None, 1) else f"{ref.mix:g} of the policy"
+    reset = ", its moments cleared" if ref.reset_optimizer else ""
+    return f"{start}, then {how} {' or '.join(when)}{reset} (a reference model)"
 
 
 def _baseline_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rpg_openrlhf.cli import layout
+from rpg_openrlhf.cli import layout, optimizer, reference_checks
 from rpg_openrlhf.cli.flags import Parsed
 from rpg_openrlhf.config import Refusal
 
@@ -29,12 +29,14 @@ def check_flags(parsed: Parsed, platform: str) -> None:
     _check_ranges(v)
     if parsed.config.algo.objective == "rpg":
         _check_rpg(v, parsed.explicit)
+        reference_checks.check_reference(v)
         _check_rpg_kl(v)
     else:
         _check_baseline(v, parsed.explicit)
     _check_clip(v)
     _check_is_correction(v)
     _check_generation(v)
+    optimizer.check(v)
     layout.check_divides(v)
     layout.check_placement(v)
     layout.check_platform(v, platform, parsed.dry_run)
@@ -101,10 +103,10 @@ def _check_rpg(v: dict[str, Any], explicit: set[str]) -> None:
 
 def _check_rpg_kl(v: dict[str, Any]) -> None:
     beta, samples = v["rpg.beta"], v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"]
-    if v["ref.refresh"] == "never" and beta == 0:
-        raise Refusal("--ref.refresh never: with --rpg.beta 0 no reference is read; leave it out, or give --rpg.beta")
     one_step = samples == v["train.batch_size"] and v["train.max_epochs"] == 1
-    if beta > 0 and one_step and v["ref.refresh"] == "rollout" and v["rpg.old_policy"] == "recompute":
+    one_step = one_step and v["actor.optim"] != "schedulefree"  # which samples from x and trains at y
+    anchored_anew = v["ref.refresh"] == "rollout" or (v["ref.interval"] == 1 and v["ref.mix"] in (None, 1))
+    if beta > 0 and one_step and anchored_anew and v["rpg.old_policy"] == "recompute":
         raise Refusal(
             f"--rpg.beta {beta}: the KL cannot act, as with one optimizer step per rollout (--train.batch_size "
             f"{samples}) the policy is its own reference on every sample; set --rpg.beta 0, a smaller "
@@ -114,7 +116,7 @@ def _check_rpg_kl(v: dict[str, Any]) -> None:
 
 def _check_baseline(v: dict[str, Any], explicit: set[str]) -> None:
     for name in sorted(explicit):
-        if name.startswith("rpg.") or name == "ref.refresh":
+        if name.startswith("rpg.") or name in reference_checks.OURS:
             raise Refusal(
                 f"--{name} {v[name]}: has no effect with --algo.objective openrlhf; leave it out, or use "
                 "--algo.objective rpg"

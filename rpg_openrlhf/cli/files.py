@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from rpg_openrlhf.cli.reference_checks import check_same_architecture
 from rpg_openrlhf.cli.settle import DIRECTORIES
 from rpg_openrlhf.config import Refusal
 
@@ -32,6 +33,9 @@ def check_models(v: dict[str, Any], dry_run: bool) -> None:
         raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
     config = check_model("actor.model_name_or_path", v["actor.model_name_or_path"], v, dry_run)
     _check_length(v, config)
+    if v["ref.model_name_or_path"]:
+        reference = check_model("ref.model_name_or_path", v["ref.model_name_or_path"], v, dry_run)
+        check_same_architecture(v["ref.model_name_or_path"], reference, config)
     if v["algo.advantage.estimator"] == "gae" and v["critic.model_name_or_path"]:
         check_model("critic.model_name_or_path", v["critic.model_name_or_path"], v, dry_run)
     if not v["reward.remote_url"] and v["reward.model_name_or_path"]:

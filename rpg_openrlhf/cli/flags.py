@@ -23,11 +23,13 @@ class Parsed(NamedTuple):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Upstream's parser, widened by our two choices, our flags and the launcher's own."""
+    """Upstream's parser, widened by our three choices, our flags and the launcher's own."""
     parser = upstream.build_parser()
     actions = by_flag(parser)
-    # none: no baseline, which our experience maker adds; fp32: what CPU tests compare in.
-    for flag, choice in (("algo.advantage.estimator", "none"), ("ds.param_dtype", "fp32")):
+    # none: no baseline, which our experience maker adds; fp32: what CPU tests compare in; schedulefree: our policy
+    # actor hands it to DeepSpeed.
+    added = (("algo.advantage.estimator", "none"), ("ds.param_dtype", "fp32"), ("actor.optim", "schedulefree"))
+    for flag, choice in added:
         actions[flag].choices = [*(actions[flag].choices or ()), choice]
     group = parser.add_argument_group("RPG")
     for flag in config.flags():

@@ -13,10 +13,9 @@ def data_parallel_ranks(v: dict[str, Any]) -> int:
     return world // v["ds.ring_attn_size"] // v["ds.tensor_parallel_size"]
 
 
-def has_reference(v: dict[str, Any]) -> bool:
-    if v["algo.objective"] == "rpg":
-        return v["ref.refresh"] == "never" and v["rpg.beta"] > 0
-    return v["algo.kl.init_coef"] > 0
+def has_reference_group(v: dict[str, Any]) -> bool:
+    """Whether upstream builds actors for a reference; RPG's lives in the policy's own."""
+    return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0
 
 
 def check_divides(v: dict[str, Any]) -> None:
@@ -90,7 +89,7 @@ def check_placement(v: dict[str, Any]) -> None:
             f"--train.colocate_all shares the actor's {world}; make them equal"
         )
     pairs = []
-    if has_reference(v) and (v["train.colocate_all"] or v["train.colocate_actor_ref"]):
+    if has_reference_group(v) and (v["train.colocate_all"] or v["train.colocate_actor_ref"]):
         pairs.append(("ref", "actor"))
     if v["algo.advantage.estimator"] == "gae" and v["train.colocate_critic_reward"]:
         pairs.append(("reward", "critic"))
@@ -108,7 +107,7 @@ def gpus_needed(v: dict[str, Any]) -> int:
     size = {m: v[f"{m}.num_nodes"] * v[f"{m}.num_gpus_per_node"] for m in ("actor", "ref", "critic", "reward")}
     engines = v["vllm.num_engines"] * v["vllm.tensor_parallel_size"]
     needed = size["actor"] + (0 if v["train.colocate_all"] and not v["train.async_enable"] else engines)
-    if has_reference(v) and not (v["train.colocate_all"] or v["train.colocate_actor_ref"]):
+    if has_reference_group(v) and not (v["train.colocate_all"] or v["train.colocate_actor_ref"]):
         needed += size["ref"]
     reward = not (v["reward.remote_url"] or v["train.agent_func_path"])
     critic = v["algo.advantage.estimator"] == "gae"

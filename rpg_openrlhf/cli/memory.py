@@ -63,9 +63,9 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
 
     Assumes DeepSpeed's mixed precision: weights and gradients in param_dtype, fp32 master weights and two Adam moments
     (12 bytes a trainable parameter); optimizer states partitioned from ZeRO-1 on, gradients from ZeRO-2, weights
-    from ZeRO-3, over all ranks. A reference is a whole copy per rank below ZeRO-3 (upstream gives it stage 0),
-    partitioned at ZeRO-3. Adam offload moves optimizer states and gradients to the host. Not counted: EMA, Muon's
-    smaller state, ZeRO++, an own critic or reward model.
+    from ZeRO-3, over all ranks. RPG's reference is partitioned from ZeRO-1 on, in fp32 where the policy is mixed into
+    it; upstream's is a whole copy per rank below ZeRO-3. Adam offload moves optimizer states and gradients to the
+    host. Not counted: EMA, Muon's smaller state, ZeRO++, an own critic or reward model.
     """
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
@@ -81,6 +81,9 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
         "gradients": 0 if host else trainable * size / split["grad"],
         "optimizer (fp32 weights, Adam)": 0 if host else trainable * 12 / split["opt"],
     }
+    if args.algo.objective == "rpg" and args.ref.refresh != "rollout" and not args.ref.offload:
+        held = 4 if args.ref.mix not in (None, 1) else size
+        states["reference model"] = shapes.parameters * held / split["opt"]
     if (
         args.algo.kl.init_coef > 0
         and (args.train.colocate_all or args.train.colocate_actor_ref)

@@ -6,13 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
+from rpg_openrlhf.cli import optimizer
 from rpg_openrlhf.cli.flags import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
 DIRECTORIES = ("ckpt.output_dir", "ckpt.path", "logger.run_dir", "logger.tensorboard_dir")
 LOCAL_OR_NOT = (
     "actor.model_name_or_path", "critic.model_name_or_path", "reward.model_name_or_path", "reward.remote_url",
-    "train.agent_func_path", "data.prompt_dataset", "eval.dataset",
+    "train.agent_func_path", "data.prompt_dataset", "eval.dataset", "ref.model_name_or_path",
 )  # fmt: skip
 
 
@@ -23,6 +24,7 @@ def fill_defaults(parsed: Parsed) -> None:
         v["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
     if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
         v["reward.remote_url"] = REWARD_FUNC
+    optimizer.fill_default(v, parsed.explicit)
     if v["logger.run_dir"] is None:
         v["logger.run_dir"] = str(Path(v["ckpt.output_dir"], "logs"))
     # Ray's workers may run in another directory than the launcher's.
@@ -43,10 +45,10 @@ def settle(args: SimpleNamespace) -> list[str]:
     """After upstream's validation: KL and platform settings. Returns notes to print."""
     if args.algo.objective == "rpg":
         # A positive init_coef is upstream's switch for building a reference group, use_loss for keeping its log-probs.
-        # The KL itself is in RPG's loss; our trainer gives upstream's KL controller the coefficient zero.
-        anchored = args.ref.refresh == "never" and args.rpg.beta > 0
-        args.algo.kl.init_coef = args.rpg.beta if anchored else 0
-        args.algo.kl.use_loss = anchored
+        # RPG's reference lives in the policy's actors, so there is no group, and the KL itself is in RPG's loss.
+        args.algo.kl.init_coef = 0
+        args.algo.kl.use_loss = args.ref.refresh != "rollout"
+    optimizer.settle(args)
     return _settle_cpu(args) if args.platform == "cpu" else []
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import yaml
 
 from rpg_openrlhf import config
-from rpg_openrlhf.cli import checks, data, files, flags, layout, machine, settle, upstream
+from rpg_openrlhf.cli import checks, data, files, flags, layout, machine, reference_checks, settle, upstream
 from rpg_openrlhf.cli.banner import banner
 from rpg_openrlhf.config import Refusal
 
@@ -65,7 +65,8 @@ def _check(parsed: flags.Parsed, platform: str) -> tuple[list[data.Source], int 
     files.check_directories(v)
     sources = data.check_data(v)
     prompts = data.count_prompts(v, sources)
-    return sources, prompts, layout.check_last_rollout(v, prompts)
+    notes = layout.check_last_rollout(v, prompts) + reference_checks.check_run_length(v, prompts)
+    return sources, prompts, notes
 
 
 def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list[str]]:
@@ -78,7 +79,7 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
 
 def as_yaml(parsed: flags.Parsed) -> str:
     """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
-    refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", "ref.refresh")
+    refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", *reference_checks.OURS)
     shown = {k: v for k, v in parsed.values.items() if k != SECRET and not k.startswith(refused)}
     return yaml.safe_dump(config.nest(shown), sort_keys=False)
 

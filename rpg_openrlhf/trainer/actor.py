@@ -9,6 +9,7 @@ from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
 
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
+from rpg_openrlhf.trainer.reference_weights import ReferenceWeights, clear_moments
 
 
 class WholeStepTrainer(ActorPPOTrainer):
@@ -47,17 +48,24 @@ class RPGActorTrainer(WholeStepTrainer):
     def __init__(self, strategy, *args, **kwargs):
         super().__init__(strategy, *args, **kwargs)
         self.actor_loss_fn = RPGPolicyLoss(strategy.args)
+        self.reference: ReferenceWeights | None = None  # set by the policy's actor, which holds it
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         """Differs from upstream: the loss sees the reference's log-probs, which upstream keeps for its own KL loss."""
         self.actor_loss_fn.ref_log_probs = experience.base_action_log_probs
-        return super().training_step(experience, kl_ctl, step, loss_batch_info)
+        steps = self.actor.model.global_steps
+        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if self.reference and self.args.ref.refresh == "ema" and self.actor.model.global_steps > steps:
+            self.reference.refresh(self.args.ref.mix)
+        return status
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """Differs from upstream: the statistics of the whole rollout join its status."""
+        """Differs from upstream: the statistics of the whole rollout and its optimizer steps join its status."""
+        steps = self.actor.model.global_steps
         status = super().ppo_train(kl_ctl)
         if status:
             status.update(self.actor_loss_fn.statistics.reduce(self.strategy))
+            status["policy/optimizer_steps"] = float(self.actor.model.global_steps - steps)
         return status
 
 
@@ -82,10 +90,36 @@ class RPGReferenceActor(LastingPort, ReferenceModelActor.__ray_actor_class__):
 
 
 class RPGPolicyActor(LastingPort, PolicyModelActor.__ray_actor_class__):
-    """Differs from upstream's PolicyModelActor in the trainer it builds."""
+    """Differs from upstream's PolicyModelActor in the trainer it builds and in holding RPG's reference."""
+
+    reference: ReferenceWeights | None = None  # where `--ref.refresh` asks for one
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         """Differs from upstream: its name for the trainer is rebound, in this process, before it builds one."""
         rpg = strategy.args.algo.objective == "rpg"
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else WholeStepTrainer
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if rpg and strategy.args.ref.refresh != "rollout":
+            self._hold_reference(strategy.args)
+
+    def _hold_reference(self, args) -> None:
+        mixed = args.ref.mix not in (None, 1)
+        self.reference = ReferenceWeights(self.actor.model, offload=args.ref.offload, mixed=mixed)
+        # A policy that came from a checkpoint is not the start policy any more.
+        start = args.ref.model_name_or_path or (self.checkpoint_states and args.actor.model_name_or_path)
+        if start:
+            self.reference.take(start, args.trust_remote_code)
+        self.trainer.reference = self.reference
+
+    def execute_batch(self, method_name, all_data, start_idx, end_idx):
+        """Differs from upstream: `reference_forward` is the policy's forward with the reference's weights in place."""
+        if method_name != "reference_forward":
+            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+        with self.reference.in_place():
+            return super().execute_batch("forward", all_data, start_idx, end_idx)
+
+    def refresh_reference(self, mix: float, reset_optimizer: bool) -> None:
+        """Move the reference to the policy, or `mix` of the way; every rank for itself."""
+        self.reference.refresh(mix)
+        if reset_optimizer:
+            clear_moments(self.actor.model)

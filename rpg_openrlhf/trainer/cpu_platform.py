@@ -116,6 +116,27 @@ def _no_shared_memory_extension(module: ModuleType) -> Iterator[None]:
     module.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def _whole_gathers(module: ModuleType) -> Iterator[None]:
+    """deepspeed/runtime/zero/partition_parameters.py waits for the last of several gathers: gloo keeps no order.
+
+    After a ZeRO-3 step on two ranks or more, small parameters could so be used before they had arrived.
+    """
+    yield
+    dist = module.dist
+
+    class DistInOrder:
+        __getattr__ = staticmethod(lambda name: getattr(dist, name))
+
+        @staticmethod
+        def all_gather_into_tensor(*args, **kwargs):
+            handle = dist.all_gather_into_tensor(*args, **kwargs)
+            if handle is not None:
+                handle.wait()
+            return handle
+
+    module.dist = DistInOrder()
+
+
 def _fp32(module: ModuleType) -> Iterator[None]:
     """utils/utils.py knows bf16 and fp16 only; fp32 is the CPU's exact mode."""
     yield
@@ -166,5 +187,6 @@ PATCHES: dict[str, Callable[[ModuleType], Iterator[None]]] = {
     "openrlhf.utils.distributed_util": _gloo_sync_group,
     "openrlhf.trainer.ppo_utils.replay_buffer": _replay_buffer,
     "deepspeed.ops": _no_shared_memory_extension,
+    "deepspeed.runtime.zero.partition_parameters": _whole_gathers,
     "vllm.model_executor.layers.utils": _plain_linear_layers,
 }

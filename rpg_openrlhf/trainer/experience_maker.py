@@ -1,6 +1,25 @@
 """Old and reference log-probs reach the loss; KL stays out of the reward."""
 
+import torch
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+from rpg_openrlhf.losses import rpg_token_losses
+
+
+class PolicyAsReference:
+    """The policy's actors in the place of a reference group: asked for the log-probs of the reference they hold."""
+
+    def __init__(self, policy_group):
+        self.policy_group = policy_group
+
+    def async_run_method_batch(self, method_name: str, **kwargs):
+        """As RayActorGroup's, on the policy's actors, one after the other with the policy's own forward pass."""
+        assert method_name == "forward", method_name
+        return self.policy_group.async_run_method_batch(method_name="reference_forward", **kwargs)
+
+    def async_run_method(self, method_name: str, *args, **kwargs):
+        """As RayActorGroup's."""
+        return self.policy_group.async_run_method(method_name, *args, **kwargs)
 
 
 class RolloutLogProbs(list):
@@ -20,7 +39,9 @@ class RPGExperienceMaker(RemoteExperienceMaker):
     def make_experience(self, samples_list):
         """Differs from upstream: keeps the engines' log-probs at hand for _dispatch_forward."""
         self._rollout_log_probs = RolloutLogProbs(sample.rollout_log_probs for sample in samples_list)
-        return super().make_experience(samples_list)
+        experiences = super().make_experience(samples_list)
+        self.kl_start = mean_kl_to_reference(experiences) if self.initial_model_group is not None else 0.0
+        return experiences
 
     def _dispatch_forward(self, group, sync_condition, **kwargs):
         """Differs from upstream: under `--rpg.old_policy rollout` the policy makes no forward pass."""
@@ -32,3 +53,15 @@ class RPGExperienceMaker(RemoteExperienceMaker):
     def _flatten_results(self, refs, duplicate_factor):
         """Differs from upstream: log-probs that need no fetching pass through."""
         return list(refs) if isinstance(refs, RolloutLogProbs) else super()._flatten_results(refs, duplicate_factor)
+
+
+def mean_kl_to_reference(experiences) -> float:
+    """KL(π_old‖π_ref) a token, k3, over a whole rollout: what `policy/kl_ref_k3` is before any step is taken."""
+    total = tokens = 0.0
+    for made in experiences:
+        old, mask = made.action_log_probs, made.action_mask
+        objective = {"divergence": "urkl", "gradient_estimator": "reinforce", "beta": 0.0}
+        stats = rpg_token_losses(old, old, torch.zeros_like(old), made.base_action_log_probs, mask, **objective).stats
+        total += stats["kl_ref_k3"].double().sum().item()
+        tokens += mask.sum().item()
+    return total / max(tokens, 1.0)

@@ -1,7 +1,7 @@
 """Every upstream name we rebind on the driver, in one function, one reason each.
 
-Ray ships a decorated class by value, so a rebinding must stand before the first `.remote()`. The one rebinding inside
-a worker is in actor.py, RPGPolicyActor.
+Ray ships a decorated class by value, so a rebinding must stand before the first `.remote()`. The rebinding inside
+a worker is in actor.py, RPGPolicyActor, and schedule_free.py.
 """
 
 import inspect
@@ -23,7 +23,7 @@ def install(args: SimpleNamespace, progress) -> None:
     progress: the ray.util.queue.Queue that RPGTrainer reports to.
     """
     # train() names the models' classes at module level, the trainer's in a local import.
-    train_ppo_ray.PolicyModelActor = ray.remote(num_gpus=1)(RPGPolicyActor)
+    train_ppo_ray.PolicyModelActor = ray.remote(num_gpus=1)(policy_actor(args))
     train_ppo_ray.ReferenceModelActor = ray.remote(num_gpus=1)(RPGReferenceActor)
     ppo_trainer.PPOTrainer = ray.remote(RPGTrainer)
     # create_vllm_engines() hard-codes these engine arguments.
@@ -40,6 +40,15 @@ def install(args: SimpleNamespace, progress) -> None:
 
     get_strategy_with_progress.__wrapped__ = get_strategy  # installing twice wraps once
     train_ppo_ray.get_strategy = get_strategy_with_progress
+
+
+def policy_actor(args: SimpleNamespace) -> type:
+    """The policy's class. Schedule-Free AdamW needs a package that other runs do without."""
+    if args.actor.optim != "schedulefree":
+        return RPGPolicyActor
+    from rpg_openrlhf.trainer.schedule_free import ScheduleFreePolicyActor
+
+    return ScheduleFreePolicyActor
 
 
 def engine_overrides(args: SimpleNamespace) -> dict:

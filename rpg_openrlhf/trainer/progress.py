@@ -23,6 +23,7 @@ class ProgressReader(threading.Thread):
         self.started = time.monotonic()
         self.steps_seen = 0
         self.done = threading.Event()
+        self.refresh: dict | None = None  # whose KL afterwards the next step will tell
 
     def run(self) -> None:
         """Read until told to finish and nothing is left."""
@@ -41,6 +42,7 @@ class ProgressReader(threading.Thread):
         """Print what is still in the queue, then stop."""
         self.done.set()
         self.join(timeout=10)
+        self._end_refresh(None)
         self.file.close()
 
     def _handle(self, report: dict) -> None:
@@ -49,15 +51,32 @@ class ProgressReader(threading.Thread):
             self.rollouts = int(report["rollouts"])
             return
         report["time"] = time.time()
+        if kind == "refresh":
+            self.refresh = report
+            if "kl_after" in report:
+                self._end_refresh(report["kl_after"])
+            return
         if kind == "train":
             seconds = report.get("timing/step_total", 0.0)
             tokens = report["rollout/num_samples"] * report["rollout/response_length_mean"]
             report["tokens_per_second"] = tokens / seconds if seconds else 0.0
             self.steps_seen += 1
+            self._end_refresh(report.get("ref/kl_start"))
             lines = [train_line(report, self.rollouts, self._eta(report["step"])), *warnings(report)]
         else:
             lines = [eval_line(report)]
-        print(*lines, sep="\n", file=self.console, flush=True)
+        self._record(kind, report, lines)
+
+    def _end_refresh(self, kl_after: float | None) -> None:
+        """Record the refresh that is waiting, if one is; `kl_after` None: the run ended before it was measured."""
+        if self.refresh:
+            refresh, self.refresh = {**self.refresh, "kl_after": kl_after}, None
+            # ema moves it at every step: the steps' own lines are enough.
+            self._record("refresh", refresh, [] if refresh["reason"] == "ema" else [refresh_line(refresh)])
+
+    def _record(self, kind: str, report: dict, lines: list[str]) -> None:
+        if lines:
+            print(*lines, sep="\n", file=self.console, flush=True)
         self.file.write(json.dumps({"kind": kind, **report}) + "\n")
         self.file.flush()
 
@@ -104,6 +123,15 @@ def warnings(report: dict) -> list[str]:
             f"note: grading ran out of time on {report['grade_timeout']:.1%} of the responses (counted as wrong)"
         )
     return lines
+
+
+def refresh_line(report: dict) -> str:
+    """One refresh of the reference in one line."""
+    after = "not measured" if report["kl_after"] is None else f"{report['kl_after']:.4f}"
+    return (
+        f"reference moved after step {int(report['step'])} ({report['reason']})  "
+        f"KL {report['kl_before']:.4f} before, {after} after"
+    )
 
 
 def eval_line(report: dict) -> str:

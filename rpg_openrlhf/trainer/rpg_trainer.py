@@ -1,40 +1,81 @@
-"""The controller: upstream's PPOTrainer with RPG's experience maker, and a record of every step for the driver."""
+"""The controller: upstream's PPOTrainer with RPG's experience maker and a reference that moves; reports each step."""
 
+import time
+
+import ray
 import torch
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 
-from rpg_openrlhf.trainer.experience_maker import RPGExperienceMaker
+from rpg_openrlhf.reference import RefreshSchedule
+from rpg_openrlhf.trainer.experience_maker import PolicyAsReference, RPGExperienceMaker
 
 
 class RPGTrainer(PPOTrainer.__ray_actor_class__):
-    """Differs from upstream's PPOTrainer in the experience maker and in reporting steps; the loop is upstream's."""
+    """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in reporting steps."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         torch.manual_seed(strategy.args.train.seed)  # upstream shuffles the prompts by whatever state the process has
         super().__init__(pretrain, strategy, *args, **kwargs)
+        self.schedule: RefreshSchedule | None = None
+        self._moved: dict | None = None  # what is to be reported of this step's refresh
         if self.args.algo.objective != "rpg":
             return
         # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time:
-        # upstream is told of a KL loss (init_coef, use_loss) only to load a reference and keep its log-probs.
+        # upstream is told of a KL loss (use_loss) only to keep the reference's log-probs.
         self.kl_ctl = FixedKLController(0.0)
+        ref = self.args.ref
+        reference = None
+        if ref.refresh != "rollout":
+            self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
+            reference = PolicyAsReference(self.actor_model_group)
         self.experience_maker = RPGExperienceMaker(
             self.actor_model_group,
             self.critic_model_group,
             self.reward_model_group,
-            self.reference_model_group,
+            reference,
             self.kl_ctl,
             self.strategy,
             self.tokenizer,
         )
 
     def train_step(self, rollout_samples, global_step):
-        """Differs from upstream: under --train.full_determinism_enable samples are in order of prompt, not time."""
+        """Differs from upstream: the reference moves after it, when the schedule says so.
+
+        Under --train.full_determinism_enable samples are in order of prompt, not time.
+        """
         if self.args.train.full_determinism_enable:
             rollout_samples = sorted(
                 rollout_samples, key=lambda sample: sample.prompts[0]
             )  # stable: groups stay whole
-        return super().train_step(rollout_samples, global_step)
+        status, global_step = super().train_step(rollout_samples, global_step)
+        if self.schedule and "policy/kl_ref_k3" in status:  # without it no step was taken
+            status |= self._move_reference(status, global_step)
+        return status, global_step
+
+    def _move_reference(self, status: dict, global_step: int) -> dict[str, float]:
+        """Ask the schedule, have the policy's actors do it -> what is logged of it."""
+        kl, ref = status["policy/kl_ref_k3"], self.args.ref
+        decision = self.schedule.update(kl, int(status["policy/optimizer_steps"]))
+        logged = {
+            "ref/refresh": float(decision.refresh),
+            "ref/kl_average": decision.kl_average,
+            "ref/steps_since_refresh": float(decision.steps_since_refresh),
+            "ref/kl_start": self.experience_maker.kl_start,
+        }
+        if not decision.refresh:
+            return logged
+        mix = 1.0 if ref.mix is None else ref.mix
+        self._moved = {"step": global_step, "reason": decision.reason, "kl_before": kl}
+        logged["ref/kl_before"] = kl
+        if mix == 1:
+            # Both have the same weights. After a mix it is measured, on the next rollout, before its first step.
+            self._moved["kl_after"] = logged["ref/kl_after"] = 0.0
+        if decision.reason != "ema":  # which moves at every optimizer step, in the policy's actors
+            start = time.time()
+            ray.get(self.actor_model_group.async_run_method("refresh_reference", mix, ref.reset_optimizer))
+            logged["timing/refresh"] = time.time() - start
+        return logged
 
     def get_max_steps(self) -> int:
         """Differs from upstream: the driver learns how many rollouts to expect."""
@@ -45,6 +86,9 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
         """Differs from upstream: the step is reported to the driver too."""
         self._report("train", global_step, logs_dict or {})
+        if self._moved:
+            self.strategy.progress.put({"kind": "refresh", **self._moved})
+            self._moved = None
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
 
     def evaluate(self, global_step, **generate_kwargs):

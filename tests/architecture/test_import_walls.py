@@ -16,9 +16,15 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.divergences": set(),
     "rpg_openrlhf.losses": set(),
     "rpg_openrlhf.config": {"torch"},
+    "rpg_openrlhf.reference": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.rewards.grading": {"torch"},
+    "evaluation.grade": {"torch"},
+    "evaluation.report": {"torch"},
+    "evaluation.scores.results": {"torch", "matplotlib"},
+    "evaluation.sampling.dispatch": {"torch", "numpy"},
 }
+EVALUATION = sorted((ROOT / "evaluation").rglob("*.py"))
 FORBIDDEN = {
     "rewards": ("rpg_openrlhf.trainer", "rpg_openrlhf.cli", "evaluation"),
     "trainer": ("rpg_openrlhf.cli", "evaluation"),
@@ -38,7 +44,7 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize("module", PURE)
 def test_pure_files_load_nothing_of_the_stack(module):
     loaded = loaded_by(f"import {module}")
-    assert "rpg_openrlhf" in loaded
+    assert module.partition(".")[0] in loaded
     assert not loaded & (STACK | {"transformers"} | PURE[module])
 
 
@@ -86,6 +92,21 @@ def folder(path: Path) -> str:
 def test_arrows(path):
     forbidden = (*FORBIDDEN[folder(path)], "examples", "tests")
     assert not [name for name in imports(path) if within(name, forbidden)]
+
+
+@pytest.mark.parametrize("path", EVALUATION, ids=lambda path: str(path.relative_to(ROOT)))
+def test_evaluation_knows_the_grader_and_the_prompt_alone(path):
+    packages = ["rpg_openrlhf", "openrlhf", "deepspeed", "examples", "tests"]
+    ours = {name for name in imports(path) if within(name, packages)}
+    allowed = ["rpg_openrlhf.rewards", "rpg_openrlhf.prompts"]
+    assert not [
+        name for name in ours - {"rpg_openrlhf"} if not within(name, allowed)
+    ]  # the package alone: its version
+
+
+def test_one_file_of_evaluation_holds_vllm_and_one_ray():
+    for package, file in (("vllm", "engine_process.py"), ("ray", "ray_replicas.py")):
+        assert {path.name for path in EVALUATION if any(within(name, [package]) for name in imports(path))} == {file}
 
 
 def names_of_files(condition) -> set[str]:
@@ -140,6 +161,7 @@ def test_one_file_patches_torch_deepspeed_and_vllm():
     assert names_of_files(lambda path: rebinds(path, {"torch", "deepspeed", "vllm"})) == {"trainer/cpu_platform.py"}
 
 
-def test_two_files_rebind_upstreams_names():
-    """install.py on the driver, actor.py in the policy's worker; cpu_platform.py is handed the modules it changes."""
-    assert names_of_files(lambda path: rebinds(path, {"openrlhf"})) == {"trainer/install.py", "trainer/actor.py"}
+def test_three_files_rebind_upstreams_names():
+    """install.py on the driver, two in the policy's worker; cpu_platform.py is handed the modules it changes."""
+    in_worker = {"trainer/actor.py", "trainer/schedule_free.py"}
+    assert names_of_files(lambda path: rebinds(path, {"openrlhf"})) == {"trainer/install.py", *in_worker}

@@ -34,10 +34,11 @@ from rpg_openrlhf.trainer import (  # noqa: E402
     policy_loss,
     rollout_actor,
     rpg_trainer,
+    schedule_free,
     weight_sync,
 )
 
-OURS = (actor, experience_maker, policy_loss, rollout_actor, rpg_trainer, weight_sync)
+OURS = (actor, experience_maker, policy_loss, rollout_actor, rpg_trainer, schedule_free, weight_sync)
 
 
 def source(file: str) -> str:
@@ -120,6 +121,30 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
         PPO_ACTOR,
         "PolicyModelActor.init_model_from_pretrained",
         "self strategy pretrain max_steps= vllm_engines=",
+    ),
+    (
+        "actor.py",
+        "openrlhf/trainer/ray/launcher.py",
+        "BaseModelActor.execute_batch",
+        "self method_name all_data start_idx end_idx",
+    ),
+    (
+        "experience_maker.py",
+        "openrlhf/trainer/ray/launcher.py",
+        "RayActorGroup.async_run_method_batch",
+        "self method_name **kwargs",
+    ),
+    (
+        "experience_maker.py",
+        "openrlhf/trainer/ray/launcher.py",
+        "RayActorGroup.async_run_method",
+        "self method_name *args **kwargs",
+    ),
+    (
+        "reference_weights.py",
+        "deepspeed/runtime/utils.py",
+        "all_gather_dp_groups",
+        "groups_flat partitioned_param_groups dp_process_group start_alignment_factor allgather_bucket_size",
     ),
     (
         "rpg_trainer.py, experience_maker.py",
@@ -246,6 +271,55 @@ def test_policy_actor_builds_its_trainer_by_a_global_name():
     assert build.__globals__ is vars(ppo_actor)
 
 
+def test_strategy_gives_deepspeed_no_optimizer():
+    """schedule_free.py rebinds the strategy's name `deepspeed` and puts an optimizer where upstream has None."""
+    build = definition(STRATEGY, "DeepspeedStrategy._ds_init_train_model")
+    (call,) = calls(build, "deepspeed.initialize")
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    assert not call.args
+    assert given["optimizer"] == "None"
+    assert given["model_parameters"] == "model_parameters"
+    assert given["config"] == "ds_config"
+    assert "if kind == 'muon':" in ast.unparse(build), "any other name is AdamW there, with adam's weight decay"
+
+
+def test_what_leaves_the_policy_actor():
+    """schedule_free.py stands before each: a new way out must be looked at."""
+    methods = {name for name in vars(ppo_actor.PolicyModelActor.__ray_actor_class__) if not name.startswith("_")}
+    assert methods == {
+        *("init_model_from_pretrained", "fit", "forward", "broadcast_to_vllm", "save_model", "save_checkpoint"),
+        *("append", "get_checkpoint_states", "offload_states", "reload_states"),
+    }
+
+
+def test_deepspeeds_wrappers_end_a_step_by_the_methods_we_call():
+    """schedule_free.py _rewrite_module calls what their own step() ends with."""
+    folder = "deepspeed/runtime/"
+    stage3 = ast.unparse(definition(folder + "zero/stage3.py", "DeepSpeedZeroOptimizer_Stage3.step"))
+    for name in ("_partition_all_parameters()", "_reassign_or_swap_out_partitioned_parameters(", "_post_step("):
+        assert name in stage3
+    lends = definition(folder + "zero/stage3.py", "DeepSpeedZeroOptimizer_Stage3._set_fp32_optimizer_param_groups")
+    assert parameters(lends.args) == "self"
+    for file, name in (("zero/stage_1_and_2.py", "DeepSpeedZeroOptimizer"), ("bf16_optimizer.py", "BF16_Optimizer")):
+        assert parameters(definition(folder + file, f"{name}.update_lp_params").args) == "self"
+
+
+def test_the_package_keeps_what_we_keep_per_tensor():
+    """schedule_free.py COUNTERS and `train_mode`."""
+    assert importlib.metadata.version("schedulefree") == "1.4.1"
+    tensor = torch.nn.Parameter(torch.ones(2))
+    groups = [{"params": [tensor]}]
+    optimizer = schedule_free.AdamWScheduleFree(groups)
+    group = optimizer.param_groups[0]
+    assert schedule_free.COUNTERS.items() <= group.items()
+    settings = {"lr", "betas", "eps", "r", "warmup_steps", "weight_lr_power", "weight_decay", "foreach", "params"}
+    assert set(group) - settings == {*schedule_free.COUNTERS, "train_mode", "scheduled_lr"}
+    optimizer.train()
+    tensor.grad = torch.ones(2)
+    optimizer.step()
+    assert set(optimizer.state[tensor]) == {"z", "exp_avg_sq"}
+
+
 def test_experience_maker_dispatches_the_policy_by_its_group():
     """experience_maker.py answers for the policy's forward pass and passes its own result through _flatten_results."""
     make = definition(MAKER, "RemoteExperienceMaker.make_experience")
@@ -262,6 +336,49 @@ def test_reference_log_probs_are_kept_for_a_kl_loss_alone():
     """rpg_trainer.py: the launcher therefore sets algo.kl.use_loss where a reference model is wanted."""
     make = definition(MAKER, "RemoteExperienceMaker.make_experience")
     assert "if not args.algo.kl.use_loss:\n            base_action_log_probs = None" in ast.unparse(make)
+    step = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.training_step"))
+    assert "if self.args.algo.kl.init_coef > 0:" in step, "without a coefficient upstream's own KL loss is zeros"
+
+
+def test_reference_is_asked_as_the_policy_is():
+    """experience_maker.py PolicyAsReference stands where upstream has a group, and takes what the policy's takes."""
+    make = definition(MAKER, "RemoteExperienceMaker.make_experience")
+    asked = {
+        ast.unparse(call.args[0]): ast.unparse(call.keywords[-1]) for call in calls(make, "self._dispatch_forward")
+    }
+    assert asked["self.initial_model_group"] == asked["self.actor_model_group"] == "**vlm_forward_kwargs"
+    dispatch = ast.unparse(definition(MAKER, "RemoteExperienceMaker._dispatch_forward"))
+    assert "group.async_run_method_batch(method_name='forward', **kwargs)" in dispatch
+    assert "group.async_run_method(method_name='empty_cache')" in dispatch
+    execute = ast.unparse(definition("openrlhf/trainer/ray/launcher.py", "BaseModelActor.execute_batch"))
+    assert "getattr(self, method_name)" in execute, "actor.py execute_batch calls it with `forward`"
+    both = [
+        ast.unparse(definition("openrlhf/trainer/ray/ppo_actor.py", "PolicyModelActor.forward")),
+        ast.unparse(definition("openrlhf/trainer/ray/launcher.py", "ReferenceModelActor.forward")),
+    ]
+    assert all("ring_attn_group=self.strategy.ring_attn_group" in text and "torch.no_grad()" in text for text in both)
+
+
+def test_where_deepspeed_keeps_the_weights_in_use():
+    """reference_weights.py reads and writes this rank's part of them and spreads it as a step does."""
+    step12 = source("deepspeed/runtime/zero/stage_1_and_2.py")
+    assert "bit16_partitions[partition_id].data.copy_(fp32_partition.data)" in step12
+    update = ast.unparse(
+        definition("deepspeed/runtime/zero/stage_1_and_2.py", "DeepSpeedZeroOptimizer.update_lp_params")
+    )
+    for name in (
+        "self.parallel_partitioned_bit16_groups", "dist.get_rank(group=self.real_dp_process_group[i])",
+        "groups_flat=self.bit16_groups_flat", "self.nccl_start_alignment_factor", "self.allgather_bucket_size",
+    ):  # fmt: skip
+        assert name in update
+    step3 = source("deepspeed/runtime/zero/stage3.py")
+    assert "self.persistent_parameters[0].all_gather(self.persistent_parameters)" in step3
+    assert "def empty_partition_cache(self):" in step3
+    assert "param.ds_tensor" in step3
+    engine = source("deepspeed/runtime/engine.py")
+    assert engine.count("self.global_steps += 1") == 1, "actor.py counts optimizer steps by it"
+    offload = source("openrlhf/utils/deepspeed/deepspeed_utils.py")
+    assert "# OffloadStateTypeEnum.lp_params," in offload, "a sleeping policy keeps the weights that are copied"
 
 
 def maker(estimator: str, kl_coefficient: float) -> experience_maker.RPGExperienceMaker:

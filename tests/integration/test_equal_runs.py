@@ -1,8 +1,6 @@
 """Runs that must agree, step by step and to the bit."""
 
-from pathlib import Path
-
-UNEQUAL = ("timing/", "tokens_per_second", "time")  # clocks
+UNEQUAL = ("timing/", "tokens_per_second", "time", "ref/")  # clocks, and what only a run with a reference reports
 UPSTREAM_KL = ("kl", "logprobs_diff")  # logged by upstream's own KL loss, which is there only with a reference model
 
 
@@ -19,12 +17,12 @@ def test_no_reference_equals_one_refreshed_at_every_rollout(train):
     """π_ref = π_old needs no model: a model that is the policy of the rollout changes nothing."""
     flags = ("--train.full_determinism_enable", "--rpg.beta", "0.1", "--rpg.divergence", "rkl")
     without = train(*flags, name="without")
-    entry = (str(Path(__file__).parent / "explicit_reference.py"),)
-    explicit = train(*flags, "--ref.refresh", "never", name="explicit", entry=entry)
+    explicit = train(*flags, "--ref.refresh", "interval", "--ref.interval", "1", name="explicit")
     assert len(numbers(without)) == 3
     assert numbers(explicit) == numbers(without)
-    assert "ReferenceActor" not in without.log
-    assert "MovableReference" in explicit.log
+    assert [step["ref/refresh"] for step in explicit.metrics] == [1, 1, 1]
+    assert [step["ref/kl_start"] for step in explicit.metrics] == [0, 0, 0], "equal log-probs, to the bit"
+    assert not any("ref/refresh" in step for step in without.metrics)
     fixed = train(*flags, "--ref.refresh", "never", name="fixed")
     assert numbers(fixed)[0] == numbers(without)[0], "the start policy is the first rollout's old policy"
     assert numbers(fixed)[2] != numbers(without)[2]

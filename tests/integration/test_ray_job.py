@@ -83,6 +83,11 @@ def test_ray_job_streams_progress_and_returns_its_status(cluster, tiny, tmp_path
     assert re.search(r"needs 5 GPUs, the Ray cluster has 2: ray start .*--num-gpus 5", refused.stdout)
 
 
+def interruptible() -> None:
+    """Before the command starts: a background shell has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_no_process(tiny, tmp_path, signal_number):
     """Ctrl-C and kill while training: a status that says so, and nothing of the run is alive soon after."""
@@ -94,7 +99,7 @@ def test_interrupted_run_leaves_no_process(tiny, tmp_path, signal_number):
         "--train.num_episodes",
         "99",
     ]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), preexec_fn=interruptible)
     assert any(line.startswith("step") for line in iter(run.stdout.readline, "")), "it never trained"
     started = psutil.Process(run.pid).children(recursive=True)
     assert len(started) > 5

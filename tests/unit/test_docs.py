@@ -108,8 +108,11 @@ def test_the_readme_shows_the_tree():
     shown = tree((ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(shown) == len(set(shown))
     assert [str(path) for path in shown if not (ROOT / path).exists()] == []
-    patterns = ("rpg_openrlhf/**/*.py", "examples/**/*.py", "examples/**/*.sh", "configs/**/*.yaml", "docs/*.md")
-    files = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern) if path.stat().st_size}
+    patterns = ("rpg_openrlhf/**/*.py", "evaluation/**/*.py", "examples/**/*.py", "examples/**/*.sh")
+    patterns += ("evaluation/**/*.yaml", "configs/**/*.yaml", "benchmarks/*.py", "docs/*.md")
+    found = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    files = {path.relative_to(ROOT) for path in found if path.name != "__init__.py" or path.stat().st_size}
+    files -= {path.relative_to(ROOT) for path in (ROOT / "evaluation").rglob("__init__.py")}
     assert sorted(map(str, files - set(shown))) == []
 
 

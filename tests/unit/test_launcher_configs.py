@@ -28,6 +28,13 @@ def test_every_combination_passes_the_checks(base, algorithm):
     assert samples // args.train.batch_size == (16 if base == BASE else samples // args.train.batch_size) > 1
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("base", [BASE, QUICKSTART], ids=lambda p: p.stem)
+def test_the_optimizer_goes_over_any_algorithm(base, algorithm):
+    args = args_of(base, algorithm, CONFIGS / "optimizer" / "schedulefree.yaml")
+    assert (args.actor.optim, args.actor.lr_scheduler) == ("schedulefree", "constant")
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_layer_parses_alone(path):
     flags.parse(["--config", str(path)])

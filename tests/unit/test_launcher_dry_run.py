@@ -77,9 +77,20 @@ def test_model_states_by_zero_stage(shapes):
 
 
 def test_a_reference_is_counted_only_where_there_is_one(shapes):
-    fixed = gpu_args("--ref.refresh", "never", "--train.colocate_all")
-    assert memory.model_states(fixed, shapes)["reference model"] == pytest.approx(shapes.parameters * 2 / 2**30)
+    def reference(*words: str) -> float:
+        """Bytes a parameter, over 8 ranks."""
+        return memory.model_states(gpu_args(*words), shapes)["reference model"] * 2**30 / shapes.parameters
+
+    assert reference("--ref.refresh", "never") == pytest.approx(2 / 8), "partitioned, as ZeRO-2's optimizer"
+    assert reference("--ref.refresh", "never", "--ds.zero_stage", "0") == pytest.approx(2)
+    assert reference("--ref.refresh", "ema", "--ref.mix", "0.5") == pytest.approx(4 / 8), (
+        "fp32, so that little is kept"
+    )
+    grpo = ("--algo.objective", "openrlhf", "--train.colocate_all", "--ref.num_gpus_per_node", "8")
+    assert reference(*grpo) == pytest.approx(2), "upstream's is whole"
     assert "reference model" not in memory.model_states(gpu_args("--train.colocate_all"), shapes)
+    offloaded = gpu_args("--ref.refresh", "never", "--ref.offload")
+    assert "reference model" not in memory.model_states(offloaded, shapes)
 
 
 def test_logits_are_what_was_measured(shapes):

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rpg_openrlhf.cli import machine, settle, train_rpg
+from rpg_openrlhf.cli import machine, optimizer, settle, train_rpg
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 
@@ -32,6 +32,7 @@ def test_the_good_case_is_launched(good, tmp_path, capsys):
     assert (tmp_path / "out" / "logs" / "config.yaml").is_file()
 
 
+SCHEDULE_FREE = {"actor.optim": "schedulefree"}
 BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_norm"}
 
 
@@ -40,7 +41,6 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
     [
         # what cannot act
         ({"train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
-        ({"ref.refresh": "never", "rpg.beta": "0"}, "--ref.refresh never: with --rpg.beta 0"),
         ({"algo.kl.init_coef": "0.1"}, "--algo.kl.init_coef 0.1: RPG's KL is in its loss"),
         ({"algo.kl.use_loss": ""}, "--algo.kl.use_loss True: RPG's KL is in its loss"),
         ({"critic.model_name_or_path": "x"}, "--critic.model_name_or_path x: RPG has no critic"),
@@ -57,6 +57,12 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"data.max_images_per_prompt": "1"}, "--data.max_images_per_prompt 1: images are not supported"),
         ({"algo.advantage.estimator": "gae"}, "--algo.advantage.estimator gae: RPG has no critic"),
         ({"rollout.n_samples_per_prompt": "1", "train.batch_size": "16"}, "with the group baseline dr_grpo"),
+        # Schedule-Free AdamW
+        ({**SCHEDULE_FREE, "actor.lr_scheduler": "linear"}, "--actor.lr_scheduler linear: --actor.optim schedulefree"),
+        ({**SCHEDULE_FREE, "ref.refresh": "ema", "ref.mix": "0.1"}, "--ref.refresh ema: mixes at every step"),
+        ({**SCHEDULE_FREE, "ds.adam_offload": ""}, "--ds.adam_offload: not with --actor.optim schedulefree"),
+        ({**SCHEDULE_FREE, "train.enable_ema": ""}, "--train.enable_ema: not with --actor.optim schedulefree"),
+        ({**SCHEDULE_FREE, "actor.adam.betas": "0 0.9"}, "--actor.adam.betas 0.0 0.9: with --actor.optim"),
         # out of range
         ({"rpg.beta": "-1"}, "--rpg.beta must be a finite number >= 0; got -1.0"),
         ({"actor.dual_clip": "1"}, "--actor.dual_clip 1.0: must be above 1"),
@@ -101,7 +107,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ),
         ({"vllm.num_engines": "2", "train.colocate_all": ""}, "--vllm.num_engines 2: x --vllm.tensor_parallel_size 1"),
         (
-            {"ref.refresh": "never", "train.colocate_all": "", "ref.num_gpus_per_node": "2"},
+            {**BASELINE, "train.colocate_all": "", "ref.num_gpus_per_node": "2"},
             "--ref.num_gpus_per_node 2: must be 1",
         ),
         ({"rollout.batch_size": "128"}, "--rollout.batch_size 128: the data set has only 100 prompts"),
@@ -219,3 +225,17 @@ def test_no_gpu_at_all(good, capsys, monkeypatch):
 def test_a_last_rollout_too_small_for_the_ranks(good, capsys):
     change = {"actor.num_gpus_per_node": "2", "train.micro_batch_size": "32", "data.max_samples": "33"}
     assert "the last rollout of an episode has only 8 samples for 2 ranks" in refused(capsys, {**good, **change})
+
+
+def test_schedule_free_without_its_package_is_refused(good, capsys, monkeypatch):
+    """No silent AdamW."""
+    find = optimizer.importlib.util.find_spec
+    without = {"schedulefree": lambda _: None}
+    monkeypatch.setattr(optimizer.importlib.util, "find_spec", lambda name: without.get(name, find)(name))
+    assert "pip install schedulefree==1.4.1" in refused(capsys, {**good, **SCHEDULE_FREE})
+
+
+def test_the_kl_can_act_in_one_step_when_samples_and_training_differ(good):
+    """Under Schedule-Free AdamW the policy that sampled is x, the trained one y."""
+    one_step = {**good, **SCHEDULE_FREE, "train.batch_size": "256"}
+    assert train_rpg.main(argv(one_step), launch=lambda args: 0) == 0

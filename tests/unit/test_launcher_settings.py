@@ -20,8 +20,8 @@ def args_of(*words: str, platform: str = "cpu") -> SimpleNamespace:
     ("words", "coefficient", "in_loss"),
     [
         ([], 0, False),  # the reference is the old policy: upstream builds no reference group
-        (["--ref.refresh", "never"], 1e-4, True),
-        (["--ref.refresh", "never", "--rpg.beta", "0.5"], 0.5, True),
+        (["--ref.refresh", "never"], 0, True),  # nor where it is RPG's own, inside the policy's actors
+        (["--ref.refresh", "interval", "--ref.interval", "9", "--rpg.beta", "0.5"], 0, True),
         (["--rpg.beta", "0"], 0, False),
         (["--algo.objective", "openrlhf", "--algo.kl.init_coef", "0.3"], 0.3, False),
         (["--algo.objective", "openrlhf", "--algo.kl.init_coef", "0.3", "--algo.kl.use_loss"], 0.3, True),
@@ -44,6 +44,16 @@ def test_the_cuda_platform_is_left_alone():
     args = args_of("--ds.packing_samples", platform="cuda")
     assert (args.ds.attn_implementation, args.vllm.sync_backend) == ("flash_attention_2", "nccl")
     assert (args.platform, args.vllm.enforce_eager) == ("cuda", False)
+
+
+@pytest.mark.parametrize(
+    ("words", "ratio"),
+    [([], 0.03), (["--actor.lr_scheduler", "constant"], 0), (["--actor.lr_scheduler", "constant_with_warmup"], 0.03)],
+)
+def test_schedule_free_warms_up_by_itself(words, ratio):
+    actor = args_of("--actor.optim", "schedulefree", *words).actor
+    assert (actor.lr_scheduler, actor.lr_warmup_ratio) == ("constant", ratio)
+    assert args_of().actor.lr_scheduler == "cosine_with_min_lr", "of other optimizers it is upstream's"
 
 
 def test_without_a_reward_our_grader_is_it():
@@ -90,6 +100,13 @@ def test_the_banner_of_other_choices():
     assert "vLLM's own log-probs" in text_of("--rpg.old_policy", "rollout")
     assert "the start policy, fixed (a reference model)" in text_of("--ref.refresh", "never")
     assert "reference none (beta is 0)" in text_of("--rpg.beta", "0")
+    both = "--ref.refresh kl --ref.kl_target 0.01 --ref.interval 40 --ref.min_interval 20 --ref.mix 0.5"
+    assert (
+        "the start policy, then 0.5 of the policy every 40 optimizer steps or when the average KL passes 0.01, not "
+        "within 20 optimizer steps (a reference model)"
+    ) in text_of(*both.split())
+    ema = "--ref.refresh ema --ref.mix 0.01 --ref.model_name_or_path base"
+    assert "base, then 0.01 of the policy mixed in at every optimizer step" in text_of(*ema.split())
     assert "unknown before the data set is loaded" in text_of(prompts=None)
     grpo = ["--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm"]
     assert "KL k3 in the loss, coefficient 0.001" in text_of(
@@ -115,8 +132,10 @@ def test_gpus_that_upstreams_placement_asks_for():
     base["algo__advantage__estimator"] = "dr_grpo"
     assert layout.gpus_needed(values(**base)) == 4 + 2
     assert layout.gpus_needed(values(**base, train__colocate_all=True)) == 4
-    assert layout.gpus_needed(values(**base, ref__refresh="never")) == 4 + 2 + 3
-    assert layout.gpus_needed(values(**base, ref__refresh="never", train__colocate_actor_ref=True)) == 4 + 2
+    assert layout.gpus_needed(values(**base, ref__refresh="never")) == 4 + 2, "it lives in the policy's actors"
+    grpo = {**base, "algo__objective": "openrlhf"}
+    assert layout.gpus_needed(values(**grpo)) == 4 + 2 + 3
+    assert layout.gpus_needed(values(**grpo, train__colocate_actor_ref=True)) == 4 + 2
     ppo = {**base, "algo__objective": "openrlhf", "algo__advantage__estimator": "gae", "algo__kl__init_coef": 0}
     assert layout.gpus_needed(values(**ppo, critic__num_gpus_per_node=5)) == 4 + 2 + 5
     both = {**ppo, "reward__remote_url": None, "critic__num_gpus_per_node": 5, "reward__num_gpus_per_node": 5}

@@ -40,10 +40,14 @@ def test_every_upstream_flag_keeps_its_name_default_and_type():
         assert set(action.choices or ()) <= set(mine.choices or ())
 
 
-def test_only_two_choices_are_added_to_upstreams():
+def test_only_three_choices_are_added_to_upstreams():
     theirs, ours = flags.by_flag(upstream.build_parser()), flags.by_flag(flags.build_parser())
     added = {n: set(ours[n].choices or ()) - set(a.choices or ()) for n, a in theirs.items()}
-    assert {n: c for n, c in added.items() if c} == {"algo.advantage.estimator": {"none"}, "ds.param_dtype": {"fp32"}}
+    assert {n: c for n, c in added.items() if c} == {
+        "algo.advantage.estimator": {"none"},
+        "ds.param_dtype": {"fp32"},
+        "actor.optim": {"schedulefree"},
+    }
 
 
 def namespace(**changes):

@@ -112,6 +112,39 @@ def test_reader_prints_and_writes_every_report(tmp_path):
     assert all(record["time"] > 1.7e9 for record in records)
 
 
+REFRESH = {"reason": "kl", "kl_before": 0.02}
+
+
+def test_a_refresh_with_its_kl_is_told_at_once(tmp_path):
+    lines, records = read(
+        tmp_path / "metrics.jsonl",
+        report("train", 1),
+        report("refresh", 1, **REFRESH, kl_after=0.0),
+        report("train", 2),
+    )
+    assert lines[1] == "reference moved after step 1 (kl)  KL 0.0200 before, 0.0000 after"
+    assert [record["kind"] for record in records] == ["train", "refresh", "train"]
+    assert records[1].items() >= {"step": 1, "reason": "kl", "kl_before": 0.02, "kl_after": 0.0}.items()
+
+
+def test_a_mix_waits_for_the_next_steps_measurement(tmp_path):
+    """Which is made before that step's training; the last one is told without."""
+    lines, records = read(
+        tmp_path / "metrics.jsonl",
+        *(report("train", 1), report("refresh", 1, **REFRESH), report("train", 2, **{"ref/kl_start": 0.015})),
+        report("refresh", 2, **REFRESH),
+    )
+    assert [line.split("before, ")[-1] for line in lines if "moved" in line] == ["0.0150 after", "not measured after"]
+    assert [(r["step"], r["kl_after"]) for r in records if r["kind"] == "refresh"] == [(1, 0.015), (2, None)]
+
+
+def test_a_mix_at_every_step_is_recorded_but_not_told(tmp_path):
+    ema = {**REFRESH, "reason": "ema"}
+    lines, records = read(tmp_path / "metrics.jsonl", report("train", 1), report("refresh", 1, **ema))
+    assert len(lines) == 1
+    assert records[1]["reason"] == "ema"
+
+
 def test_reader_of_a_resumed_run_appends(tmp_path):
     path = tmp_path / "metrics.jsonl"
     read(path, report("train", 1))

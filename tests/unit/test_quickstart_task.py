@@ -34,10 +34,16 @@ def step_metrics(step: int, **more: float) -> dict[str, float]:
     return {"step": step, "reward": step / 10 - 1, "score": step / 20, "response_length": 30 + step, **more}
 
 
-def result(share: float) -> dict:
-    """A file of evaluate.py."""
-    part = {"accuracy": share, "interval": [share - 0.04, share + 0.04], "problems": 500}
-    return {"sampled": part, "greedy": part}
+def write_evaluation(folder: Path, *shares: float) -> None:
+    """What evaluation.run leaves of a series, as far as the report reads it; every tenth step, from 0."""
+    listed = [{"step": 10 * i, "folder": f"step_{i}", "status": "done"} for i in range(len(shares))]
+    failed = {"step": 99, "folder": "step_99", "status": "failed"}
+    for one, share in zip(listed, shares, strict=True):
+        (folder / one["folder"]).mkdir(parents=True)
+        mean = {"value": share, "low": share - 0.04, "high": share + 0.04}
+        results = {"benchmarks": {"heldout": {"mean": mean, "problems": 250, "samples": 1000}}}
+        (folder / one["folder"] / "results.json").write_text(json.dumps(results))
+    (folder / "series.json").write_text(json.dumps({"checkpoints": [*listed, failed]}))
 
 
 @pytest.fixture
@@ -57,11 +63,10 @@ def run_files(tmp_path: Path) -> dict[str, Path]:
         "policy/importance_weight_max": 2.0,
     }
     rows = [step_metrics(i, **dict.fromkeys(keys, 0.1 * i), **weights) for i in range(1, 11)]
-    files = {name: tmp_path / name for name in ("metrics", "before", "after", "warm_up")}
+    files = {name: tmp_path / name for name in ("metrics", "evaluation", "warm_up")}
     files["metrics"].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files["before"].write_text(json.dumps(result(0.4)))
     files["warm_up"].write_text(json.dumps({"worked_share": 0.45}))
-    files["after"].write_text(json.dumps(result(0.95)))
+    write_evaluation(files["evaluation"], 0.4, 0.95)
     return files
 
 
@@ -88,7 +93,7 @@ def test_written_files_share_no_problem(tmp_path: Path):
         for name in ("rl", "heldout")
     )
     assert (len(rl), len(heldout)) == (800, 200)
-    assert not {row["input"] for row in rl} & {row["input"] for row in heldout}
+    assert not {row["input"] for row in rl} & {row["problem"] for row in heldout}
     assert all(row["input"].endswith("=\n") and set(row) == {"input", "label"} for row in rl)
 
 
@@ -110,10 +115,12 @@ def test_every_line_of_the_working_is_true():
 
 
 def test_chat_rows_use_the_published_prompt():
-    row = arithmetic.row((1234, 5678), chat=True)
+    row = arithmetic.rl_row((1234, 5678), chat=True)
     assert "What is 1234 + 5678?" in row["input"]
     assert "Answer:" in row["input"]
     assert row["label"] == "6912"
+    held_out = arithmetic.benchmark_row((1234, 5678), chat=True)
+    assert held_out == {"id": "1234+5678", "problem": "What is 1234 + 5678?", "answer": "6912"}
 
 
 def test_warm_up_saves_a_folder_that_loads_and_keeps_text_as_it_is(tmp_path: Path):
@@ -142,9 +149,10 @@ def test_report_draws_and_says_where_things_are(run_files: dict[str, Path], tmp_
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG_MAGIC)
     for expected in (
-        "before RL  0.400",
-        "after RL   0.950",
-        "500 problems",
+        "before RL      0.400  [0.360, 0.440]",
+        "after step 10  0.950",
+        "4 samples each of 250 held-out problems",
+        "report.html",
         "45% worked",
         str(tmp_path / "policy"),
         "curves.png",
@@ -167,7 +175,11 @@ BAD = {
     "no steps": ("warm_up.py", ["--out", "{tmp}/policy", "--steps", "0"], "--steps"),
     "negative seed": ("warm_up.py", ["--out", "{tmp}/policy", "--seed", "-1"], "--seed"),
     "someone else's folder": ("warm_up.py", ["--out", "{tmp}", "--steps", "1"], "not be replaced"),
-    "no checkpoint": ("evaluate.py", ["--model", "{tmp}", "--data", "{tmp}/file", "--out", "{tmp}/o"], "config.json"),
+    "no evaluation": (
+        "report.py",
+        ["--metrics", "{tmp}/file", "--evaluation", "{tmp}/no", "--png", "{tmp}/c.png"],
+        "does not exist",
+    ),
     "no metrics": ("report.py", ["--metrics", "{tmp}/none", "--png", "{tmp}/c.png"], "does not exist"),
     "metrics that are not JSON": ("report.py", ["--metrics", "{tmp}/file", "--png", "{tmp}/c.png"], ":1"),
 }
@@ -182,3 +194,21 @@ def test_bad_input_is_refused_in_one_line(script: str, arguments: list[str], nam
     assert len(said) == 1
     assert named in said[0]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("moved", "marks"), [([0, 1, 0, 1], 2), ([1, 1, 1, 1], 0), ([0, 0, 0, 0], 0)])
+def test_report_marks_where_the_reference_moved(moved: list[int], marks: int, monkeypatch):
+    """A vertical line each, and none where it moves after every step."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import report
+
+    rows = [
+        {"step": i + 1, "policy/kl_old_k3": 0.1, "policy/kl_ref_k3": 0.2 + i, "ref/refresh": float(each)}
+        for i, each in enumerate(moved)
+    ]
+    figure, axes = report.plt.subplots()
+    report.draw_kl(axes, rows)
+    found = [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
+    report.plt.close(figure)
+    assert found == [i + 1 for i, each in enumerate(moved) if each][:marks]

@@ -1,0 +1,1 @@
+"""Checkpoints to numbers: sample, grade, report, joined by files. Never imports the trainer."""

@@ -1,0 +1,139 @@
+"""The Hugging Face checkpoints of a training run, in step order, and whether each is whole."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+_STEP = re.compile(r"(?:^|[_.-])(?:global_?)?(?:step|checkpoint|iter)[_-]?(\d+)", re.IGNORECASE)
+_DEPTH = 4  # folders below RUN_DIR
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`step` is None for a final model whose step nothing tells."""
+
+    step: int | None
+    path: Path
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the output, which sorts by step."""
+        return "final" if self.step is None else f"step_{self.step:06d}"
+
+
+def find(run_dir: Path) -> list[Checkpoint]:
+    """Every model's folder below `run_dir`, steps in order, the final model last.
+
+    A final model without a step in its name takes the last step of metrics.jsonl; it is left out where a checkpoint
+    of that step exists, which holds the same weights.
+    """
+    found = [Checkpoint(_step(path, run_dir), path) for path in _models(run_dir)]
+    steps = {checkpoint.step: checkpoint for checkpoint in found if checkpoint.step is not None}
+    last = last_step(run_dir)
+    finals = [checkpoint for checkpoint in found if checkpoint.step is None]
+    if finals and last is not None:
+        steps.setdefault(last, Checkpoint(last, finals[0].path))
+        finals = finals[1:]
+    return [steps[step] for step in sorted(steps)] + finals[:1]
+
+
+def finished(run_dir: Path) -> bool:
+    """Is a whole final model there, so that no further checkpoint will come?"""
+    finals = [path for path in _models(run_dir) if _step(path, run_dir) is None]
+    return any(problem(path) is None for path in finals)
+
+
+def _models(run_dir: Path) -> list[Path]:
+    levels = [run_dir]
+    found = []
+    for _ in range(_DEPTH):
+        levels = [child for folder in levels for child in _children(folder) if child.is_dir()]
+        found += [folder for folder in levels if _is_model(folder) and not _hidden(folder, run_dir)]
+    return found
+
+
+def _is_model(folder: Path) -> bool:
+    """Has it a configuration, or the name of a checkpoint that should have one? DeepSpeed's own have neither."""
+    if (folder / "config.json").is_file():
+        return True
+    named = folder.name.endswith("_hf") or folder.name.startswith("checkpoint-")
+    return bool(_STEP.search(folder.name)) and (named or not _children(folder))
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # a running training may prune a checkpoint at any moment
+        return []
+
+
+def _hidden(folder: Path, run_dir: Path) -> bool:
+    return any(part.startswith(".") for part in folder.relative_to(run_dir).parts)
+
+
+def _step(path: Path, run_dir: Path) -> int | None:
+    for part in reversed(path.relative_to(run_dir).parts):
+        match = _STEP.search(part)
+        if match:
+            return int(match[1])
+    return None
+
+
+def training_log(run_dir: Path) -> Path | None:
+    """The trainer's metrics.jsonl of this run."""
+    return next(iter(sorted(run_dir.glob("metrics.jsonl")) or sorted(run_dir.glob("*/metrics.jsonl"))), None)
+
+
+def last_step(run_dir: Path) -> int | None:
+    """The last training step that metrics.jsonl tells of."""
+    log = training_log(run_dir)
+    steps = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log else ():
+        try:
+            report = json.loads(line)
+            if report.get("kind", "train") == "train":
+                steps.append(int(report["step"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a line cut off while the run goes on
+    return max(steps, default=None)
+
+
+def problem(path: Path) -> str | None:
+    """What is wrong with a model folder, in one line; None if its files are there and whole."""
+    if not path.is_dir() or not any(path.iterdir()):
+        return f"{path} is {'empty' if path.is_dir() else 'missing'}"
+    if not (path / "config.json").is_file():
+        return f"{path} is not a Hugging Face model: no config.json"
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{path}/config.json is not JSON: was the checkpoint cut off while it was written?"
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        return f"{path} holds no tokenizer"
+    return _weights_problem(path)
+
+
+def _weights_problem(path: Path) -> str | None:
+    index = next(iter(sorted(path.glob("*.index.json"))), None)
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index else set()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{index} is not an index of weights: was the checkpoint cut off while it was written?"
+    missing = sorted(name for name in names if not (path / name).is_file())
+    if missing:
+        return f"{path} lacks {missing[0]}, which its index names: was the checkpoint cut off while it was written?"
+    files = [path / name for name in sorted(names)] or sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
+    if not files:
+        return f"{path} holds no weights (*.safetensors or *.bin)"
+    for file in files:
+        if file.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(file, framework="numpy"):  # compares the header with the file's length
+                pass
+        except (SafetensorError, OSError) as error:
+            return f"{file} is not whole ({error}): was the checkpoint cut off while it was written?"
+    return None

@@ -1,0 +1,1 @@
+"""Verdicts: in killable processes, stored as they come, counted as votes."""

@@ -1,0 +1,72 @@
+"""What grading a folder again changed: counted, shown to a person, and kept in grade_changes.json."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evaluation.grading.graded_row import Key, Row, grader_version, key_of
+from evaluation.store import write_json
+
+SHOWN_FLIPS = 20
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A sample whose verdict is another one now; `before` and `after` are reasons, with ", strict" where so graded."""
+
+    benchmark: str
+    problem: str
+    sample: int
+    before: str
+    after: str
+    extracted: str | None
+
+
+@dataclass(frozen=True)
+class Changes:
+    """`graded`: verdicts that were missing; `regraded`: made anew; `reasons`: of all verdicts, as they are now."""
+
+    graded: int
+    regraded: int
+    reasons: dict[str, int]
+    flips: tuple[Flip, ...]
+    grader: str
+    before: tuple[str, ...]
+
+
+def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], made: int) -> Changes:
+    """rows: all as they are now; replaced: the former row of each that was made anew. Writes grade_changes.json."""
+    flips = []
+    for row in rows:
+        old = replaced.get(key_of(row))
+        if old is not None and (old["reason"], old["strict"]) != (row["reason"], row["strict"]):
+            flips.append(Flip(*key_of(row), _shown(old), _shown(row), row["extracted"]))
+    graders = tuple(sorted({row["grader"] for row in replaced.values()}))
+    reasons = dict(Counter(row["reason"] for row in rows))
+    changes = Changes(made - len(replaced), len(replaced), reasons, tuple(flips), grader_version(), graders)
+    if replaced:
+        counts = Counter(f"{flip.before} -> {flip.after}" for flip in flips)
+        write_json(folder / "grade_changes.json", asdict(changes) | {"counts": dict(counts)})
+    return changes
+
+
+def _shown(row: Row) -> str:
+    return row["reason"] + (", strict" if row["strict"] else "")
+
+
+def told(folder: Path, changes: Changes) -> list[str]:
+    """What a person reads after grading a folder, a line each."""
+    total = sum(changes.reasons.values())
+    lines = [f"{folder}: {total} verdicts, {changes.graded} new, {changes.regraded} made anew ({changes.grader})"]
+    most = sorted(changes.reasons.items(), key=lambda item: -item[1])
+    lines += [f"  {reason:10} {count:7} {count / total:6.1%}" for reason, count in most]
+    if changes.regraded:
+        lines.append(f"  {len(changes.flips)} verdicts changed (before: {', '.join(changes.before)})")
+    for flip in changes.flips[:SHOWN_FLIPS]:
+        answer = ascii(flip.extracted)[:60] if flip.extracted is not None else "no answer"
+        where = f"{flip.benchmark}/{flip.problem}/{flip.sample}"
+        lines.append(f"    {where:36} {flip.before} -> {flip.after}   {answer}")
+    if len(changes.flips) > SHOWN_FLIPS:
+        lines.append(f"    ... and {len(changes.flips) - SHOWN_FLIPS} more in {folder / 'grade_changes.json'}")
+    return lines

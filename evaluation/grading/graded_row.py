@@ -1,0 +1,70 @@
+"""One sample to one row of graded.jsonl, and the version of everything that decides it."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import rpg_openrlhf
+from evaluation.grading.strict import strict_verdict
+from evaluation.problems.golds import judge
+
+REASONS = ("correct", "wrong", "no_answer", "ambiguous", "timeout", "truncated")
+
+Row = dict[str, Any]
+Key = tuple[str, str, int]
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    """(benchmark, problem, sample) of a row of samples.jsonl or graded.jsonl."""
+    return row["benchmark"], row["problem"], row["sample"]
+
+
+@lru_cache(maxsize=1)
+def grader_version() -> str:
+    """The package's version and a hash of the sources that decide verdicts, LaTeX reader included."""
+    here, rewards = Path(__file__).parent, Path(rpg_openrlhf.__file__).parent / "rewards"
+    digest = hashlib.sha256()
+    ours = (here.parent / "problems" / "golds.py", here / "strict.py", here / "graded_row.py", here / "votes.py")
+    for path in (*sorted(rewards.glob("*.py")), *ours):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
+    for package in ("math-verify", "latex2sympy2-extended", "sympy"):
+        try:
+            digest.update(f"{package} {version(package)}\0".encode())
+        except PackageNotFoundError:
+            continue
+    return f"{rpg_openrlhf.__version__}+{digest.hexdigest()[:12]}"
+
+
+def graded_row(problem: Mapping[str, Any], sample: Mapping[str, Any], form: str) -> Row:
+    """The verdicts of one sample; `form` is what the prompt asks for, `answer` or `boxed`."""
+    verdict = judge(problem, sample["text"])
+    is_strict, strict_extracted = strict_verdict(sample["text"], problem.get("golds") or (problem["gold"],), form)
+    is_cut = verdict.reason == "no_answer" and sample["finish_reason"] == "length"
+    reason = "truncated" if is_cut else verdict.reason
+    return _row(sample, verdict.is_correct, is_strict, reason, verdict.extracted, strict_extracted)
+
+
+def undecided_row(sample: Mapping[str, Any]) -> Row:
+    """The row of a sample whose grading passed its limits on time or memory, or took its process down."""
+    return _row(sample, False, False, "timeout", None, None)
+
+
+def _row(
+    sample: Mapping[str, Any], correct: bool, strict: bool, reason: str, extracted: str | None, read: str | None
+) -> Row:
+    return {
+        "benchmark": sample["benchmark"],
+        "problem": sample["problem"],
+        "sample": sample["sample"],
+        "correct": correct,
+        "strict": strict,
+        "reason": reason,
+        "extracted": extracted,
+        "strict_extracted": read,
+        "tokens": sample["tokens"],
+        "finish_reason": sample["finish_reason"],
+        "grader": grader_version(),
+    }

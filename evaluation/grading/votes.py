@@ -1,0 +1,141 @@
+"""maj@n: the answers of a problem's samples, grouped by equivalence. votes.json.
+
+Right answers are one group, whatever they look like. The others are grouped by their text first, then compared with
+the grader, the most frequent first, each with the first of every group. `ambiguous` and `timeout` answers vote with
+equal text only: several candidates are no value, and what could not be compared once is not tried again. So does
+everything beyond the limits below. Samples without an answer do not vote; they are counted.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from evaluation.grading.graded_row import Row, grader_version
+from evaluation.grading.grading_pool import GradingPool
+from evaluation.problems.golds import plain_integer
+from rpg_openrlhf.rewards.extraction import extract_answer
+from rpg_openrlhf.rewards.grading import grade
+
+MAX_COMPARISONS = 300  # of one problem
+MAX_LENGTH = 300  # characters of an answer that is compared
+
+_SPACES = re.compile(r"(?:\s|\\[ ,;!]|~)+")
+
+
+def text_key(answer: str) -> str:
+    """The text by which answers are equal without being read: integers by value, spacing and dollars left out."""
+    text = answer[:20_000].strip()
+    integer = plain_integer(text) if len(text) < MAX_LENGTH else None
+    if integer is not None:
+        return integer
+    text = text.replace("$", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = text.replace("\\left", "").replace("\\right", "").rstrip(". ")
+    return _SPACES.sub(_space, text)
+
+
+def _space(match: re.Match[str]) -> str:
+    r"""Between letters or digits a space means something: \pi x is no \pix."""
+    around = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
+    return " " if all(character.isalnum() for character in around) else ""
+
+
+def group_answers(texts: Sequence[str]) -> list[int]:
+    """The number of each text's group. Comparisons are bounded; a text beyond the bound is a group of its own."""
+    labels: list[int] = []
+    firsts: list[tuple[int, str, bool]] = []
+    left = MAX_COMPARISONS
+    for text in texts:
+        response = _as_response(text) if len(text) <= MAX_LENGTH else None
+        is_integer = plain_integer(text) is not None
+        label = len(labels)
+        for number, first, first_is_integer in firsts if response else ():
+            if is_integer and first_is_integer:
+                continue  # two integers of different text differ
+            if left == 0:
+                break
+            left -= 1
+            if grade(response or "", first).is_correct:
+                label = number
+                break
+        labels.append(label)
+        if label == len(labels) - 1 and response:
+            firsts.append((label, text, is_integer))
+    return labels
+
+
+def _as_response(answer: str) -> str | None:
+    """A response whose answer is exactly this text, None if there is none."""
+    for form in ("Answer: {}", "\\boxed{{{}}}"):
+        response = form.format(answer)
+        if extract_answer(response) == answer:
+            return response
+    return None
+
+
+def comparable(rows: Iterable[Row]) -> tuple[str, ...]:
+    """A text for each distinct wrong answer, the most frequent first: what `group_answers` is given."""
+    counts: Counter[str] = Counter()
+    shown: dict[str, str] = {}
+    for row in rows:
+        if row["reason"] == "wrong" and row["extracted"] is not None:
+            key = text_key(row["extracted"])
+            counts[key] += 1
+            shown[key] = min(shown.get(key, row["extracted"]), row["extracted"], key=lambda text: (len(text), text))
+    return tuple(shown[key] for key in sorted(counts, key=lambda key: (-counts[key], key)))
+
+
+def problem_votes(rows: Sequence[Row], texts: Sequence[str], labels: Sequence[int]) -> dict[str, Any]:
+    """One problem's entry of votes.json; `texts` and `labels` from `comparable` and `group_answers`."""
+    label_of = {text_key(text): label for text, label in zip(texts, labels, strict=True)}
+    members: dict[Any, Counter[str]] = {}
+    for row in rows:
+        if row["extracted"] is None:
+            continue
+        key: Any = text_key(row["extracted"])
+        group = "right" if row["correct"] else label_of.get(key, key)
+        members.setdefault(group, Counter())[row["extracted"]] += 1
+    groups = [
+        {"answer": min(of, key=lambda text: (-of[text], text)), "count": of.total(), "correct": group == "right"}
+        for group, of in members.items()
+    ]
+    groups.sort(key=lambda group: (-group["count"], not group["correct"], group["answer"]))
+    top = [group["correct"] for group in groups if group["count"] == groups[0]["count"]]
+    return {
+        "n": len(rows),
+        "correct": sum(row["correct"] for row in rows),
+        "strict": sum(row["strict"] for row in rows),
+        "no_answer": sum(row["reason"] in ("no_answer", "truncated") for row in rows),
+        "truncated": sum(row["finish_reason"] == "length" for row in rows),
+        "timeout": sum(row["reason"] == "timeout" for row in rows),
+        "groups": groups,
+        "majority": sum(top) / len(top) if top else 0.0,
+    }
+
+
+def digest_of(rows: Iterable[Row]) -> str:
+    """What votes were counted from, so that unchanged verdicts are not counted again. Order does not matter."""
+    lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def count_votes(rows: Iterable[Row], pool: GradingPool) -> dict[str, Any]:
+    """The content of votes.json for rows of graded.jsonl; `pool` compares, one problem a task."""
+    problems: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        problems.setdefault((row["benchmark"], row["problem"]), []).append(row)
+    waiting: dict[tuple[str, str], tuple[tuple[str, ...], Future | None]] = {}
+    for key, of in problems.items():
+        texts = comparable(of)
+        own = list(range(len(texts)))
+        need = sum(plain_integer(text) is None for text in texts)
+        waiting[key] = texts, pool.run(group_answers, texts, otherwise=own) if need and len(texts) > 1 else None
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for (benchmark, problem), (texts, future) in waiting.items():
+        labels = future.result() if future else range(len(texts))
+        found.setdefault(benchmark, {})[problem] = problem_votes(problems[benchmark, problem], texts, list(labels))
+    every = [row for of in problems.values() for row in of]
+    return {"grader": grader_version(), "verdicts": digest_of(every), "benchmarks": found}

@@ -1,0 +1,197 @@
+"""Which evaluated models lie below the folders a user names: single runs, and series of checkpoints."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+DEPTH = 3  # levels below a named folder that are searched
+
+
+class NothingFound(ValueError):
+    """No evaluated model where one was named, in one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One evaluated model. `step` is None outside a series, and for a final model that does not know its own."""
+
+    folder: Path
+    label: str
+    step: int | None
+    results: dict[str, Any]
+
+    @property
+    def when(self) -> str:
+        """Which checkpoint of its series it is; a final model may not know its step."""
+        return "final" if self.step is None else f"step {self.step}"
+
+    @property
+    def benchmarks(self) -> dict[str, dict[str, Any]]:
+        """Name to what results.json holds of it, in its order; benchmarks that have no sample yet are left out."""
+        found = self.results["benchmarks"]
+        return {name: row for name, row in found.items() if row["samples"] and row["mean"]["value"] is not None}
+
+
+@dataclass(frozen=True)
+class Series:
+    """The checkpoints of one training run, in the order of steps, and those that have no numbers."""
+
+    folder: Path
+    label: str
+    runs: tuple[Run, ...]
+    failed: tuple[dict[str, Any], ...]
+    training_log: Path | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a report is about. Labels are unique over both."""
+
+    runs: tuple[Run, ...]
+    series: tuple[Series, ...]
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """Single runs, then every checkpoint of every series."""
+        return (*self.runs, *(run for series in self.series for run in series.runs))
+
+    @property
+    def ends(self) -> tuple[Run, ...]:
+        """Single runs, then the first and the last checkpoint of every series: those with a story of their own."""
+        return (*self.runs, *(run for s in self.series for run in dict.fromkeys((s.runs[0], s.runs[-1]))))
+
+    @property
+    def finals(self) -> tuple[Run, ...]:
+        """Single runs, then the last checkpoint of every series: one run a method."""
+        return (*self.runs, *(series.runs[-1] for series in self.series))
+
+
+def find(places: Sequence[Path]) -> Found:
+    """Read every run and series at or below `places`; NothingFound or OSError if one of them holds none."""
+    runs: dict[Path, Run] = {}
+    series: dict[Path, Series] = {}
+    for place in places:
+        if not place.is_dir():
+            raise NothingFound(f"{place} is not a folder")
+        before = len(runs) + len(series)
+        known = any(place.resolve() == path for path in (*runs, *series))
+        _search(place, DEPTH, runs, series)
+        if len(runs) + len(series) == before and not known:
+            raise NothingFound(
+                f"{place} holds no evaluated model: run `python -m evaluation.run --output {place}` first"
+            )
+    inside = {run.folder.resolve() for one in series.values() for run in one.runs}
+    return _unique([run for path, run in runs.items() if path not in inside], list(series.values()))
+
+
+def _search(place: Path, depth: int, runs: dict[Path, Run], series: dict[Path, Series]) -> None:
+    if (place / "series.json").is_file():
+        found = read_series(place)
+        if found.runs:
+            series.setdefault(place.resolve(), found)
+    elif (place / "settings.json").is_file():
+        run = read_run(place)
+        if run is not None:
+            runs.setdefault(place.resolve(), run)
+    elif depth:
+        for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            _search(child, depth - 1, runs, series)
+
+
+def read_run(folder: Path, step: int | None = None) -> Run | None:
+    """The run in `folder`, summarised anew where results.json is older than the verdicts; None without verdicts."""
+    results = folder / "results.json"
+    if _is_stale(folder):
+        # Imported late: a report on finished runs needs no graders.
+        from evaluation.grade import grade_folder
+        from evaluation.scores.results import write_results
+
+        grade_folder(folder)
+        found = write_results(folder)
+    elif results.is_file():
+        found = _read_json(results)
+    else:
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("benchmarks"), dict) or "settings" not in found:
+        raise NothingFound(f"{results} is not a summary of a run: delete it and grade the folder again")
+    return Run(folder, _label(found["settings"], folder), step, found)
+
+
+def _is_stale(folder: Path) -> bool:
+    """Are there samples, verdicts or settings that results.json does not know: an interrupted run, or regrading?"""
+    results, samples = folder / "results.json", folder / "samples.jsonl"
+    if not results.is_file():
+        return samples.is_file() and samples.stat().st_size > 0
+    votes = folder / "votes.json"
+    if votes.is_file() and results.stat().st_mtime_ns < votes.stat().st_mtime_ns:
+        return True
+    found = _read_json(results)
+    return isinstance(found, dict) and found.get("settings") != _read_json(folder / "settings.json")
+
+
+def read_series(folder: Path) -> Series:
+    """The checkpoints named by series.json; a checkpoint without numbers is one of `failed`."""
+    found = _read_json(folder / "series.json")
+    label = _label(found, folder)
+    runs, failed = [], []
+    for row in sorted(found["checkpoints"], key=lambda row: (row["step"] is None, row["step"] or 0)):
+        place = Path(row["folder"])
+        place = place if place.is_absolute() and place.is_dir() else folder / place.name
+        run = read_run(place, row["step"]) if row["status"] == "done" and place.is_dir() else None
+        if run is None or not run.benchmarks:
+            failed.append({"step": row["step"], "status": row["status"], "error": row.get("error")})
+        else:
+            runs.append(run)
+    return Series(folder, label, tuple(runs), tuple(failed), _training_log(found.get("training_log"), folder))
+
+
+def _label(found: dict[str, Any], folder: Path) -> str:
+    """What a run calls itself, in one line that any file can hold."""
+    text = str(found.get("label") or folder.name)
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
+
+
+def _training_log(named: str | None, folder: Path) -> Path | None:
+    if named is None:
+        return None
+    return Path(named) if Path(named).is_absolute() else folder / named
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NothingFound(f"{path} is not JSON ({error})") from None
+
+
+def _unique(runs: list[Run], series: list[Series]) -> Found:
+    """Two things of one label are told apart by their folder's name, then by a number."""
+    taken: set[str] = set()
+
+    def name(label: str, folder: Path) -> str:
+        choices = (label, f"{label} ({folder.name})", *(f"{label} ({number})" for number in range(2, 10_000)))
+        free = next(choice for choice in choices if choice not in taken)
+        taken.add(free)
+        return free
+
+    named = []
+    for one in series:
+        label = name(one.label, one.folder)
+        members = tuple(replace(run, label=f"{label} {run.when}") for run in one.runs)
+        taken.update(run.label for run in members)
+        named.append(replace(one, label=label, runs=members))
+    return Found(tuple(replace(run, label=name(run.label, run.folder)) for run in runs), tuple(named))
+
+
+def pick(found: Found, name: str) -> Run:
+    """The run that a user calls `name`: a label, a folder, or a series for its last checkpoint. ValueError."""
+    for series in found.series:
+        if name == series.label or Path(name).resolve() == series.folder.resolve():
+            return series.runs[-1]
+    for run in found.all_runs:
+        if name == run.label or Path(name).resolve() == run.folder.resolve():
+            return run
+    labels = ", ".join(repr(label) for label in [r.label for r in found.runs] + [s.label for s in found.series])
+    raise ValueError(f"--compare {name}: no run of that label or folder here; there is {labels}")

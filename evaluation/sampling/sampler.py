@@ -1,0 +1,252 @@
+"""Draw what is missing: every (problem, sample) pair of every target through engines that never drain.
+
+Samples go to disk as they finish and from there to the graders, which are other processes.
+"""
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from evaluation.grade import LiveGrader, grade_folder
+from evaluation.grading.grading_pool import GradingError
+from evaluation.provenance import machine, positions, versions
+from evaluation.sampling.dispatch import Dispatcher, Job
+from evaluation.sampling.replicas import Completion, EngineSettings, LocalReplica, Replica, Request
+from evaluation.sampling.seeds import seed_of
+from evaluation.scores.results import write_results
+from evaluation.settings import Settings
+from evaluation.store import SampleStore, read_json, write_json
+from evaluation.targets import Opened
+
+PROVENANCE_SECONDS = 30.0  # between two writings while samples come, so that a kill loses no more
+
+
+@dataclass(eq=False)
+class _Sampling:
+    """One target's open files while its samples come in."""
+
+    opened: Opened
+    store: SampleStore
+    job: Job
+    seeds: dict[tuple, int]
+    grader: LiveGrader | None = None
+    sessions: list[dict] = field(default_factory=list)  # earlier ones, of provenance.json
+    replicas: list[Replica] = field(default_factory=list)
+    told: float = float("-inf")  # when provenance.json was last written
+    last: float = 0.0
+    tokens: int = 0
+    samples: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """From the first request given to an engine, engine start excluded, to the last sample."""
+        return max(self.last - self.job.started, 0.0) if self.job.started else 0.0
+
+
+class Sampler:
+    """Samples opened targets. `errors` tells, by folder, which could not be finished and why."""
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]):
+        self.settings, self.say = settings, say
+        self.errors: dict[Path, str] = {}
+        self._by_job: dict[int, _Sampling] = {}
+        self._bar: tqdm | None = None
+
+    def run(self, targets: Sequence[Opened]) -> None:
+        """Until every sample of every target is on disk and graded, or its error known."""
+        with contextlib.ExitStack() as stack:
+            samplings = [sampling for opened in targets if (sampling := self._opened(opened, stack))]
+            self._by_job = {id(sampling.job): sampling for sampling in samplings}
+            planned = sum(len(sampling.opened.rows) for sampling in samplings) * self.settings.n
+            missing = sum(sampling.job.remaining for sampling in samplings)
+            stack.enter_context(self._ray(bool(missing)))
+            self._bar = stack.enter_context(
+                tqdm(total=planned, initial=planned - missing, unit="sample", desc="sampling", disable=not missing)
+            )
+            # Votes and intervals of a finished checkpoint are made beside the sampling of the next.
+            finisher = stack.enter_context(ThreadPoolExecutor(1))
+            endings: list[tuple[_Sampling, Future]] = []
+
+            def end(job: Job) -> None:
+                sampling = self._by_job[id(job)]
+                endings.append((sampling, finisher.submit(self._finish, sampling)))
+
+            slots = 1 if self.settings.server else self.settings.dp
+            try:
+                Dispatcher([s.job for s in samplings], slots, self._take, end, self._note).run()
+            except BaseException:
+                for sampling in samplings:  # what is on disk stays; a rerun grades and goes on
+                    if sampling.grader:
+                        sampling.grader.abandon()
+                    with contextlib.suppress(OSError):
+                        self._provenance(sampling)
+                raise
+            for sampling, ending in endings:
+                try:
+                    ending.result()
+                except (ValueError, OSError, GradingError) as error:
+                    sampling.job.error = sampling.job.error or str(error)
+                if sampling.job.error:
+                    self.errors[sampling.opened.target.folder] = sampling.job.error
+
+    def _opened(self, opened: Opened, stack: contextlib.ExitStack) -> "_Sampling | None":
+        """None for a folder that cannot be gone on with, its error noted: the others go on."""
+        try:
+            return self._open(opened, stack)
+        except (ValueError, OSError) as error:
+            self.errors[opened.target.folder] = str(error)
+            return None
+
+    def _open(self, opened: Opened, stack: contextlib.ExitStack) -> _Sampling:
+        settings, folder = self.settings, opened.target.folder
+        store = stack.enter_context(contextlib.closing(SampleStore(folder)))
+        seeds, pending, longest = {}, deque(), 0
+        for row in opened.rows:
+            ids = None
+            for sample in range(settings.n):
+                key = (row["benchmark"], row["problem"], sample)
+                if key in store.done:
+                    continue
+                if ids is None and opened.prompter.tokenizer is not None:
+                    ids = opened.prompter.token_ids(row["prompt"])
+                    longest = max(longest, len(ids))
+                seeds[key] = seed_of(settings.seed, *key)
+                pending.append(Request(key, row["prompt"], ids, seeds[key]))
+        room = settings.max_model_len or positions(opened.model.path)
+        if room and longest >= room:
+            raise ValueError(
+                f"a prompt of {longest} tokens leaves no room for a response in {room} (--max-model-len, or the "
+                "model's own): another --prompt, or a model of longer context"
+            )
+        sampling = _Sampling(opened, store, Job(folder.name, pending, lambda slot: self._noted(sampling, slot)), seeds)
+        if pending:
+            sampling.grader = stack.enter_context(LiveGrader(folder, workers=settings.graders))
+        path = folder / "provenance.json"
+        sampling.sessions = read_json(path)["sessions"] if path.exists() else []
+        return sampling
+
+    def _noted(self, sampling: _Sampling, slot: int) -> Replica:
+        replica = self._replica(sampling.opened, slot)
+        sampling.replicas.append(replica)
+        return replica
+
+    def _ray(self, needed: bool) -> contextlib.AbstractContextManager:
+        settings = self.settings
+        if not needed or settings.server or (settings.dp == 1 and settings.ray_address is None):
+            return contextlib.nullcontext()
+        # Imported late: one engine on this machine needs no Ray.
+        from evaluation.sampling import ray_replicas
+
+        return ray_replicas.cluster(settings.ray_address, settings.dp, settings.tp)
+
+    def _replica(self, opened: Opened, slot: int) -> Replica:
+        settings, folder = self.settings, opened.target.folder
+        if settings.server:
+            # Imported late: only a server needs the client.
+            from evaluation.sampling.server import ServerReplica
+
+            return ServerReplica(
+                settings.server,
+                opened.model.name,
+                self._engine(opened.model.name, settings),
+                settings.concurrency,
+                request_timeout=settings.request_timeout,
+            )
+        engine = self._engine(str(opened.model.path), settings)
+        if settings.dp == 1 and settings.ray_address is None:
+            return LocalReplica(engine, folder / "engine.log")
+        from evaluation.sampling.ray_replicas import RayReplica
+
+        return RayReplica(engine, folder / f"engine_{slot}.log", settings.tp)
+
+    @staticmethod
+    def _engine(model: str, settings: Settings) -> EngineSettings:
+        names = ("temperature", "top_p", "top_k", "max_tokens", "max_model_len", "dtype", "gpu_memory_utilization")
+        more = ("enforce_eager", "trust_remote_code", "max_num_seqs")
+        chosen = {name: getattr(settings, name) for name in (*names, *more)}
+        return EngineSettings(model=model, tokenizer=None, tensor_parallel=settings.tp, **chosen)
+
+    def _take(self, job: Job, completions: list[Completion]) -> None:
+        """Samples to disk first, then to the graders."""
+        sampling = self._by_job[id(job)]
+        rows = [_row(completion, sampling.seeds[completion.key]) for completion in completions]
+        sampling.store.append(rows)
+        assert sampling.grader is not None
+        for row in rows:
+            sampling.grader.put(row)
+        sampling.last = time.monotonic()
+        sampling.tokens += sum(completion.tokens for completion in completions)
+        sampling.samples += len(completions)
+        if sampling.last - sampling.told > PROVENANCE_SECONDS:
+            self._provenance(sampling)
+            sampling.told = sampling.last
+        assert self._bar is not None
+        seconds = sampling.seconds
+        self._bar.set_postfix_str(
+            f"{job.name}, {sampling.tokens / seconds:,.0f} tokens/s" if seconds else job.name, False
+        )
+        self._bar.update(len(rows))
+
+    def _finish(self, sampling: _Sampling) -> None:
+        if sampling.grader:
+            sampling.grader.close()
+        self._provenance(sampling)
+        grade_folder(sampling.opened.target.folder, workers=self.settings.graders)
+        write_results(sampling.opened.target.folder)
+
+    def _provenance(self, sampling: _Sampling) -> None:
+        """One entry a session, so that a resumed run tells of all its machines and of its time in all."""
+        if not sampling.samples:
+            return
+        path = sampling.opened.target.folder / "provenance.json"
+        sessions = [*sampling.sessions, self._session(sampling)]
+        wall = sum(session["wall_seconds"] for session in sessions)
+        tokens = sum(session["generated_tokens"] for session in sessions)
+        write_json(
+            path,
+            {
+                "versions": sessions[-1]["versions"],
+                "machine": sessions[-1]["machine"],
+                "dtype": sessions[-1]["dtype"],
+                "wall_seconds": wall,
+                "generated_tokens": tokens,
+                "tokens_per_second": tokens / wall if wall else None,
+                "sessions": sessions,
+            },
+        )
+
+    def _session(self, sampling: _Sampling) -> dict:
+        dtypes = [found for replica in sampling.replicas if (found := getattr(replica, "dtype", None))]
+        return {
+            "samples": sampling.samples,
+            "generated_tokens": sampling.tokens,
+            "wall_seconds": round(sampling.seconds, 3),
+            "dtype": dtypes[-1] if dtypes else None,
+            "versions": versions(),
+            "machine": machine(),
+            "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": self.settings.server},
+        }
+
+    def _note(self, text: str) -> None:
+        """A line that leaves the progress bar whole."""
+        tqdm.write(text, file=sys.stderr)
+
+
+def _row(completion: Completion, seed: int) -> dict:
+    benchmark, problem, sample = completion.key
+    return {
+        "benchmark": benchmark,
+        "problem": problem,
+        "sample": sample,
+        "seed": seed,
+        "text": completion.text,
+        "tokens": completion.tokens,
+        "finish_reason": completion.finish_reason,
+    }

@@ -1,0 +1,207 @@
+"""Two evaluated models on the same problems, paired: the problems' own difficulty cancels out of the difference.
+
+Differences are A minus B. A row is one benchmark; pure: takes what results.json holds.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from evaluation.scores.intervals import EQUAL, RESAMPLES, SEED, bootstrap, wilson
+from evaluation.scores.metrics import FloatArray
+
+EXACT_PROBLEMS = 13  # all 2^13 sign patterns are looked at; above that, random ones
+COLUMNS = ("correct", "strict", "majority")
+SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "max_model_len", "dtype")
+PROMPT = ("style", "chat_template", "system", "template")
+
+
+class ComparisonError(ValueError):
+    """Two runs whose difference would mean nothing, in one line."""
+
+
+def compare(results_a: Mapping[str, Any], results_b: Mapping[str, Any], column: str = "correct") -> dict[str, Any]:
+    """A minus B on the benchmarks and problems that both have; `column` is correct, strict or majority.
+
+    -> {"a", "b": labels, "column", "benchmarks": {NAME: row}, "pooled": row | None, "warnings": [str]}; a row is as
+    `paired` gives it plus "p_holm", Holm's correction over the benchmarks. `pooled` is the mean of the benchmarks'
+    differences, every benchmark one vote, when there are two or more. ComparisonError if nothing can be compared.
+    """
+    if column not in COLUMNS:
+        raise ComparisonError(f"column {column!r}: must be one of {', '.join(COLUMNS)}")
+    names = [name for name in results_a["benchmarks"] if name in results_b["benchmarks"]]
+    if not names:
+        ours, theirs = (", ".join(results["benchmarks"]) or "none" for results in (results_a, results_b))
+        raise ComparisonError(
+            f"{_label(results_a)} and {_label(results_b)} share no benchmark: {ours} against {theirs}"
+        )
+    notes = _differing_settings(results_a["settings"], results_b["settings"])
+    if results_a.get("grader") != results_b.get("grader"):
+        notes.append("graded by different graders: run evaluation.grade on both folders")
+    rows, pairs = {}, {}
+    for name in names:
+        values_a, values_b, found = _pair(name, results_a, results_b, column)
+        notes += found
+        pairs[name] = np.round(values_a - values_b, 12)
+        rows[name] = paired(values_a, values_b)
+    for row, adjusted in zip(rows.values(), holm([row["p"] for row in rows.values()]), strict=True):
+        row["p_holm"] = adjusted
+    pooled = _pool(list(rows.values()), list(pairs.values())) if len(rows) > 1 else None
+    labels = {"a": _label(results_a), "b": _label(results_b)}
+    return {**labels, "column": column, "benchmarks": rows, "pooled": pooled, "warnings": notes}
+
+
+def paired(values_a: FloatArray, values_b: FloatArray) -> dict[str, Any]:
+    """One row; values (P,) of the same problems in the same order, in [0, 1].
+
+    -> {"problems", "a", "b", "difference", "low", "high", "p", "exact", "se_paired", "se_unpaired", "won", "lost",
+    "tied"}. The interval resamples problems, a pair at a time; p is two-sided, from swapping A and B within problems.
+    se_unpaired is what two separate scores would give: the gap to se_paired is what pairing buys. Null with 1 problem.
+    """
+    # Rounded, so that equal differences are equal and a tie is a tie: 1/3 - 2/9 against 4/9 - 1/3.
+    difference = np.round(values_a - values_b, 12)
+    low, high = _interval([difference])
+    p, exact = sign_flip_p(difference)
+    size = len(difference)
+    enough = size > 1
+    variances = values_a.var(ddof=1) + values_b.var(ddof=1) if enough else 0.0
+    return {
+        "problems": size,
+        "a": float(values_a.mean()),
+        "b": float(values_b.mean()),
+        "difference": float(difference.mean()),
+        "low": low,
+        "high": high,
+        "p": p,
+        "exact": exact,
+        "se_paired": float(difference.std(ddof=1) / math.sqrt(size)) if enough else None,
+        "se_unpaired": math.sqrt(variances / size) if enough else None,
+        "won": int((difference > 0).sum()),
+        "lost": int((difference < 0).sum()),
+        "tied": int((difference == 0).sum()),
+    }
+
+
+def _interval(differences: Sequence[FloatArray]) -> tuple[float, float]:
+    """Of the mean of the benchmarks' mean differences; problems are drawn within their benchmark.
+
+    Percentiles, not BCa: a few noisy problems carry the spread, BCa takes their chance signs for skewness, and covered
+    90 % where percentiles covered 94 to 96 % (30 problems, 32 samples, no difference).
+    """
+    if all(np.ptp(d) < EQUAL for d in differences):
+        # No spread to resample. If a share of problems may differ unseen, it is at most this large, either way.
+        half = wilson(0.0, sum(map(len, differences)))[1]
+        centre = float(np.mean([d[0] for d in differences]))
+        return max(centre - half, -1.0), min(centre + half, 1.0)
+    # A lone problem cannot be resampled: it enters as a constant.
+    moving = [d[None] for d in differences if len(d) > 1]
+    fixed = sum(float(d[0]) for d in differences if len(d) == 1)
+
+    def mean_of_means(*parts: FloatArray, axis: int) -> FloatArray:
+        return (np.asarray(sum(part.mean(axis=axis) for part in parts)) + fixed) / len(differences)
+
+    low, high, _ = bootstrap(moving, mean_of_means, method="percentile")
+    return low[0], high[0]
+
+
+def sign_flip_p(differences: FloatArray) -> tuple[float, bool]:
+    """Two-sided p of the sum under random signs, and whether all signs were tried; differences (P,).
+
+    Problems without a difference are left out: their sign changes nothing, and the rest may then be few enough to
+    try them all. p = 1 where none or one is left: both signs of one are equally far from 0.
+    """
+    moving = differences[differences != 0]
+    if moving.size < 2:
+        return 1.0, True
+    exact = moving.size <= EXACT_PROBLEMS
+    test = stats.permutation_test(
+        (moving,),
+        lambda x, axis: x.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=2**EXACT_PROBLEMS if exact else RESAMPLES,
+        batch=1000,
+        rng=np.random.default_rng(SEED),
+    )
+    return float(test.pvalue), exact
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm 1979, step-down: the i-th smallest of m is multiplied by m - i + 1, and none falls below one before it."""
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
+def _pool(rows: Sequence[dict[str, Any]], differences: Sequence[FloatArray]) -> dict[str, Any]:
+    """The mean over benchmarks of each mean; a benchmark with more problems does not weigh more."""
+    pooled: dict[str, Any] = {key: float(np.mean([row[key] for row in rows])) for key in ("a", "b", "difference")}
+    pooled |= {key: sum(row[key] for row in rows) for key in ("problems", "won", "lost", "tied")}
+    pooled["low"], pooled["high"] = _interval(differences)
+    pooled["p"], pooled["exact"] = sign_flip_p(np.concatenate([d / len(d) for d in differences]))
+    for key in ("se_paired", "se_unpaired"):
+        errors = [row[key] for row in rows]
+        pooled[key] = None if None in errors else math.hypot(*errors) / len(errors)
+    return pooled
+
+
+def _pair(name: str, results_a: Mapping, results_b: Mapping, column: str) -> tuple[FloatArray, FloatArray, list[str]]:
+    """Values of the shared problems in the order of their ids, and what a reader must know. ComparisonError."""
+    labels = f"{_label(results_a)} and {_label(results_b)}"
+    sources = [results["settings"].get("benchmarks", {}).get(name, {}) for results in (results_a, results_b)]
+    if sources[0].get("sha256") != sources[1].get("sha256"):
+        raise ComparisonError(f"{name}: {labels} read different files of it (sha256): sample both from one source")
+    problems_a, problems_b = (results["benchmarks"][name]["per_problem"] for results in (results_a, results_b))
+    shared = sorted(problems_a.keys() & problems_b.keys())
+    if not shared:
+        raise ComparisonError(f"{name}: {labels} share no sampled problem: finish both runs")
+    notes = []
+    if len(shared) < max(len(problems_a), len(problems_b)):
+        notes.append(
+            f"{name}: compared on the {len(shared)} problems of both, of {len(problems_a)} and {len(problems_b)}"
+        )
+    drawn = [sorted({problems[i]["n"] for i in shared}) for problems in (problems_a, problems_b)]
+    if drawn[0] != drawn[1]:
+        if column == "majority":
+            raise ComparisonError(
+                f"{name}: a majority of {_span(drawn[0])} samples is no match for one of {_span(drawn[1])}"
+            )
+        notes.append(
+            f"{name}: {_span(drawn[0])} samples a problem against {_span(drawn[1])}: same scale, unequal noise"
+        )
+    return _values(problems_a, shared, column), _values(problems_b, shared, column), notes
+
+
+def _values(problems: Mapping[str, Mapping[str, Any]], ids: Iterable[str], column: str) -> FloatArray:
+    if column == "majority":
+        return np.asarray([problems[i]["majority"] for i in ids], np.float64)
+    return np.asarray([problems[i][column] / problems[i]["n"] for i in ids], np.float64)
+
+
+def _differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """A sentence for each choice besides the model that differs; and if the model does not."""
+    notes = []
+    for group, keys in (("sampling", SAMPLING), ("prompt", PROMPT)):
+        for key in keys:
+            ours, theirs = (settings.get(group, {}).get(key) for settings in (a, b))
+            if ours != theirs:
+                values = "" if key == "template" else f": {ours} against {theirs}"
+                notes.append(f"{group} {key} differs{values}; the difference is not the models' alone")
+    same_model = a.get("model", {}).get("hash") is not None and a["model"]["hash"] == b.get("model", {}).get("hash")
+    if same_model and a.get("sampling", {}).get("seed") == b.get("sampling", {}).get("seed") and not notes:
+        notes.append("both are the same model with the same seed: no difference is to be expected")
+    return notes
+
+
+def _label(results: Mapping[str, Any]) -> str:
+    settings = results["settings"]
+    return str(settings.get("label") or settings.get("model", {}).get("name") or "unnamed")
+
+
+def _span(drawn: Sequence[int]) -> str:
+    return f"{drawn[0]}" if len(drawn) == 1 else f"{drawn[0]} to {drawn[-1]}"

@@ -1,0 +1,206 @@
+"""A graded folder to results.json and summary.md. Reads settings, votes, graded rows, provenance; needs no engine."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.scores.intervals import Ballot
+from evaluation.scores.metrics import k_grid, length_quantiles, majority, mean_at_n, rate
+from evaluation.scores.scoring import NO_SCORE, all_scores, count_scores
+from evaluation.scores.summary import percent, summary_markdown
+from evaluation.store import read_json, write_json, write_text
+
+WARN_RATE = 0.2
+WARN_TIMEOUTS = 0.02
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class ResultsError(ValueError):
+    """A folder whose results cannot be told, in one line."""
+
+
+def write_results(folder: Path) -> dict[str, Any]:
+    """Write results.json and summary.md, each whole or not at all. ResultsError, OSError."""
+    results = summarize(folder)
+    write_json(folder / "results.json", results)
+    write_text(folder / "summary.md", summary_markdown(results))
+    return results
+
+
+def summarize(folder: Path) -> dict[str, Any]:
+    """What results.json holds; reads only.
+
+    Scores divide by the samples that exist and are graded. ResultsError where files are missing or out of step.
+    """
+    settings = _required(folder / "settings.json", "not an evaluation folder; give one that evaluation.run wrote")
+    votes = _required(folder / "votes.json", f"run python -m evaluation.grade {folder}")
+    contamination = folder / "contamination.json"
+    repeated = _examined(read_json(contamination), settings) if contamination.exists() else {}
+    graded = _graded_rows(folder, settings["n"])
+    benchmarks = {}
+    for name, source in settings["benchmarks"].items():
+        found = {i: v for i, v in votes["benchmarks"].get(name, {}).items() if v["n"] > 0}
+        rows = {i: graded.get((name, i), []) for i in sorted(found)}
+        _check_in_step(folder, name, found, rows)
+        benchmark = summarize_benchmark(found, rows, settings["n"], source["rows_used"], repeated.get(name))
+        benchmark["warnings"] = warnings_of(benchmark, settings)
+        benchmarks[name] = benchmark
+    planned = sum(benchmark["planned"] for benchmark in benchmarks.values())
+    samples = sum(benchmark["samples"] for benchmark in benchmarks.values())
+    provenance = folder / "provenance.json"
+    return {
+        "settings": settings,
+        "provenance": read_json(provenance) if provenance.exists() else {},
+        "grader": votes.get("grader"),
+        "complete": samples == planned,
+        "planned": planned,
+        "samples": samples,
+        "warnings": [f"{name}: {text}" for name, found in benchmarks.items() for text in found["warnings"]],
+        "benchmarks": benchmarks,
+    }
+
+
+def _examined(contamination: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Benchmarks all of whose problems were looked for: one that grew since has problems that nobody looked for."""
+    counts = contamination.get("examined", {})
+    used = {name: source["rows_used"] for name, source in settings["benchmarks"].items()}
+    return {name: row for name, row in contamination["benchmarks"].items() if counts.get(name, 0) >= used.get(name, 0)}
+
+
+def summarize_benchmark(
+    votes: Mapping[str, Mapping[str, Any]],
+    rows: Rows,
+    n: int,
+    planned_problems: int,
+    repeated: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """One benchmark's entry, warnings aside; `votes` and graded `rows` by problem id, `repeated`: in training data."""
+    ids = sorted(votes)
+    drawn = [votes[i]["n"] for i in ids]
+    total = sum(drawn)
+    tokens = [row["tokens"] for i in ids for row in rows[i]]
+    return {
+        "problems": len(ids),
+        "planned_problems": planned_problems,
+        "samples": total,
+        "planned": planned_problems * n,
+        "n_min": min(drawn, default=0),
+        "n_max": max(drawn, default=0),
+        **_scores(votes, ids, n),
+        "tokens": length_quantiles(tokens),
+        **{key: rate(sum(votes[i][key] for i in ids), total) for key in ("truncated", "no_answer", "timeout")},
+        "failed": rate(sum(row["finish_reason"] == "error" for i in ids for row in rows[i]), total),
+        "clean": _clean(votes, ids, repeated),
+        "per_problem": {i: _problem(votes[i], rows[i]) for i in ids},
+    }
+
+
+def _scores(votes: Mapping[str, Mapping[str, Any]], ids: list[str], n: int) -> dict[str, Any]:
+    if not ids:
+        return {"mean": NO_SCORE, "strict": NO_SCORE, "pass@k": {}, "best@k": {}, "majority": NO_SCORE}
+    correct, strict, samples = (
+        np.asarray([votes[i][key] for i in ids], np.int64) for key in ("correct", "strict", "n")
+    )
+    return all_scores(correct, strict, samples, [_ballot(votes[i]) for i in ids], k_grid(n))
+
+
+def _ballot(problem: Mapping[str, Any]) -> Ballot:
+    groups = problem["groups"]
+    counted = tuple(group["count"] for group in groups)
+    return Ballot(counted, tuple(group["correct"] for group in groups), problem["n"] - sum(counted))
+
+
+def _problem(problem: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    ballot = _ballot(problem)
+    lengths = [row["tokens"] for row in rows]
+    return {
+        **{key: problem[key] for key in ("n", "correct", "strict")},
+        "majority": majority(ballot.votes, ballot.right),
+        "tokens": sum(lengths) / len(lengths),
+    }
+
+
+def _clean(votes: Mapping[str, Any], ids: list[str], repeated: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """mean@n on the problems that the training data does not repeat; None if nobody looked."""
+    if repeated is None:
+        return None
+    rest = [i for i in ids if i not in repeated]
+    mean = NO_SCORE
+    if rest:
+        correct, samples = (np.asarray([votes[i][key] for i in rest], np.int64) for key in ("correct", "n"))
+        mean = count_scores(correct, samples, {"mean": mean_at_n})["mean"]
+    return {"problems": len(rest), "repeated": len(ids) - len(rest), "mean": mean}
+
+
+def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before the scores, each with the mend."""
+    found = []
+    again = "run the same evaluation.run command again to finish"
+    if benchmark["samples"] < benchmark["planned"]:
+        found.append(
+            f"incomplete: {benchmark['samples']} of {benchmark['planned']} planned samples, "
+            f"{benchmark['problems']} of {benchmark['planned_problems']} problems; scores are of these: {again}"
+        )
+    if not benchmark["samples"]:
+        return found
+    limit = settings.get("sampling", {}).get("max_tokens")
+    if benchmark["truncated"] > WARN_RATE:
+        found.append(f"{percent(benchmark['truncated'])} % of samples cut off at {limit} tokens: raise --max-tokens")
+    if benchmark["no_answer"] > WARN_RATE:
+        style = settings.get("prompt", {}).get("style")
+        cause = (
+            "most were cut off" if benchmark["truncated"] > benchmark["no_answer"] / 2 else f"check --prompt ({style})"
+        )
+        found.append(f"{percent(benchmark['no_answer'])} % of samples hold no extractable answer: {cause}")
+    if benchmark["timeout"] > WARN_TIMEOUTS:
+        found.append(
+            f"{percent(benchmark['timeout'])} % of answers outlasted the grader and count as wrong: read them"
+        )
+    if benchmark["failed"]:
+        found.append(
+            f"{percent(benchmark['failed'])} % of samples ended in an engine error and count as wrong: see engine.log"
+        )
+    return found
+
+
+def _required(path: Path, mend: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise ResultsError(f"{path} does not exist: {mend}")
+    return read_json(path)
+
+
+def _graded_rows(folder: Path, n: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Graded samples 0 to n-1 by (benchmark, problem), one row a sample: the last one written."""
+    path = folder / "graded.jsonl"
+    if not path.is_file():
+        raise ResultsError(f"{path} does not exist: run python -m evaluation.grade {folder}")
+    latest: dict[tuple[str, str, int], dict[str, Any]] = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                break  # cut off by a kill; the step check tells whether it is missed
+            try:
+                row = json.loads(line)
+                latest[row["benchmark"], row["problem"], row["sample"]] = row
+            except (ValueError, KeyError, TypeError):
+                raise ResultsError(f"{path}:{number} is no graded sample: delete the file and grade again") from None
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for benchmark, problem, sample in sorted(latest):
+        if sample < n:
+            rows[benchmark, problem].append(latest[benchmark, problem, sample])
+    return rows
+
+
+def _check_in_step(folder: Path, name: str, votes: Mapping[str, Mapping[str, Any]], rows: Rows) -> None:
+    for problem, counted in votes.items():
+        seen = len(rows[problem]), sum(row["correct"] for row in rows[problem])
+        if seen != (counted["n"], counted["correct"]):
+            raise ResultsError(
+                f"{folder}: votes.json has {counted['correct']} of {counted['n']} for {name} {problem}, graded.jsonl "
+                f"{seen[1]} of {seen[0]}: run python -m evaluation.grade {folder}"
+            )

@@ -1,0 +1,82 @@
+"""samples.jsonl: appended as samples finish, repaired after a kill, never two writers."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+Key = tuple[str, str, int]
+
+
+class StoreError(OSError):
+    """The samples file cannot be used as it is, in one line."""
+
+
+class SampleStore:
+    """Open for appending; `done` holds the keys (benchmark, problem, sample) on disk, `tokens` their token count."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "samples.jsonl"
+        self.file: IO[bytes] = self.path.open("a+b")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.file.close()
+            raise StoreError(
+                f"{self.path}: another process is sampling into this folder; wait for it or stop it"
+            ) from None
+        self.done: set[Key] = set()
+        self._read()
+
+    def _read(self) -> None:
+        """Note what is there; a last line without its end was cut off by a kill and is sampled again."""
+        self.file.seek(0)
+        end = 0
+        for number, line in enumerate(self.file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                self.done.add((row["benchmark"], row["problem"], row["sample"]))
+            except (ValueError, KeyError, TypeError):
+                raise StoreError(f"{self.path}:{number} is not a sample; delete that line and run again") from None
+            end += len(line)
+        self.file.truncate(end)
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Whole lines, handed to the kernel, where a kill cannot reach them. OSError if the disk is full."""
+        fresh = [row for row in rows if (row["benchmark"], row["problem"], row["sample"]) not in self.done]
+        self.file.write(b"".join(json.dumps(row).encode() + b"\n" for row in fresh))
+        self.file.flush()
+        self.done.update((row["benchmark"], row["problem"], row["sample"]) for row in fresh)
+
+    def close(self) -> None:
+        """Give the folder back. What a full disk kept in the buffer is dropped: it will be sampled again."""
+        try:
+            self.file.close()
+        except OSError:
+            return
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Under a temporary name, then renamed. OSError if the disk is full, with the old file in place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """StoreError in one line if it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is not JSON ({error})") from None

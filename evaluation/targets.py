@@ -1,0 +1,157 @@
+"""The models of one invocation: a folder, a hub name, a server, or every checkpoint of a run; checked and opened."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation import checkpoints
+from evaluation.problems.benchmarks import Loaded
+from evaluation.problems.prompting import Prompter, Style, prompter_for
+from evaluation.provenance import listing, model_hash
+from evaluation.run_folder import Model, describe, prepare, problem_rows
+from evaluation.settings import Settings
+from evaluation.store import read_json
+
+
+class TargetError(ValueError):
+    """A model that cannot be evaluated, in one line."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One model and the folder of its samples. `source` is a path, a hub name, or the served model's name."""
+
+    source: str
+    folder: Path
+    step: int | None
+    label: str
+    flag: str = "--model"
+
+
+def targets_of(settings: Settings) -> list[Target]:
+    """In step order for --checkpoints; ValueError if the run holds none."""
+    output = settings.output
+    if settings.checkpoints is None:
+        source = settings.model or ""
+        name = source if settings.server else Path(source).resolve().name
+        return [Target(source, output, None, settings.label or name or "served model")]
+    label = settings.label or settings.checkpoints.resolve().name
+    found = [
+        Target(str(checkpoint.path), output / checkpoint.folder, checkpoint.step, label, "--checkpoints")
+        for checkpoint in checkpoints.find(settings.checkpoints)
+    ]
+    if settings.start:
+        found = [Target(settings.start, output / "step_000000", 0, label, "--start")] + [
+            t for t in found if t.step != 0
+        ]
+    elif not found and not settings.watch:
+        raise TargetError(
+            f"--checkpoints {settings.checkpoints}: no Hugging Face checkpoint below it; train with --ckpt.save_hf"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A target whose folder is ready. `rows` are those of problems.jsonl that this invocation samples."""
+
+    target: Target
+    model: Model
+    prompter: Prompter
+    rows: list[dict[str, Any]]
+
+
+def open_target(settings: Settings, target: Target, style: Style, loaded: Sequence[Loaded]) -> Opened:
+    """Check the model, render the prompts, write the folder's settings. TargetError, FolderError or PromptError."""
+    path = None if settings.server else _local(target)
+    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
+    prompter = prompter_for(style, settings.chat_template, settings.system, tokenizer)
+    name = target.source if path else _served(settings)
+    model = Model(name, path, _hash(path, target.folder) if path else None, target.step, target.label or name)
+    rows = problem_rows(prompter, loaded)
+    prepare(target.folder, describe(settings, model, prompter, loaded), list(rows))
+    return Opened(target, model, prompter, rows)
+
+
+def _served(settings: Settings) -> str:
+    """The served model's name: samples of two models must not meet in one folder."""
+    # Imported late: only a server needs the client.
+    from evaluation.sampling.replicas import ReplicaDied, ReplicaRefused
+    from evaluation.sampling.server import served_model
+
+    assert settings.server is not None
+    try:
+        return served_model(settings.server, settings.model)
+    except ReplicaRefused as error:
+        raise TargetError(f"--server {error}") from None
+    except ReplicaDied as error:
+        raise ConnectionError(f"--server {error}") from None
+
+
+def _hash(path: Path, folder: Path) -> str:
+    """The model's hash, from the folder's settings where no file has changed since: a series is hashed once."""
+    try:
+        model = read_json(folder / "settings.json")["model"]
+        if model["listing"] == listing(path):
+            return model["hash"]
+    except (OSError, KeyError, TypeError):
+        pass  # not evaluated before
+    return model_hash(path)
+
+
+def preview(settings: Settings, target: Target, style: Style) -> Prompter:
+    """For --dry-run: the prompter alone; nothing is written."""
+    path = None if settings.server else _local(target, weights=False)
+    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
+    return prompter_for(style, settings.chat_template, settings.system, tokenizer)
+
+
+def _local(target: Target, weights: bool = True) -> Path:
+    """The model's folder, fetched from the hub if it is a name there; `weights` False fetches only the small files."""
+    path = Path(target.source).expanduser()
+    if not path.is_dir() and not _is_hub_name(target.source):
+        raise TargetError(f"{target.flag} {target.source}: no such folder")
+    if not path.is_dir():
+        path = _download(target, weights)
+        if not weights:
+            return path
+    found = checkpoints.problem(path)
+    if found:
+        raise TargetError(f"{target.flag} {found}")
+    return path.resolve()
+
+
+def _is_hub_name(source: str) -> bool:
+    parts = source.split("/")
+    return len(parts) <= 2 and all(part and not part.startswith(".") for part in parts)
+
+
+def _download(target: Target, weights: bool) -> Path:
+    # Imported late: a local folder needs no hub.
+    from huggingface_hub import snapshot_download
+
+    try:
+        small = None if weights else ["*.json", "*.txt", "*.model", "*.jinja"]
+        never = ["*.pth", "original/*", "*.gguf", "*.onnx"]
+        return Path(snapshot_download(target.source, allow_patterns=small, ignore_patterns=never))
+    except Exception as error:  # the hub's library raises a dozen kinds, each a reason for the user
+        reason = " ".join(str(error).split())[:200]
+        raise TargetError(
+            f"{target.flag} {target.source}: neither a folder nor a model that the hub gives ({reason})"
+        ) from None
+
+
+def _tokenizer(path: Path, trust_remote_code: bool) -> Any:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Imported late: transformers takes seconds, and a refusal should not.
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever is wrong with the files, it is the checkpoint's fault
+        raise TargetError(
+            f"--model {path}: its tokenizer does not load ({' '.join(str(error).split())[:200]})"
+        ) from None

@@ -1,0 +1,59 @@
+"""Schedule-Free AdamW on the command line: what it goes with, and what it makes of upstream's learning-rate flags."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
+from rpg_openrlhf.config import Refusal
+
+SCHEDULE_FREE = "schedulefree"
+SCHEDULERS = ("constant_with_warmup", "constant")
+CANNOT_STAND_BESIDE = {
+    "ds.adam_offload": "DeepSpeed's CPU Adam is another optimizer",
+    "ds.deepcompile": "it has not been tried with an optimizer that DeepSpeed does not know",
+    "ds.use_universal_ckpt": "that format knows the states of Adam alone",
+    "train.enable_ema": "it would average the training weights, and what is saved is an average already",
+}
+
+
+def fill_default(v: dict[str, Any], explicit: set[str]) -> None:
+    """The scheduler that goes with it, where the user names none: upstream's default is a cosine."""
+    if v["actor.optim"] == SCHEDULE_FREE and "actor.lr_scheduler" not in explicit:
+        v["actor.lr_scheduler"] = SCHEDULERS[0]
+
+
+def check(v: dict[str, Any]) -> None:
+    """Refuse what cannot work, or would not act, with `--actor.optim schedulefree`; a missing package first."""
+    if v["actor.optim"] != SCHEDULE_FREE:
+        return
+    if importlib.util.find_spec(SCHEDULE_FREE) is None:
+        raise Refusal("--actor.optim schedulefree: its package is not installed: pip install schedulefree==1.4.1")
+    if v["actor.lr_scheduler"] not in SCHEDULERS:
+        raise Refusal(
+            f"--actor.lr_scheduler {v['actor.lr_scheduler']}: --actor.optim schedulefree averages instead of lowering "
+            "the rate; use constant_with_warmup or constant"
+        )
+    for name, reason in CANNOT_STAND_BESIDE.items():
+        if v[name]:
+            raise Refusal(f"--{name}: not with --actor.optim schedulefree: {reason}; leave it out")
+    if v["ref.refresh"] == "ema":
+        raise Refusal(
+            "--ref.refresh ema: mixes at every step, where --actor.optim schedulefree holds its training "
+            "weights, not the average; use --ref.refresh interval --ref.interval 1 --ref.mix for a mix per rollout"
+        )
+    for value in v["actor.adam.betas"]:
+        if not 0 < value < 1:
+            raise Refusal(
+                f"--actor.adam.betas {' '.join(map(str, v['actor.adam.betas']))}: with --actor.optim schedulefree "
+                "both must lie between 0 and 1, as the first one mixes the average into the training weights"
+            )
+
+
+def settle(args: SimpleNamespace) -> None:
+    """The warm-up becomes the optimizer's own (trainer/schedule_free.py says why), and the scheduler constant."""
+    if args.actor.optim == SCHEDULE_FREE:
+        if args.actor.lr_scheduler == "constant":
+            args.actor.lr_warmup_ratio = 0.0
+        args.actor.lr_scheduler = "constant"

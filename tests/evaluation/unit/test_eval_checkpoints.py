@@ -1,0 +1,92 @@
+"""Which folders of a run are checkpoints, in which order, and which of them are whole."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from evaluation import checkpoints
+
+
+def model(path, value=1.0):
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}", encoding="utf-8")
+    (path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    save_file({"w": np.full(100, value)}, path / "model.safetensors")
+    return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A training run as OpenRLHF lays it out: checkpoints every 5 steps, the final model after step 12."""
+    for step in (5, 10, 100):
+        model(tmp_path / "checkpoints" / f"global_step{step}_hf")
+    (tmp_path / "checkpoints" / "_actor" / "global_step10").mkdir(parents=True)
+    model(tmp_path / "model")
+    (tmp_path / "logs").mkdir()
+    return tmp_path
+
+
+def log(run, *steps):
+    lines = [json.dumps({"kind": "train", "step": step}) for step in steps] + ['{"kind": "tr']
+    (run / "logs" / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_step_order_and_the_final_model(run):
+    assert [c.step for c in checkpoints.find(run)] == [5, 10, 100, None]
+    assert checkpoints.find(run)[-1].folder == "final"
+    log(run, 1, 120, 119)
+    assert [c.step for c in checkpoints.find(run)] == [5, 10, 100, 120]
+    assert checkpoints.find(run)[0].folder == "step_000005"
+
+
+def test_a_final_model_of_a_saved_step_is_that_checkpoint(run):
+    log(run, 100)
+    found = checkpoints.find(run)
+    assert [c.step for c in found] == [5, 10, 100]
+    assert found[-1].path.name == "global_step100_hf"
+
+
+def test_hugging_face_names(tmp_path):
+    model(tmp_path / "checkpoint-500")
+    model(tmp_path / "checkpoint-1000")
+    assert [c.step for c in checkpoints.find(tmp_path)] == [500, 1000]
+
+
+def test_the_end_of_a_run(run):
+    assert checkpoints.finished(run)
+    (run / "model" / "model.safetensors").unlink()
+    assert not checkpoints.finished(run)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: (path / "config.json").unlink(), "no config.json"),
+        (lambda path: (path / "config.json").write_text('{"a"'), "not JSON"),
+        (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda path: (path / "model.safetensors").unlink(), "no weights"),
+        (lambda path: (path / "model.safetensors").write_bytes(b""), "not whole"),
+        (
+            lambda path: (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-8]),
+            "not whole",
+        ),
+        (lambda path: (path / "model.safetensors.index.json").write_text('{"weight_map": {"w": "b"}}'), "lacks b"),
+        (lambda path: (path / "model.safetensors.index.json").write_text("[]"), "not an index"),
+    ],
+)
+def test_damage_is_told_in_one_line(tmp_path, damage, said):
+    path = model(tmp_path / "m")
+    assert checkpoints.problem(path) is None
+    damage(path)
+    found = checkpoints.problem(path)
+    assert found
+    assert said in found
+    assert "\n" not in found
+
+
+def test_missing_and_empty(tmp_path):
+    assert "is missing" in (checkpoints.problem(tmp_path / "x") or "")
+    (tmp_path / "x").mkdir()
+    assert "is empty" in (checkpoints.problem(tmp_path / "x") or "")

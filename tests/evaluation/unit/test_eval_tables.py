@@ -1,0 +1,143 @@
+"""Best and second, ties, digits, and tables whose texts would break CSV, Markdown or LaTeX."""
+
+import csv
+import io
+import re
+
+import pytest
+
+from evaluation.pages import folders, tables
+from evaluation.pages.table_formats import markdown, tex, to_csv, to_latex, to_markdown, to_text
+from evaluation.pages.tables import Cell, Column, Table, marks, shown
+from tests.evaluation import fabricated
+from tests.evaluation.fabricated import Made
+
+
+def table(*values, form="score", label="m"):
+    rows = tuple(((f"{label}{i}",), (Cell(value),)) for i, value in enumerate(values))
+    return Table("t", "caption", (Column("AIME24", "Last", form, ranked=True),), rows)
+
+
+def marked(*values):
+    return [row[0] for row in marks(table(*values))]
+
+
+def test_best_and_second_are_marked():
+    assert marked(0.1, 0.3, 0.2) == ["", "best", "second"]
+
+
+def test_numbers_that_read_alike_are_tied():
+    assert marked(0.30001, 0.30004, 0.2, 0.2, 0.1) == ["best", "best", "second", "second", ""]
+
+
+def test_a_missing_value_is_never_marked_nor_counted():
+    assert marked(None, 0.3, 0.2) == ["", "best", "second"]
+
+
+@pytest.mark.parametrize("values", [(0.3,), (0.3, 0.3), (0.3, None)])
+def test_without_a_rival_there_is_no_best(values):
+    assert set(marked(*values)) == {""}
+
+
+def test_a_column_that_is_not_ranked_has_no_marks():
+    plain = Table("t", "c", (Column("", "tokens"),), (((("a"),), (Cell(1.0),)), ((("b"),), (Cell(2.0),))))
+    assert marks(plain) == [[""], [""]]
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (0.35625, "score", "0.3563"),
+        (None, "score", "–"),
+        (float("nan"), "score", "–"),
+        (0.02, "difference", "+0.0200"),
+        (-0.02, "difference", "-0.0200"),
+        (1280, "count", "1,280"),
+    ],
+)
+def test_cells_read_as_in_the_paper(value, form, text):
+    assert shown(Cell(value), Column("", "", form)) == text
+
+
+def test_csv_keeps_every_digit_and_both_intervals():
+    cell = Cell(1 / 3, 0.1, 0.5, 0.2, 0.4)
+    text = to_csv(Table("t", "c", (Column("AIME24", "Mean@32"),), ((("a,b\n\x00c",), (cell,)),)))
+    head, row = csv.reader(io.StringIO(text))
+    assert head == [
+        "method",
+        "AIME24 Mean@32",
+        *(f"AIME24 Mean@32 {end}" for end in ("low", "high", "run_low", "run_high")),
+    ]
+    assert row == ["a,b \ufffdc", repr(1 / 3), "0.1", "0.5", "0.2", "0.4"]
+
+
+@pytest.mark.parametrize("label", ["=HYPERLINK(1)", "+cmd", "@SUM(1)", "-x"])
+def test_csv_labels_are_no_formulas(label):
+    assert to_csv(table(0.5, label=label)).splitlines()[1].startswith("'")
+
+
+def test_latex_has_the_papers_shape():
+    text = to_latex(table(0.1, 0.3, 0.2))
+    assert r"\multicolumn{1}{c}{AIME24}" in text
+    assert r"\cmidrule(lr){2-2}" in text
+    assert r"m1 & \textbf{0.3000} \\" in text
+    assert r"m2 & \underline{0.2000} \\" in text
+
+
+def test_latex_prints_hostile_labels_as_they_are():
+    for hostile in fabricated.HOSTILE[:6]:
+        text = tex(hostile)
+        assert not re.search(r"(?<!\\)[&%$#_]", text)
+        assert "\\input" not in text
+        assert "\n" not in text
+        assert "\x00" not in text
+    assert tex("\\a{b}_^~") == r"\textbackslash{}a\{b\}\_\textasciicircum{}\textasciitilde{}"
+
+
+def test_markdown_labels_stay_in_their_cell():
+    text = to_markdown(table(0.1, 0.3, label="a|b\n<img src=x>`"))
+    rows = [line for line in text.splitlines() if line.startswith("| a")]
+    assert len(rows) == 2
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+    assert "<img" not in text
+    assert markdown("[a](javascript:b)") == r"\[a\]\(javascript:b\)"
+
+
+def test_markdown_marks_best_and_second():
+    text = to_markdown(table(0.1, 0.3, 0.2))
+    assert "**0.3000**" in text
+    assert "<u>0.2000</u>" in text
+
+
+def test_text_is_aligned():
+    lines = to_text(table(0.1, 0.3)).splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    small = {"aime24": Made(6, 0.5), "mine": Made(4, 0.5)}
+    fabricated.write_run(place / "a", "A", small, n=8)
+    fabricated.write_run(place / "b", "B", {"aime24": Made(6, 0.3)}, n=4)
+    return folders.find([place])
+
+
+def test_methods_take_the_largest_k_that_all_have(found):
+    made = tables.methods(found)
+    names = [(column.group, column.name) for column in made.columns]
+    assert names[:3] == [("AIME24", "Mean@n"), ("AIME24", "Pass@4"), ("AIME24", "Maj@n")]
+    assert names[3:] == [("mine", "Mean@8"), ("mine", "Pass@8"), ("mine", "Maj@8")]
+    assert [cell.value for cell in made.rows[1][1][3:]] == [None] * 3
+
+
+def test_scores_hold_what_results_hold(found):
+    made = tables.scores(found.all_runs)
+    assert [labels for labels, _ in made.rows] == [("AIME24", "A", "8"), ("AIME24", "B", "4"), ("mine", "A", "8")]
+    of = found.runs[0].benchmarks["aime24"]
+    values = {column.name: cell for column, cell in zip(made.columns, made.rows[0][1], strict=True)}
+    assert values["mean@n"].value == of["mean"]["value"]
+    assert values["mean@n"].run_low == of["mean"]["run_low"]
+    assert values["pass@n"].value == of["pass@k"]["8"]["value"]
+    assert values["verl best@n"].value == of["best@k"]["8"]["value"]
+    assert values["samples"].value == of["samples"] == 48

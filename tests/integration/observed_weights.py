@@ -1,0 +1,62 @@
+"""The launcher with a policy that notes, after every weight sync, what the first engine holds beside its own x and y.
+
+Run by test_schedule_free.py; writes <logger.run_dir>/syncs.pt, a list of {"engine" | "x" | "y": {name: weight}}.
+"""
+
+import sys
+from pathlib import Path
+
+from rpg_openrlhf.trainer import cpu_platform
+
+cpu_platform.install()  # before openrlhf is imported, which the launcher does later
+
+import pytest
+import ray
+import torch
+
+from rpg_openrlhf.trainer import install, schedule_free
+from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
+
+NAMES = ("model.layers.0.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj.weight")  # as vLLM has them
+
+
+class ReadableEngine(RPGRolloutActor):
+    async def get_weight(self, name):
+        (weight,) = await self.llm.collective_rpc("get_weight", args=(name,))
+        return weight
+
+
+class ObservedPolicy(schedule_free.ScheduleFreePolicyActor):
+    syncs = ()
+
+    def broadcast_to_vllm(self):
+        super().broadcast_to_vllm()
+        seen = {"x": self.weights()}
+        schedule_free.to_training(self.actor.model)
+        for forbidden in (super().broadcast_to_vllm, self.save_model, self.forward):
+            with pytest.raises(AssertionError, match="switch to x first"):
+                forbidden()
+        seen["y"] = self.weights()
+        schedule_free.to_averaged(self.actor.model)
+        if torch.distributed.get_rank() == 0:
+            engine = self.vllm_engines[0]
+            seen["engine"] = {name: ray.get(engine.get_weight.remote(name)) for name in NAMES}
+            self.syncs = (*self.syncs, seen)
+            torch.save(list(self.syncs), Path(self.strategy.args.logger.run_dir, "syncs.pt"))
+
+    def weights(self):
+        weights = dict(self.actor.model.module.named_parameters())
+        return {name: weights[name].detach().clone() for name in NAMES}
+
+
+def install_observed(args, reports, original=install.install):
+    install.policy_actor = lambda args: ObservedPolicy
+    install.RPGRolloutActor = ReadableEngine
+    original(args, reports)
+
+
+if __name__ == "__main__":
+    from rpg_openrlhf.cli.train_rpg import main
+
+    install.install = install_observed
+    sys.exit(main())

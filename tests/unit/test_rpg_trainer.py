@@ -1,0 +1,70 @@
+"""The controller asks the schedule after a step, has the policy's actors move the reference, and logs it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tests.upstream import make_importable
+
+make_importable()
+
+from rpg_openrlhf.reference import RefreshSchedule  # noqa: E402
+from rpg_openrlhf.trainer import rpg_trainer  # noqa: E402
+from rpg_openrlhf.trainer.rpg_trainer import RPGTrainer  # noqa: E402
+
+
+@pytest.fixture
+def controller(monkeypatch):
+    """One without models: what its actors are asked, and what it puts in the queue."""
+    monkeypatch.setattr(rpg_trainer, "ray", SimpleNamespace(get=lambda refs: refs))
+
+    def build(mix=None, reset_optimizer=False, **rule):
+        made = object.__new__(RPGTrainer)
+        made.schedule, made._moved = RefreshSchedule(**rule), None
+        made.args = SimpleNamespace(ref=SimpleNamespace(mix=mix, reset_optimizer=reset_optimizer))
+        made.experience_maker = SimpleNamespace(kl_start=0.125)
+        made.asked = []
+        made.actor_model_group = SimpleNamespace(async_run_method=lambda *words: made.asked.append(words) or [])
+        return made
+
+    return build
+
+
+def step(controller, kl: float, number: int = 1) -> dict:
+    return controller._move_reference({"policy/kl_ref_k3": kl, "policy/optimizer_steps": 4.0}, number)
+
+
+def test_a_reference_that_stays(controller):
+    made = controller(refresh="kl", kl_target=0.1)
+    assert step(made, 0.05) == {
+        "ref/refresh": 0.0,
+        "ref/kl_average": 0.05,
+        "ref/steps_since_refresh": 4.0,
+        "ref/kl_start": 0.125,
+    }
+    assert (made.asked, made._moved) == ([], None)
+
+
+def test_a_reference_that_is_replaced(controller):
+    made = controller(refresh="kl", kl_target=0.1, reset_optimizer=True)
+    logged = step(made, 0.2, number=7)
+    assert logged.items() >= {"ref/refresh": 1.0, "ref/kl_before": 0.2, "ref/kl_after": 0.0}.items()
+    assert logged["timing/refresh"] >= 0
+    assert made.asked == [("refresh_reference", 1.0, True)]
+    assert made._moved == {"step": 7, "reason": "kl", "kl_before": 0.2, "kl_after": 0.0}
+    assert step(made, 0.05)["ref/kl_average"] == 0.05, "the average starts anew"
+
+
+def test_a_mix_is_measured_later(controller):
+    made = controller(mix=0.5, refresh="interval", interval=8)
+    assert step(made, 0.2)["ref/refresh"] == 0
+    assert "ref/kl_after" not in step(made, 0.3, number=2)
+    assert made.asked == [("refresh_reference", 0.5, False)]
+    assert made._moved == {"step": 2, "reason": "interval", "kl_before": 0.3}
+
+
+def test_ema_has_moved_in_the_actors_already(controller):
+    made = controller(mix=0.1, refresh="ema")
+    assert step(made, 0.2)["ref/refresh"] == 1
+    assert made.asked == []
+    assert made._moved["reason"] == "ema"
