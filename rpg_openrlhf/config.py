@@ -104,6 +104,46 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True)
+class TrainConfig:
+    max_restarts: int = 3
+    """How often a run whose processes died or hung is started again from its last checkpoint."""
+
+    def __post_init__(self) -> None:
+        if self.max_restarts < 0:
+            raise Refusal(f"--train.max_restarts {self.max_restarts}: must be at least 0, which never restarts")
+
+
+@dataclass(frozen=True)
+class DeadlineConfig:
+    start: float = 3600
+    """Seconds from the launch to the first rollout, after which a run counts as hung; 0: no limit."""
+
+    generate: float = 7200
+    """The same for a rollout's samples."""
+
+    experience: float = 7200
+    """The same for their log-probs."""
+
+    train: float = 7200
+    """The same for the optimizer steps of a rollout."""
+
+    sync: float = 1800
+    """The same for sending the weights to the engines."""
+
+    save: float = 3600
+    """The same for a checkpoint, or the final model."""
+
+    evaluate: float = 14400
+    """The same for an evaluation."""
+
+    def __post_init__(self) -> None:
+        for name in get_type_hints(type(self)):
+            seconds = getattr(self, name)
+            if not 0 <= seconds < math.inf:  # written so that NaN fails
+                raise Refusal(f"--deadline.{name} {seconds}: must be a finite number of seconds, or 0 for no limit")
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     run_dir: str | None = None
     """Where metrics.jsonl, the resolved config and the libraries' logs go; unset: <ckpt.output_dir>/logs."""
@@ -114,7 +154,12 @@ class Config:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     rpg: RPGConfig = field(default_factory=RPGConfig)
     ref: ReferenceConfig = field(default_factory=ReferenceConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    resume: str = "auto"
+    """auto: go on from the last whole checkpoint of --ckpt.path, if there is one; never: refuse one; or its folder."""
 
     platform: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training and generation run; auto: cuda where the launching machine has a CUDA device, else cpu."""

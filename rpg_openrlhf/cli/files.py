@@ -27,8 +27,8 @@ TOKENIZER_FILES = (
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
-def check_models(v: dict[str, Any], dry_run: bool) -> None:
-    """Every model the run would load."""
+def check_models(v: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+    """Every model the run would load -> the policy's config.json."""
     if not v["actor.model_name_or_path"]:
         raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
     config = check_model("actor.model_name_or_path", v["actor.model_name_or_path"], v, dry_run)
@@ -41,6 +41,7 @@ def check_models(v: dict[str, Any], dry_run: bool) -> None:
     if not v["reward.remote_url"] and v["reward.model_name_or_path"]:
         for name in v["reward.model_name_or_path"].split(","):
             check_model("reward.model_name_or_path", name, v, dry_run)
+    return config
 
 
 def check_model(flag: str, name: str, v: dict[str, Any], dry_run: bool) -> dict[str, Any]:

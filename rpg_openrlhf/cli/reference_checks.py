@@ -105,11 +105,6 @@ def _check_weights(v: dict[str, Any]) -> None:
             f"--ref.model_name_or_path {v['ref.model_name_or_path']}: cannot be split over "
             f"--ds.tensor_parallel_size {v['ds.tensor_parallel_size']}; leave it out, or set that to 1"
         )
-    if v["ckpt.load_enable"] and v["ref.refresh"] != "never":
-        raise Refusal(
-            f"--ckpt.load_enable: a checkpoint does not hold the reference that --ref.refresh {v['ref.refresh']} "
-            "moves; use --ref.refresh rollout or never, or start anew"
-        )
     if v["ref.reset_optimizer"] and v["actor.optim"] != "adam":
         raise Refusal(
             f"--ref.reset_optimizer: knows Adam's moments, not those of --actor.optim {v['actor.optim']}; leave it "

@@ -25,6 +25,8 @@ def fill_defaults(parsed: Parsed) -> None:
     if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
         v["reward.remote_url"] = REWARD_FUNC
     optimizer.fill_default(v, parsed.explicit)
+    if "ckpt.path" not in parsed.explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
+        v["ckpt.path"] = str(Path(v["ckpt.output_dir"], "checkpoints"))
     if v["logger.run_dir"] is None:
         v["logger.run_dir"] = str(Path(v["ckpt.output_dir"], "logs"))
     # Ray's workers may run in another directory than the launcher's.

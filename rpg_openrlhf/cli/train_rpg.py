@@ -15,11 +15,9 @@ from types import SimpleNamespace
 import yaml
 
 from rpg_openrlhf import config
-from rpg_openrlhf.cli import checks, data, files, flags, layout, machine, reference_checks, settle, upstream
+from rpg_openrlhf.cli import checks, data, files, flags, layout, machine, reference_checks, resume, settle, upstream
 from rpg_openrlhf.cli.banner import banner
 from rpg_openrlhf.config import Refusal
-
-SECRET = "logger.wandb.key"
 
 
 def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int] | None = None) -> int:
@@ -40,9 +38,15 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
         print(as_yaml(parsed), end="")
         return 0
     platform = machine.resolve_platform(parsed.config.platform)
-    sources, prompts, notes = _check(parsed, platform)
+    sources, prompts, architecture, notes = _check(parsed, platform)
+    record = resume.record(parsed.values, prompts, architecture)
+    resumption = resume.choose(parsed.values, record)
     args, more_notes = validate(parsed, platform)
-    block = banner(args, prompts, notes + more_notes)
+    resume.settle(args, resumption, record, parsed.explicit)
+    block = banner(args, prompts, notes + more_notes + resumption.notes)
+    if resumption.finished:
+        print(block, f"this run has ended well already: nothing to do  ({args.ckpt.output_dir})", sep="\n")
+        return 0
     if parsed.dry_run:
         from rpg_openrlhf.cli.dry_run import report
 
@@ -51,22 +55,22 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     _write_config(parsed)
     print(block, flush=True)
     if launch is None:
-        from rpg_openrlhf.trainer.launch import launch  # Ray, DeepSpeed and vLLM are imported here and not before
+        from rpg_openrlhf.trainer.supervise import launch
     return launch(args)
 
 
-def _check(parsed: flags.Parsed, platform: str) -> tuple[list[data.Source], int | None, list[str]]:
-    """Every refusal there is -> the data set's sources, its prompts per episode, and notes to print."""
+def _check(parsed: flags.Parsed, platform: str) -> tuple[list[data.Source], int | None, dict, list[str]]:
+    """Every refusal there is -> the data set's sources, its prompts per episode, config.json, and notes to print."""
     v = parsed.values
     checks.check_flags(parsed, platform)
-    files.check_models(v, parsed.dry_run)
+    architecture = files.check_models(v, parsed.dry_run)
     files.check_has_chat_template(v)
     files.check_reward(v)
     files.check_directories(v)
     sources = data.check_data(v)
     prompts = data.count_prompts(v, sources)
     notes = layout.check_last_rollout(v, prompts) + reference_checks.check_run_length(v, prompts)
-    return sources, prompts, notes
+    return sources, prompts, architecture, notes
 
 
 def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list[str]]:
@@ -80,7 +84,7 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
 def as_yaml(parsed: flags.Parsed) -> str:
     """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
     refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", *reference_checks.OURS)
-    shown = {k: v for k, v in parsed.values.items() if k != SECRET and not k.startswith(refused)}
+    shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}
     return yaml.safe_dump(config.nest(shown), sort_keys=False)
 
 

@@ -7,7 +7,10 @@ import torch
 from openrlhf.trainer.ray import ppo_actor
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
+from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
+from rpg_openrlhf.checkpoints import ACTOR, CRITIC
+from rpg_openrlhf.trainer.checkpointing import WholeCheckpoints
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
 from rpg_openrlhf.trainer.reference_weights import ReferenceWeights, clear_moments
 
@@ -89,9 +92,16 @@ class RPGReferenceActor(LastingPort, ReferenceModelActor.__ray_actor_class__):
     """Differs from upstream's ReferenceModelActor in its port alone."""
 
 
-class RPGPolicyActor(LastingPort, PolicyModelActor.__ray_actor_class__):
+class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
+    """Differs from upstream's CriticModelActor in its port and in its checkpoints."""
+
+    part = CRITIC
+
+
+class RPGPolicyActor(LastingPort, WholeCheckpoints, PolicyModelActor.__ray_actor_class__):
     """Differs from upstream's PolicyModelActor in the trainer it builds and in holding RPG's reference."""
 
+    part = ACTOR
     reference: ReferenceWeights | None = None  # where `--ref.refresh` asks for one
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
@@ -100,15 +110,19 @@ class RPGPolicyActor(LastingPort, PolicyModelActor.__ray_actor_class__):
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else WholeStepTrainer
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         if rpg and strategy.args.ref.refresh != "rollout":
-            self._hold_reference(strategy.args)
+            self._hold_reference(strategy)
 
-    def _hold_reference(self, args) -> None:
+    def _hold_reference(self, strategy) -> None:
+        args = strategy.args
         mixed = args.ref.mix not in (None, 1)
         self.reference = ReferenceWeights(self.actor.model, offload=args.ref.offload, mixed=mixed)
         # A policy that came from a checkpoint is not the start policy any more.
         start = args.ref.model_name_or_path or (self.checkpoint_states and args.actor.model_name_or_path)
-        if start:
+        if self.checkpoint_states and self.reference.is_in(strategy.resumed(ACTOR)):
+            self.reference.load(strategy.resumed(ACTOR))
+        elif start:  # a checkpoint of a run without a reference model has none
             self.reference.take(start, args.trust_remote_code)
+        strategy.beside.append(self.reference.save)
         self.trainer.reference = self.reference
 
     def execute_batch(self, method_name, all_data, start_idx, end_idx):

@@ -11,8 +11,10 @@ import ray
 from openrlhf.cli import train_ppo_ray
 from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ray import vllm_engine
+from openrlhf.utils import deepspeed as deepspeed_module
 
-from rpg_openrlhf.trainer.actor import RPGPolicyActor, RPGReferenceActor
+from rpg_openrlhf.trainer.actor import RPGCriticActor, RPGPolicyActor, RPGReferenceActor
+from rpg_openrlhf.trainer.checkpointing import CheckpointingStrategy
 from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
 from rpg_openrlhf.trainer.rpg_trainer import RPGTrainer
 
@@ -25,12 +27,19 @@ def install(args: SimpleNamespace, progress) -> None:
     # train() names the models' classes at module level, the trainer's in a local import.
     train_ppo_ray.PolicyModelActor = ray.remote(num_gpus=1)(policy_actor(args))
     train_ppo_ray.ReferenceModelActor = ray.remote(num_gpus=1)(RPGReferenceActor)
+    train_ppo_ray.CriticModelActor = ray.remote(num_gpus=1)(RPGCriticActor)
     ppo_trainer.PPOTrainer = ray.remote(RPGTrainer)
     # create_vllm_engines() hard-codes these engine arguments.
     overrides = engine_overrides(args)
-    rollout_actor = type("RPGRolloutActor", (RPGRolloutActor,), {"engine_overrides": overrides})
+    settings = {
+        "engine_overrides": overrides,
+        "sampling_seed": args.train.seed if args.train.full_determinism_enable else None,
+        "resumed_step": args.ckpt.resumed_step,
+    }
+    rollout_actor = type("RPGRolloutActor", (RPGRolloutActor,), settings)
     vllm_engine.RolloutRayActor = ray.remote(rollout_actor)
-    # train() makes the strategy, the one object every actor is given.
+    # train() makes the strategy, the one object every actor is given; its class is named in a local import.
+    deepspeed_module.DeepspeedStrategy = CheckpointingStrategy
     get_strategy = inspect.unwrap(train_ppo_ray.get_strategy)
 
     def get_strategy_with_progress(args):

@@ -1,16 +1,21 @@
-"""Start or join Ray, put our classes in place, run upstream's own `train(args)`, and leave nothing behind."""
+"""One attempt at a run: start or join Ray, put our classes in place, run upstream's own `train(args)`."""
 
 import contextlib
 import json
 import os
+import pickle
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
 
 from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf.trainer.supervise import ATTEMPT, DIED, log_of
 
 # Read by libraries inside the workers; passed on when set here.
 PASSED_ON = (
@@ -31,34 +36,53 @@ class Secret(str):
         return "'***'"
 
 
-def launch(args: SimpleNamespace) -> int:
-    """Train as `args` (checked, hierarchical) says; 0 when it ended well, 1 when it failed, 130 when interrupted.
+def main() -> int:
+    """The child of supervise.py: the run's settings come on stdin, what happens goes to the pipe it was given."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    events = int(sys.argv[1])
+
+    def tell(event: dict) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: see _end_with
+            os.write(events, json.dumps(event).encode() + b"\n")
+
+    return run(pickle.load(sys.stdin.buffer), tell)
+
+
+def _end_with(parent: int) -> None:
+    """Nobody watches a run whose supervisor was killed: end it as a Ctrl-C would."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None) -> int:
+    """Train as `args` says: 0 when it ended well, 1 when it failed, DIED when processes of it died, 143 when stopped.
 
     Progress goes to stdout. Whatever the libraries print, here and in every worker, goes to <run_dir>/train.log.
+    `tell` is given each phase as it begins, and who died.
     """
     run_dir = Path(args.logger.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    log = run_dir / "train.log"
-    terminated: list[int] = []
 
     def terminate(number: int, _frame: object) -> None:
-        terminated.append(number)  # kept aside: ray.get() turns whatever a handler raises into KeyboardInterrupt
         raise KeyboardInterrupt
 
-    with noise_to(log) as console:
+    with noise_to(log_of(args)) as console:
         try:
+            signal.signal(signal.SIGTERM, terminate)
             connect(args, console)
-            signal.signal(signal.SIGTERM, terminate)  # after ray.init, which sets one that ends in an abort
-            return _train(args, run_dir, console)
+            signal.signal(signal.SIGTERM, terminate)  # ray.init sets one that ends in an abort
+            return _train(args, run_dir, console, tell)
         except KeyboardInterrupt:
-            print("interrupted", file=console, flush=True)
-            return 143 if terminated else 130
+            return 143
         except Exception as error:
             import traceback
 
+            from rpg_openrlhf.trainer.deaths import death
+
             traceback.print_exc()  # to the log
-            print(f"error: {_root_cause(error)}  (all of it: {log})", file=console, flush=True)
-            return 1
+            died = death(error)
+            tell({"died": died or {"what": root_cause(error)}})
+            return DIED if died else 1
         finally:
             with contextlib.suppress(ImportError):
                 import ray
@@ -66,7 +90,7 @@ def launch(args: SimpleNamespace) -> int:
                 ray.shutdown()
 
 
-def _train(args: SimpleNamespace, run_dir: Path, console: TextIO) -> int:
+def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable[[dict], None]) -> int:
     if args.platform == "cpu":
         cpu_platform.install()
     if args.logger.wandb.key:
@@ -75,14 +99,13 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO) -> int:
     from ray.util.queue import Queue
 
     from rpg_openrlhf.trainer.install import install
-    from rpg_openrlhf.trainer.progress import ProgressReader
+    from rpg_openrlhf.trainer.progress import ProgressReader, log_up_to
 
     reports = Queue(actor_options={"num_cpus": 0})
     install(args, reports)
-    metrics = run_dir / "metrics.jsonl"
-    if metrics.exists() and not args.ckpt.load_enable:
-        metrics.replace(run_dir / "metrics.previous.jsonl")  # another run's steps would stand between this one's
-    reader = ProgressReader(reports, metrics, console)
+    reader = ProgressReader(reports, log_up_to(run_dir / "metrics.jsonl", args.ckpt), console, tell)
+    if args.ckpt.load_enable:
+        reports.put({"kind": "resume", "step": args.ckpt.resumed_step, "from": args.ckpt.resume_from})
     reader.start()
     try:
         train_ppo_ray.train(args)
@@ -103,7 +126,9 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     import ray
 
     env_vars = {"TOKENIZERS_PARALLELISM": "true", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
-    env_vars |= {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    env_vars |= {name: os.environ[name] for name in (*PASSED_ON, ATTEMPT) if name in os.environ}
+    if args.logger.wandb.key:
+        env_vars |= {"WANDB_RUN_ID": _wandb_id(args), "WANDB_RESUME": "allow"}
     if env_vars.get("WANDB_MODE") == "offline":
         env_vars.setdefault(
             "WANDB_API_KEY", "0" * 40
@@ -130,6 +155,14 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
         print(f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console)
 
 
+def _wandb_id(args: SimpleNamespace) -> str:
+    """W&B's name for the run, kept in the run's folder: a run that goes on adds to the curves it has."""
+    file = Path(args.logger.run_dir, "wandb_run_id")
+    if not (args.ckpt.load_enable and file.exists()):
+        file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
 @contextlib.contextmanager
 def noise_to(path: Path) -> Iterator[TextIO]:
     """Send file descriptors 1 and 2 to `path`; yields the console as it was."""
@@ -150,8 +183,12 @@ def noise_to(path: Path) -> Iterator[TextIO]:
                 os.close(descriptor)
 
 
-def _root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The innermost error's last line: Ray wraps a worker's exception in its own, traceback and all."""
     cause = getattr(error, "cause", None)
     text = str(cause if isinstance(cause, BaseException) else error).strip() or type(error).__name__
     return text.splitlines()[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

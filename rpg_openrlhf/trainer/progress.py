@@ -4,7 +4,9 @@ import json
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 from ray.util.queue import Empty, Queue
@@ -12,12 +14,17 @@ from ray.util.queue import Empty, Queue
 NO_ANSWER_ALARM = 0.5  # share of responses without an answer above which training learns little but the format
 
 
+def _nobody(event: dict) -> None:
+    """Where nobody wants to be told of phases."""
+
+
 class ProgressReader(threading.Thread):
     """Drains the trainer's reports: prints to `console`, appends to `path`, until `finish`."""
 
-    def __init__(self, reports: Queue, path: Path, console: TextIO):
+    def __init__(self, reports: Queue, path: Path, console: TextIO, tell: Callable[[dict], None] = _nobody):
+        """`tell` is given each phase of a step as it begins."""
         super().__init__(daemon=True)
-        self.reports, self.console = reports, console
+        self.reports, self.console, self.tell = reports, console, tell
         self.file = path.open("a", encoding="utf-8")
         self.rollouts = 0
         self.started = time.monotonic()
@@ -47,6 +54,9 @@ class ProgressReader(threading.Thread):
 
     def _handle(self, report: dict) -> None:
         kind = report.pop("kind")
+        if kind == "phase":
+            self.tell({"phase": report["name"]})
+            return
         if kind == "start":
             self.rollouts = int(report["rollouts"])
             return
@@ -63,6 +73,8 @@ class ProgressReader(threading.Thread):
             self.steps_seen += 1
             self._end_refresh(report.get("ref/kl_start"))
             lines = [train_line(report, self.rollouts, self._eta(report["step"])), *warnings(report)]
+        elif kind == "resume":
+            lines = []
         else:
             lines = [eval_line(report)]
         self._record(kind, report, lines)
@@ -85,6 +97,29 @@ class ProgressReader(threading.Thread):
             self.started = time.monotonic()
             return float("nan")
         return (time.monotonic() - self.started) / (self.steps_seen - 1) * (self.rollouts - step)
+
+
+def log_up_to(path: Path, ckpt: SimpleNamespace) -> Path:
+    """`path`, holding what was reported up to the step that the run goes on from: later steps are taken again.
+
+    A run from the start puts another's aside, as `metrics.previous.jsonl`.
+    """
+    if not path.exists():
+        return path
+    if not ckpt.load_enable:
+        path.replace(path.with_name("metrics.previous.jsonl"))
+        return path
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= ckpt.resumed_step and line.endswith(b"\n"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a kill
+    part = path.with_name(".metrics.jsonl")
+    part.write_bytes(b"".join(kept))
+    part.replace(path)
+    return path
 
 
 def train_line(report: dict, rollouts: int, eta: float) -> str:

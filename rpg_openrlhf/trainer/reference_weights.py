@@ -73,6 +73,10 @@ class ReferenceWeights:
         for held, tensor in zip(self.held, found, strict=True):
             held.copy_(tensor)
 
+    def is_in(self, folder: str | Path) -> bool:
+        """Whether `folder` holds a reference for this rank; the same answer on all of them."""
+        return self._file(folder).exists()
+
     @staticmethod
     def _file(folder: str | Path) -> Path:
         return Path(folder, f"reference_rank{dist.get_rank()}_of_{dist.get_world_size()}.pt")

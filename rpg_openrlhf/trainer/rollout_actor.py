@@ -1,39 +1,62 @@
-"""The vLLM actor, with the engine arguments upstream gives no flag for."""
+"""The vLLM actor: the engine arguments upstream gives no flag for, and a seed for whatever is sampled."""
 
+import asyncio
 import copy
+import itertools
 import zlib
-from collections import Counter
+from contextvars import ContextVar
 
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
+_sample: ContextVar[list] = ContextVar("sample")  # [which sample is being drawn, how often the engine was asked]
 
 
 class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
     """Differs from upstream's RolloutRayActor in `engine_overrides`, which win over what upstream hard-codes."""
 
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
+    sampling_seed: int | None = None  # of each sample, under --train.full_determinism_enable; set like the overrides
+    resumed_step: int = 0  # the step that the run goes on from
 
     async def __init__(self, *args, **kwargs):
-        self._draws = Counter() if kwargs["full_determinism"] else None
+        self._tokenizer, self._requests = None, itertools.count()
+        if self.resumed_step:  # with the seed of the start the engine would draw the start's numbers again
+            kwargs["seed"] = zlib.crc32(f"{kwargs['seed']} {self.resumed_step}".encode())
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
 
-    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
-        """Differs from upstream: under --train.full_determinism_enable a seed is of what is sampled, not when.
+    async def hold_tokenizer(self, tokenizer) -> None:
+        """Keep it for every request that follows; upstream sends it with each."""
+        self._tokenizer = tokenizer
 
-        One generator for all requests hands out its numbers in order of arrival, which differs between two runs.
-        """
-        if self._draws is not None:
-            prompt = zlib.crc32(str(prompt_token_ids).encode())
-            self._draws[prompt] += 1
-            sampling_params = copy.copy(sampling_params)
-            sampling_params.seed = zlib.crc32(f"{self.kwargs['seed']} {prompt} {self._draws[prompt]}".encode())
-        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+    async def generate_responses(self, *, sampling_params, num_samples=1, draw=None, hf_tokenizer=None, **request):
+        """Differs from upstream: `draw` numbers the prompt, and each of its samples knows which one it is.
 
-    async def generate_responses(self, *, sampling_params, **kwargs):
-        """Differs from upstream: asks for the sampled tokens' log-probs whenever the engine was built to give them.
+        Without it (upstream's asynchronous trainer, which sends the tokenizer too) it is the order of arrival.
 
-        Upstream's SamplesGenerator asks only for its mismatch correction; `--rpg.old_policy rollout` needs them too.
+        Log-probs of the sampled tokens are asked for whenever the engine was built to give them: upstream's
+        SamplesGenerator asks only for its mismatch correction, and `--rpg.old_policy rollout` needs them too.
         """
         if self.kwargs.get("logprobs_mode") and sampling_params.logprobs is None:
             sampling_params = copy.copy(sampling_params)
             sampling_params.logprobs = 1
-        return await super().generate_responses(sampling_params=sampling_params, **kwargs)
+        draw = next(self._requests) if draw is None else draw
+        request |= {"sampling_params": sampling_params, "hf_tokenizer": hf_tokenizer or self._tokenizer}
+        answers = await asyncio.gather(*(self._draw_one(f"{draw} {k}", request) for k in range(num_samples)))
+        return [response for answer in answers for response in answer]
+
+    async def _draw_one(self, name: str, request: dict) -> list:
+        _sample.set([name, 0])  # in the context of this task alone
+        return await super().generate_responses(num_samples=1, **request)
+
+    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+        """Differs from upstream: under --train.full_determinism_enable a seed is of what is sampled, not when.
+
+        One generator for all requests hands out its numbers in order of arrival, which differs between two runs, and
+        starts anew with a resumed one.
+        """
+        if self.sampling_seed is not None:
+            name, turn = sample = _sample.get()
+            sample[1] += 1  # an agent may ask more than once
+            sampling_params = copy.copy(sampling_params)
+            sampling_params.seed = zlib.crc32(f"{self.sampling_seed} {name} {turn}".encode())
+        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)

@@ -60,5 +60,6 @@ def test_our_flags_say_what_no_upstream_flag_can():
 
     theirs = set(flags.by_flag(upstream.build_parser()))
     assert not theirs & {flag.name for flag in config.flags()}
-    # 7 of them are the reference's schedule: upstream's reference never moves.
-    assert len(config.flags()) <= 17, "a new flag must say what no upstream flag can"
+    # 7 are the reference's schedule: upstream's reference never moves. 9 are of a run that survives: upstream's loads
+    # what `latest` names, watches nothing and starts nothing again.
+    assert len(config.flags()) <= 26, "a new flag must say what no upstream flag can"

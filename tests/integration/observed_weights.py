@@ -57,6 +57,7 @@ def install_observed(args, reports, original=install.install):
 
 if __name__ == "__main__":
     from rpg_openrlhf.cli.train_rpg import main
+    from rpg_openrlhf.trainer.launch import run
 
     install.install = install_observed
-    sys.exit(main())
+    sys.exit(main(launch=run))  # in this process

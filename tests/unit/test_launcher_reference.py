@@ -63,7 +63,6 @@ def test_accepted(good, capsys, change):
         ({**EMA, "ref.kl_target": "0.1"}, "--ref.kl_target 0.1: cannot act with --ref.refresh ema"),
         ({**EMA, "ref.interval": "8"}, "--ref.interval 8: cannot act with --ref.refresh ema"),
         ({**EMA, "ref.reset_optimizer": ""}, "--ref.reset_optimizer: cannot act with --ref.refresh ema"),
-        ({**INTERVAL, "ckpt.load_enable": ""}, "--ckpt.load_enable: a checkpoint does not hold the reference"),
         ({**NEVER, "ref.interval": "8"}, "--ref.interval 8: cannot act with --ref.refresh never"),
         ({**NEVER, "ref.mix": "0.5"}, "--ref.mix 0.5: cannot act with --ref.refresh never"),
         # what a mode needs

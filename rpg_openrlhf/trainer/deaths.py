@@ -1,0 +1,48 @@
+"""Was it a death? An error whose cause is a process that is no more may not come again; any other would."""
+
+import time
+
+import ray
+from ray._private.state import actors
+
+KNOWN_AFTER = 5.0  # seconds: the error of a neighbour that lost its peer is often here before the death is known
+IN_THE_TEXT = {
+    "EngineDeadError": "vLLM's engine process died",
+    "LocalRayletDiedError": "Ray's raylet died",
+    "NodeDiedError": "a node of the Ray cluster died",
+}
+
+
+def death(error: BaseException) -> dict | None:
+    """{"what": one line, "pid": of the dead} where a process of the run has died; None where none has."""
+    text = f"{type(error).__name__} {error}"
+    deadline = time.monotonic() + KNOWN_AFTER
+    while True:
+        try:
+            dead = _dead()
+        except Exception as lost:  # the cluster's own store does not answer
+            return {"what": f"Ray itself died ({type(lost).__name__})"}
+        if dead:
+            return {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died", "pid": dead["Pid"]}
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    return next(({"what": what} for name, what in IN_THE_TEXT.items() if name in text), None)
+
+
+def _dead() -> dict | None:
+    """The first of this job's actors whose process ended against its will, as Ray's actor table has it."""
+    job = ray.get_runtime_context().get_job_id()
+    found = actors(job_id=ray.JobID.from_hex(job), actor_state_name="DEAD").values()
+    lost = [actor for actor in found if _was_lost(actor["DeathCause"])]
+    return min(lost, key=lambda actor: actor["EndTime"], default=None)
+
+
+def _was_lost(cause) -> bool:
+    """Its worker or node is gone; not: an error in its constructor, or nobody needs it any more."""
+    context = cause.WhichOneof("context")
+    if context == "oom_context":
+        return True
+    reasons = ("WORKER_DIED", "NODE_DIED")
+    died = cause.actor_died_error_context
+    return context == "actor_died_error_context" and type(died).Reason.Name(died.reason) in reasons
