@@ -92,7 +92,7 @@ def find(path: Path, part: str = ACTOR) -> list[Checkpoint]:
     """The whole checkpoints under `--ckpt.path`, oldest step first."""
     folders = [folder for folder in _children(path / part) if not folder.name.startswith(".")]
     whole = [found for found in map(read, folders) if found]
-    return sorted(whole, key=lambda found: (found.step, not found.best))
+    return sorted(whole, key=lambda found: (found.step, found.best))  # the best was written after its evaluation
 
 
 def newest(path: Path) -> Checkpoint | None:

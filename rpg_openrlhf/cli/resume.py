@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from rpg_openrlhf import checkpoints
@@ -33,6 +34,7 @@ class Resumption(NamedTuple):
     found: Checkpoint | None
     finished: bool
     notes: list[str]
+    changed: Mapping[str, tuple[Any, Any]] = MappingProxyType({})  # flag -> (in the checkpoint, now)
 
 
 def record(v: dict[str, Any], prompts: int | None, architecture: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +69,11 @@ def choose(v: dict[str, Any], now: dict[str, Any]) -> Resumption:
     if found is None:
         return Resumption(None, False, notes)
     here = f"goes on after step {found.step}, from {found.folder}"
-    return Resumption(found, False, [here, *notes, *_compare(v, found, now)])
+    changed = _compare(v, found, now)
+    notes += [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
+    for name, (was, value) in checkpoints.changes(found.record["versions"], now["versions"]).items():
+        notes.append(f"{name} was {was} when the checkpoint was written, is {value}")
+    return Resumption(found, False, [here, *notes], changed)
 
 
 def _refuse_to_overwrite(v: dict[str, Any], path: Path, own: Checkpoint | None) -> None:
@@ -110,6 +116,7 @@ def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any]
     args.ckpt.resume_from = str(found.folder) if found else None
     args.ckpt.resumed_step = found.step if found else 0
     args.ckpt.record = record
+    args.ckpt.changed = {name: {"was": was, "is": value} for name, (was, value) in resumption.changed.items()}
 
 
 def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -118,7 +125,8 @@ def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
     return {name: values for name, values in changed.items() if not name.startswith(NO_SETTING_OF)}
 
 
-def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> list[str]:
+def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ; a Refusal where the checkpoint is no use to them."""
     then, where = found.record, found.folder
     for key, was in then["architecture"].items():
         value = now["architecture"].get(key, was)
@@ -144,7 +152,4 @@ def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> list[
             f"--train.enable_ema: {where} does not hold the averaged weights; leave it out, or start anew with "
             "another --ckpt.path"
         )
-    notes = [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
-    for name, (was, value) in checkpoints.changes(then["versions"], now["versions"]).items():
-        notes.append(f"{name} was {was} when the checkpoint was written, is {value}")
-    return notes
+    return changed

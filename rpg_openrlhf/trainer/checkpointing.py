@@ -1,5 +1,6 @@
 """Checkpoints written whole: upstream's strategy, whose folders get their names when all ranks are done."""
 
+import errno
 import random
 import shutil
 from collections.abc import Callable
@@ -122,9 +123,9 @@ class WholeCheckpoints:
             super().save_checkpoint(tag, *args, **kwargs)
             self.strategy.commit(int(tag.rpartition("global_step")[2]))
         except Exception as error:  # torch, safetensors and the file system each have their own
-            hidden = path / self.part / WRITING
-            shutil.rmtree(hidden, ignore_errors=True)  # a full disk is the usual reason
-            raise CheckpointError(failure(path, tag, error)) from None
+            said = failure(path, tag, error)
+            shutil.rmtree(path / self.part / WRITING, ignore_errors=True)  # a full disk is the usual reason
+            raise CheckpointError(said) from None
 
 
 def failure(path: Path, tag: str, error: Exception) -> str:
@@ -133,14 +134,17 @@ def failure(path: Path, tag: str, error: Exception) -> str:
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    why = f"the disk is full ({free / 2**20:.0f} MiB free)" if free < 64 << 20 or _is_full(error) else _first(error)
+    why = f"the disk is full ({free / 2**20:.0f} MiB free)" if _is_full(error) else _first(error)
     good = checkpoints.newest(path)
     kept = f"{good.folder.name} is whole and kept" if good else "there is no earlier one"
     return f"--ckpt.path {path}: {tag} was not written: {why}; {kept}; make room, then give the same command again"
 
 
 def _is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (28, 122)  # ENOSPC, EDQUOT
+    """In the words of the system, of torch and of safetensors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left", "file write failed", "StorageFull"))
 
 
 def _first(error: Exception) -> str:

@@ -1,33 +1,63 @@
 """Was it a death? An error whose cause is a process that is no more may not come again; any other would."""
 
+import threading
 import time
+from collections.abc import Callable
 
 import ray
 from ray._private.state import actors
 
+EVERY = 2.0  # seconds between two looks at Ray's table
 KNOWN_AFTER = 5.0  # seconds: the error of a neighbour that lost its peer is often here before the death is known
 IN_THE_TEXT = {
     "EngineDeadError": "vLLM's engine process died",
     "LocalRayletDiedError": "Ray's raylet died",
     "NodeDiedError": "a node of the Ray cluster died",
+    # Before the table knows: a node counts as alive until it has missed its health checks.
+    "ActorUnavailableError": "a process of the run, or its raylet, died",
+    "WorkerCrashedError": "a worker of the run died",
+    "OwnerDiedError": "the trainer died",
 }
+
+
+class Watch(threading.Thread):
+    """Looks for deaths while somebody may wait for the dead: a broadcast to an engine that is gone has no end.
+
+    Calls `found` once, with what `death` returns. Ended by `stop`.
+    """
+
+    def __init__(self, found: Callable[[dict], None]):
+        super().__init__(daemon=True)
+        self.found, self._stopped = found, threading.Event()
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._stopped.wait(EVERY):
+            died = _first()
+            if died and not self._stopped.wait(KNOWN_AFTER):  # whoever waits for nobody reports it with its error
+                self.found(died)
+                return
+
+    def stop(self) -> None:
+        """Before actors leave because the run is over."""
+        self._stopped.set()
 
 
 def death(error: BaseException) -> dict | None:
     """{"what": one line, "pid": of the dead} where a process of the run has died; None where none has."""
     text = f"{type(error).__name__} {error}"
     deadline = time.monotonic() + KNOWN_AFTER
-    while True:
-        try:
-            dead = _dead()
-        except Exception as lost:  # the cluster's own store does not answer
-            return {"what": f"Ray itself died ({type(lost).__name__})"}
-        if dead:
-            return {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died", "pid": dead["Pid"]}
-        if time.monotonic() > deadline:
-            break
+    while not (died := _first()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return next(({"what": what} for name, what in IN_THE_TEXT.items() if name in text), None)
+    return died or next(({"what": what} for name, what in IN_THE_TEXT.items() if name in text), None)
+
+
+def _first() -> dict | None:
+    try:
+        dead = _dead()
+    except Exception as lost:  # the cluster's own store does not answer
+        return {"what": f"Ray itself died ({type(lost).__name__})"}
+    return dead and {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died", "pid": dead["Pid"]}
 
 
 def _dead() -> dict | None:

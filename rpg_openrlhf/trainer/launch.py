@@ -98,6 +98,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     from openrlhf.cli import train_ppo_ray
     from ray.util.queue import Queue
 
+    from rpg_openrlhf.trainer.deaths import Watch
     from rpg_openrlhf.trainer.install import install
     from rpg_openrlhf.trainer.progress import ProgressReader, log_up_to
 
@@ -105,13 +106,23 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     install(args, reports)
     reader = ProgressReader(reports, log_up_to(run_dir / "metrics.jsonl", args.ckpt), console, tell)
     if args.ckpt.load_enable:
-        reports.put({"kind": "resume", "step": args.ckpt.resumed_step, "from": args.ckpt.resume_from})
+        place = {"step": args.ckpt.resumed_step, "from": args.ckpt.resume_from, "changed": args.ckpt.changed}
+        reports.put({"kind": "resume", **place})
+    watch = Watch(lambda died: _end_at_once(tell, died))
     reader.start()
+    watch.start()
     try:
         train_ppo_ray.train(args)
     finally:
+        watch.stop()
         reader.finish()
     return 0
+
+
+def _end_at_once(tell: Callable[[dict], None], died: dict) -> None:
+    """The main thread waits for somebody who waits for the dead; the supervisor clears up."""
+    tell({"died": died})
+    os._exit(DIED)
 
 
 def connect(args: SimpleNamespace, console: TextIO) -> None:

@@ -109,10 +109,13 @@ def log_up_to(path: Path, ckpt: SimpleNamespace) -> Path:
     if not ckpt.load_enable:
         path.replace(path.with_name("metrics.previous.jsonl"))
         return path
-    kept = []
+    last, kept = ckpt.resumed_step, []
+    evaluated = Path(ckpt.resume_from).name.startswith("best")
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= ckpt.resumed_step and line.endswith(b"\n"):
+            row = json.loads(line)
+            again = row["step"] > last or (row["step"] == last and row["kind"] == "eval" and not evaluated)
+            if not again and line.endswith(b"\n"):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # cut off by a kill

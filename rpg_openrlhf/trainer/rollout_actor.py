@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import itertools
+import os
 import zlib
 from contextvars import ContextVar
 
@@ -23,6 +24,14 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
         if self.resumed_step:  # with the seed of the start the engine would draw the start's numbers again
             kwargs["seed"] = zlib.crc32(f"{kwargs['seed']} {self.resumed_step}".encode())
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
+        self._watch = asyncio.create_task(self._end_with_the_engine())
+
+    async def _end_with_the_engine(self) -> None:
+        """An actor without its engine serves nobody, and a dead actor is noticed where a dead engine is not."""
+        while not self.llm.errored:
+            await asyncio.sleep(1)
+        print(f"vLLM's engine died: {self.llm.dead_error}", flush=True)
+        os._exit(1)
 
     async def hold_tokenizer(self, tokenizer) -> None:
         """Keep it for every request that follows; upstream sends it with each."""

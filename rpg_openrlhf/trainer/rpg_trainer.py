@@ -4,6 +4,7 @@ It reports each step, and each phase as it begins.
 """
 
 import time
+from pathlib import Path
 
 import ray
 import torch
@@ -106,7 +107,16 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         states = super().init_checkpoint_states()
         if "trainer" in states:
             self.load_state_dict(states["trainer"])
+            if evaluation_is_owed(self.args, states["global_step"]) and self.eval_dataloader:
+                self.samples_generator.before_the_next = lambda: self._evaluate_owed(states)
         return states | {"data_loader_state_dict": {}}
+
+    def _evaluate_owed(self, states: dict) -> None:
+        """What follows the step of the checkpoint, in which nothing of it is: upstream saves first."""
+        step, chosen = states["global_step"], self.args.eval
+        sampling = {"temperature": chosen.temperature, "n_samples_per_prompt": chosen.n_samples_per_prompt}
+        logs = self.evaluate(step, **{**self.generate_kwargs, **sampling})
+        self.save_best_checkpoint(logs, step, dict(states))
 
     def state_dict(self) -> dict:
         """What the next step depends on besides the models, and no upstream name in the checkpoint holds."""
@@ -155,6 +165,11 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
     def _report(self, kind: str, step: int, values: dict) -> None:
         numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
         self.strategy.progress.put({"kind": kind, "step": step, **numbers})
+
+
+def evaluation_is_owed(args, step: int) -> bool:
+    """Whether a run that goes on from this step's checkpoint is to evaluate first; the best one was written after."""
+    return step % args.eval.steps == 0 and not Path(args.ckpt.resume_from).name.startswith("best")
 
 
 def in_order(samples: list, group: int) -> list:

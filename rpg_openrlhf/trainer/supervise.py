@@ -135,7 +135,8 @@ def _watch(args: SimpleNamespace, child: subprocess.Popen, events: int, log: "Lo
     if status == 0:
         return Ended(0, False, "")
     if died:
-        return Ended(1, status == DIED, died["what"] + log.tail(died.get("pid")))
+        again = status == DIED
+        return Ended(1, again, died["what"] + (log.tail(died.get("pid")) if again else ""))
     how = signal.Signals(-status).name if status < 0 else f"status {status}"
     return Ended(1, True, f"the driver (pid {child.pid}) ended with {how} in phase {phase}{log.tail()}")
 
@@ -154,8 +155,10 @@ class Log:
                 lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
         except OSError:
             return ""
+        # Neither progress bars nor what a dying raylet has to say of itself.
+        lines = [line.rstrip() for line in lines if line.strip() and "%|" not in line and "[state-dump]" not in line]
         marked = [line for line in lines if pid and re.search(rf"pid={pid}\b", line)]
-        kept = [line.rstrip() for line in (marked or lines) if line.strip()][-LAST_LINES:]
+        kept = (marked or lines)[-LAST_LINES:]
         return "".join(f"\n  | {line[:200]}" for line in kept)
 
 

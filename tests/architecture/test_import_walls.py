@@ -17,6 +17,8 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.losses": set(),
     "rpg_openrlhf.config": {"torch"},
     "rpg_openrlhf.reference": {"torch"},
+    "rpg_openrlhf.checkpoints": {"torch"},
+    "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.rewards.grading": {"torch"},
     "evaluation.grade": {"torch"},

@@ -29,16 +29,21 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
 
 from rpg_openrlhf.trainer import (  # noqa: E402
     actor,
+    checkpointing,
     cpu_platform,
     experience_maker,
     policy_loss,
     rollout_actor,
+    rollouts,
     rpg_trainer,
     schedule_free,
     weight_sync,
 )
 
-OURS = (actor, experience_maker, policy_loss, rollout_actor, rpg_trainer, schedule_free, weight_sync)
+OURS = (
+    actor, checkpointing, experience_maker, policy_loss, rollout_actor, rollouts, rpg_trainer, schedule_free,
+    weight_sync,
+)  # fmt: skip
 
 
 def source(file: str) -> str:

@@ -80,7 +80,11 @@ def tiny(tmp_path_factory) -> tuple[Path, Path]:
     """The quickstart's model after two supervised steps, and 48 problems."""
     if torch.cuda.is_available():
         pytest.skip("the CPU platform is for machines without CUDA")
-    folder = tmp_path_factory.mktemp("tiny")
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def make_tiny(folder: Path) -> tuple[Path, Path]:
+    """The quickstart's model after two supervised steps, and 48 problems."""
     for command in (
         ["warm_up.py", "--out", folder / "model", "--steps", 2],
         ["arithmetic.py", "--out", folder / "data", "--rl", 48, "--heldout", 8],

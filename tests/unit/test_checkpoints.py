@@ -24,9 +24,9 @@ def test_found_in_order_of_steps(tmp_path):
     for tag in ("global_step10", "global_step2", "best_global_step10"):
         write(tmp_path, tag)
     found = checkpoints.find(tmp_path)
-    assert [c.folder.name for c in found] == ["global_step2", "best_global_step10", "global_step10"]
-    assert [c.best for c in found] == [False, True, False]
-    assert checkpoints.newest(tmp_path).folder.name == "global_step10"
+    assert [c.folder.name for c in found] == ["global_step2", "global_step10", "best_global_step10"]
+    assert [c.best for c in found] == [False, False, True]
+    assert checkpoints.newest(tmp_path).folder.name == "best_global_step10", "which knows of its evaluation"
     assert checkpoints.newest(tmp_path / "nowhere") is None
 
 

@@ -151,6 +151,31 @@ def test_reader_of_a_resumed_run_appends(tmp_path):
     assert [record["step"] for record in read(path, report("train", 2))[1]] == [1, 2]
 
 
+def test_a_phase_is_passed_on_and_not_recorded(tmp_path):
+    told = []
+    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", io.StringIO(), told.append)
+    reader._handle({"kind": "phase", "name": "sync"})
+    reader.file.close()
+    assert told == [{"phase": "sync"}]
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_steps_that_are_taken_again_leave_the_log(tmp_path):
+    """As does a line that a kill cut off; a refresh and an evaluation stay or go with their step."""
+    path = tmp_path / "metrics.jsonl"
+    kept = '{"kind": "train", "step": 1}\n{"kind": "eval", "step": 1.0}\n{"kind": "refresh", "step": 2}\n'
+    owed = '{"kind": "eval", "step": 2}\n'
+    path.write_text(kept + owed + '{"kind": "train", "step": 3}\n{"kind": "tr')
+    best = SimpleNamespace(load_enable=True, resumed_step=2, resume_from="c/best_global_step2")
+    assert progress.log_up_to(path, best) == path
+    assert path.read_text() == kept + owed
+    progress.log_up_to(path, SimpleNamespace(load_enable=True, resumed_step=2, resume_from="c/global_step2"))
+    assert path.read_text() == kept, "an evaluation that followed the checkpoint is made again"
+    progress.log_up_to(path, SimpleNamespace(load_enable=False, resumed_step=0))
+    assert not path.exists()
+    assert (tmp_path / "metrics.previous.jsonl").read_text() == kept
+
+
 def test_reader_ends_with_the_cluster(tmp_path):
     """Whoever started the run reports why; the reader keeps what it has."""
     lines, records = read(tmp_path / "metrics.jsonl", report("train", 1), gone=True)

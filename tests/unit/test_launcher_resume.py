@@ -1,0 +1,150 @@
+"""Where the launcher goes on from, and what it refuses to go on with."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rpg_openrlhf import checkpoints
+from rpg_openrlhf.cli import train_rpg
+from tests.unit.launcher_case import argv, good_flags, write_model, write_rows
+from tests.unit.test_checkpoints import write
+
+
+@pytest.fixture
+def good(tmp_path):
+    return good_flags(tmp_path)
+
+
+def launched(values):
+    """The settings of a run that is started; None where it was not."""
+    found = []
+    assert train_rpg.main(argv(values), launch=lambda args: found.append(args) or 0) == 0
+    return found[0] if found else None
+
+
+def refused(values, capsys) -> str:
+    assert train_rpg.main(argv(values), launch=lambda args: pytest.fail("it was launched")) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+def path_of(values) -> Path:
+    return Path(values.get("ckpt.path", values["ckpt.output_dir"] + "/checkpoints"))
+
+
+def train_to(values, *tags: str) -> Path:
+    """What a run of these flags leaves when it is killed after its last checkpoint."""
+    args = launched(values)
+    return [write(path_of(values), tag, **args.ckpt.record) for tag in tags][-1]
+
+
+def test_the_same_command_goes_on(good, capsys):
+    assert not launched(good).ckpt.load_enable
+    folder = train_to(good, "global_step2", "global_step4")
+    capsys.readouterr()
+    args = launched(good)
+    assert (args.ckpt.load_enable, args.ckpt.resume_from, args.ckpt.resumed_step) == (True, str(folder), 4)
+    said = capsys.readouterr().out
+    assert f"note: goes on after step 4, from {folder}" in said
+    assert "in the checkpoint" not in said
+    assert args.ckpt.changed == {}
+    assert args.logger.wandb.run_name == args.ckpt.record["flags"]["logger.wandb.run_name"]
+
+
+def test_checkpoints_lie_in_the_runs_own_folder(good, tmp_path):
+    """Upstream's default is one folder for all runs."""
+    assert launched(good).ckpt.path == str(tmp_path / "out" / "checkpoints")
+    assert launched(good | {"ckpt.path": str(tmp_path / "mine")}).ckpt.path == str(tmp_path / "mine")
+
+
+def test_other_settings_are_told_and_logged(good, capsys):
+    train_to(good, "global_step4")
+    args = launched(good | {"rpg.divergence": "rkl", "actor.adam.lr": "2e-6", "logger.run_dir": "/tmp/elsewhere"})
+    said = capsys.readouterr().out
+    assert "--rpg.divergence: urkl in the checkpoint, rkl from here on" in said
+    assert "--actor.adam.lr: 1e-06 in the checkpoint, 2e-06 from here on" in said
+    assert args.ckpt.changed["rpg.divergence"] == {"was": "urkl", "is": "rkl"}
+    assert set(args.ckpt.changed) == {"rpg.divergence", "actor.adam.lr"}, "where it logs decides nothing"
+
+
+def test_a_half_written_one_is_passed_over_and_told(good, capsys):
+    folder = train_to(good, "global_step2", "global_step4")
+    (folder / "weights.pt").unlink()
+    assert launched(good).ckpt.resumed_step == 2
+    assert f"note: {folder} is no whole checkpoint: passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"ds.zero_stage": "3"}, "--ds.zero_stage 3: "),
+        ({"ds.param_dtype": "fp32"}, "--ds.param_dtype fp32: "),
+        ({"actor.optim": "schedulefree"}, "--actor.optim schedulefree: "),
+        ({"ds.lora.rank": "8"}, "--ds.lora.rank 8: "),
+        ({"actor.num_gpus_per_node": "2", "rollout.micro_batch_size": "16", "train.micro_batch_size": "16"},
+         "--actor.num_gpus_per_node 2: "),
+        ({"train.enable_ema": ""}, "--train.enable_ema: "),
+        ({"data.max_samples": "64"}, "--data.prompt_dataset"),
+        ({"resume": "never"}, "--resume never: --ckpt.path"),
+        ({"resume": "never", "ckpt.load_enable": ""}, "--resume never: contradicts --ckpt.load_enable"),
+        ({"resume": "/nowhere/global_step9"}, "--resume /nowhere/global_step9: no whole checkpoint there"),
+    ],
+)  # fmt: skip
+def test_refused(good, capsys, change, says):
+    train_to(good, "global_step4")
+    capsys.readouterr()
+    assert f"train_rpg: {says}" in refused(good | change, capsys)
+
+
+def test_a_model_of_another_shape_is_refused(good, tmp_path, capsys):
+    train_to(good, "global_step4")
+    other = tmp_path / "other"
+    write_model(other)
+    config = json.loads((other / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (other / "config.json").write_text(json.dumps(config))
+    said = refused(good | {"actor.model_name_or_path": str(other)}, capsys)
+    assert "its num_hidden_layers is 3" in said
+    assert "it is 2" in said
+
+
+def test_other_data_of_the_same_length_is_told(good, tmp_path, capsys):
+    """It may have been moved."""
+    train_to(good, "global_step4")
+    rows = [{"input": f"{i}-{i}=", "label": "0"} for i in range(100)]
+    moved = good | {"data.prompt_dataset": str(write_rows(tmp_path / "moved.jsonl", rows))}
+    assert launched(moved).ckpt.resumed_step == 4
+    assert "--data.prompt_dataset: " in capsys.readouterr().out
+
+
+def test_branching_off_another_run(good, tmp_path, capsys):
+    """From the other's checkpoint at first; then from its own, which came from there."""
+    folder = train_to(good, "global_step2")
+    train_to(good, "global_step4")
+    branch = good | {"ckpt.output_dir": str(tmp_path / "branch"), "resume": str(folder)}
+    args = launched(branch)
+    assert (args.ckpt.resume_from, args.ckpt.resumed_step) == (str(folder), 2)
+    assert args.ckpt.path == str(tmp_path / "branch" / "checkpoints")
+    assert launched(branch | {"resume": str(path_of(good))}).ckpt.resumed_step == 4, "its last one"
+    own = write(Path(args.ckpt.path), "global_step3", **args.ckpt.record)
+    assert launched(branch).ckpt.resume_from == str(own)
+    assert "has begun from there already" in capsys.readouterr().out
+
+
+def test_no_going_back_over_later_checkpoints(good, capsys):
+    folder = train_to(good, "global_step2")
+    train_to(good, "global_step4")
+    assert "global_step4, which is later and would be trained over" in refused(good | {"resume": str(folder)}, capsys)
+
+
+def test_a_finished_run_is_not_run_again(good, capsys):
+    args = launched(good)
+    path_of(good).mkdir(parents=True, exist_ok=True)
+    checkpoints.mark_finished(path_of(good), args.ckpt.record["flags"])
+    capsys.readouterr()
+    assert launched(good) is None
+    assert "this run has ended well already: nothing to do" in capsys.readouterr().out
+    assert launched(good | {"logger.run_dir": "/tmp/elsewhere"}) is None
+    longer = launched(good | {"train.num_episodes": "2"})
+    assert longer is not None, "more is asked for"

@@ -1,0 +1,190 @@
+"""The order of prompts and the numbers of draws: the same from any place that a run goes on from."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.upstream import make_importable
+
+make_importable()
+
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor  # noqa: E402
+from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
+
+from rpg_openrlhf.trainer import rollouts  # noqa: E402
+from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor  # noqa: E402
+from rpg_openrlhf.trainer.rollouts import NumberedEngine, PromptOrder, RPGSamplesGenerator  # noqa: E402
+from rpg_openrlhf.trainer.rpg_trainer import in_order  # noqa: E402
+
+
+@given(st.integers(1, 60), st.integers(0, 2**31), st.integers(0, 9), st.integers(0, 60))
+def test_an_order_is_of_seed_and_episode_alone(size, seed, episode, position):
+    order = PromptOrder(size, seed)
+    order.begin(episode, 0)
+    whole = list(order)
+    assert sorted(whole) == list(range(size))
+    torch.rand(3)  # what else the process draws decides nothing
+    again = PromptOrder(size, seed)
+    again.begin(episode, position)
+    assert list(again) == whole[position:]
+    assert len(again) == size
+
+
+def test_episodes_and_seeds_differ():
+    def first(seed, episode):
+        order = PromptOrder(50, seed)
+        order.begin(episode, 0)
+        return tuple(order)
+
+    assert len({first(seed, episode) for seed in range(4) for episode in range(4)}) == 16
+
+
+class Prompts(list):
+    def collate_fn(self, rows):
+        return ["source"], [f"prompt {row}" for row in rows], ["label"], [None]
+
+
+@pytest.fixture
+def generator(monkeypatch):
+    """Ten prompts, three a rollout, two samples each; upstream's generator, whose engines answer at once."""
+    monkeypatch.setattr(rollouts, "ray", SimpleNamespace(put=lambda x: x, get=lambda x: x))
+
+    def build():
+        args = SimpleNamespace(
+            train=SimpleNamespace(seed=1),
+            data=SimpleNamespace(dataloader_num_workers=0),
+            rollout=SimpleNamespace(batch_size=3, n_samples_per_prompt=2, vllm_generate_batch_size=None),
+            vllm=SimpleNamespace(enable_sleep=False),
+            algo=SimpleNamespace(dynamic_filtering_enable=False),
+        )
+
+        def loader(data, batch, pin, shuffle, collate, sampler, num_workers):
+            return StatefulDataLoader(data, batch_size=batch, sampler=sampler, collate_fn=collate)
+
+        strategy = SimpleNamespace(args=args, setup_dataloader=loader)
+        engine = SimpleNamespace(hold_tokenizer=SimpleNamespace(remote=lambda tokenizer: tokenizer))
+        prompts = SimpleNamespace(dataset=Prompts(range(10)))
+        return RPGSamplesGenerator(strategy, prompts, None, "tokenizer", [engine])
+
+    def generate(self, dataloader_iter, num_prompts, dynamic_filtering, **kwargs):
+        drawn = []
+        for _ in range(num_prompts):
+            item = next(dataloader_iter, None)
+            if item is None:
+                return [s for p in drawn for s in (p, p)], len(drawn), True
+            drawn.append(f"{item[1][0]} #{self._number()}")
+        return [s for p in drawn for s in (p, p)], len(drawn), False
+
+    monkeypatch.setattr(SamplesGenerator, "_generate_vllm", generate)
+    return build
+
+
+def rollouts_of(made, count: int) -> list:
+    return [made.generate_samples()[0] for _ in range(count)]
+
+
+def test_from_any_step_the_same_prompts_with_the_same_numbers(generator):
+    whole = generator()
+    expected = rollouts_of(whole, 10)  # more than two episodes
+    assert [len(samples) for samples in expected[:5]] == [6, 6, 6, 2, 6]
+    for step in range(9):
+        until = generator()
+        rollouts_of(until, step)
+        state = until.state_dict()
+        resumed = generator()
+        resumed.load_state_dict(state)
+        assert rollouts_of(resumed, 10 - step) == expected[step:], f"from step {step}"
+
+
+def test_samples_made_and_not_used_go_on(generator):
+    made = generator()
+    made._sample_buffer = ["a", "b"]
+    made._dataloader_iter = iter(made.prompts_dataloader)
+    resumed = generator()
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.generate_samples()[0][:2] == ["a", "b"]
+    assert resumed.position == 3
+
+
+def test_an_engine_is_asked_with_a_number_and_without_the_tokenizer():
+    asked = []
+    remote = SimpleNamespace(remote=lambda **request: asked.append(request) or "answer")
+    engine = NumberedEngine(SimpleNamespace(generate_responses=remote, sleep="its own"), iter("12").__next__)
+    assert engine.generate_responses.remote(prompt="a", hf_tokenizer="large") == "answer"
+    engine.generate_responses.remote(prompt="b", hf_tokenizer="large")
+    assert asked == [{"prompt": "a", "draw": "1"}, {"prompt": "b", "draw": "2"}]
+    assert engine.sleep == "its own"
+
+
+@pytest.fixture
+def rollout_actor(monkeypatch):
+    """One without vLLM: what each sample was drawn with."""
+    asked = []
+
+    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+        await asyncio.sleep(0)  # others run in between
+        asked.append((prompt_token_ids, sampling_params.seed))
+
+    async def generate_responses(self, prompt, num_samples, sampling_params, hf_tokenizer):
+        assert hf_tokenizer == "held"
+        for _ in range(2):  # an agent of two turns
+            await self.generate(prompt, sampling_params)
+        return [prompt]
+
+    base = RolloutRayActor.__ray_actor_class__
+    monkeypatch.setattr(base, "generate", generate)
+    monkeypatch.setattr(base, "generate_responses", generate_responses)
+
+    def build(seed):
+        actor = object.__new__(RPGRolloutActor)
+        actor.kwargs, actor.sampling_seed, actor._tokenizer = {}, seed, "held"
+        return actor, asked
+
+    return build
+
+
+def draw(actor, *draws) -> None:
+    async def all_of_them():
+        params = SimpleNamespace(logprobs=None, seed=None)
+        requests = [actor.generate_responses(prompt=d, draw=d, sampling_params=params, num_samples=3) for d in draws]
+        return await asyncio.gather(*requests)
+
+    assert asyncio.run(all_of_them()) == [[d] * 3 for d in draws]
+
+
+def test_a_seed_is_of_the_draw_not_of_its_company(rollout_actor):
+    actor, asked = rollout_actor(seed=7)
+    draw(actor, "1", "2")
+    together = sorted(asked)
+    assert len({seed for _, seed in together}) == len(together) == 12
+    asked.clear()
+    draw(actor, "2")
+    draw(actor, "1")
+    assert sorted(asked) == together
+    other, asked = rollout_actor(seed=8)
+    asked.clear()
+    draw(other, "1", "2")
+    assert not {seed for _, seed in asked} & {seed for _, seed in together}
+
+
+def test_without_determinism_the_engine_draws_by_itself(rollout_actor):
+    actor, asked = rollout_actor(seed=None)
+    draw(actor, "1")
+    assert {seed for _, seed in asked} == {None}
+
+
+def test_a_rollouts_order_does_not_tell_what_was_finished_first():
+    def sample(prompt, *tokens):
+        return SimpleNamespace(prompts=[prompt], sequences=torch.tensor([tokens]))
+
+    groups = [[sample("b", 1), sample("b", 2)], [sample("a", 3), sample("a", 1)], [sample("a", 2), sample("a", 9)]]
+    flat = [s for g in groups for s in g]
+    turned = [s for g in reversed(groups) for s in g]
+    ordered = [(s.prompts[0], s.sequences.item()) for s in in_order(flat, 2)]
+    assert ordered == [("a", 2), ("a", 9), ("a", 3), ("a", 1), ("b", 1), ("b", 2)]
+    assert [(s.prompts[0], s.sequences.item()) for s in in_order(turned, 2)] == ordered
