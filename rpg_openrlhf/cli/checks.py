@@ -103,10 +103,8 @@ def _check_rpg(v: dict[str, Any], explicit: set[str]) -> None:
 
 def _check_rpg_kl(v: dict[str, Any]) -> None:
     beta, samples = v["rpg.beta"], v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"]
-    one_step = samples == v["train.batch_size"] and v["train.max_epochs"] == 1
-    one_step = one_step and v["actor.optim"] != "schedulefree"  # which samples from x and trains at y
     anchored_anew = v["ref.refresh"] == "rollout" or (v["ref.interval"] == 1 and v["ref.mix"] in (None, 1))
-    if beta > 0 and one_step and anchored_anew and v["rpg.old_policy"] == "recompute":
+    if beta > 0 and layout.is_on_policy(v) and anchored_anew and v["rpg.old_policy"] == "recompute":
         raise Refusal(
             f"--rpg.beta {beta}: the KL cannot act, as with one optimizer step per rollout (--train.batch_size "
             f"{samples}) the policy is its own reference on every sample; set --rpg.beta 0, a smaller "

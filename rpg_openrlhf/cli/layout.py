@@ -18,6 +18,13 @@ def has_reference_group(v: dict[str, Any]) -> bool:
     return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0
 
 
+def is_on_policy(v: dict[str, Any]) -> bool:
+    """Whether all samples of a rollout are trained on in one optimizer step, by the very policy that drew them."""
+    one_step = v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"] == v["train.batch_size"]
+    same_weights = v["actor.optim"] != "schedulefree"  # which samples from x and trains at y
+    return one_step and v["train.max_epochs"] == 1 and same_weights
+
+
 def check_divides(v: dict[str, Any]) -> None:
     ranks, train = data_parallel_ranks(v), v["train.batch_size"]
     world, sharing = (

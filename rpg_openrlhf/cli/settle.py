@@ -25,6 +25,9 @@ def fill_defaults(parsed: Parsed) -> None:
     if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
         v["reward.remote_url"] = REWARD_FUNC
     optimizer.fill_default(v, parsed.explicit)
+    if "vllm.enable_prefix_caching" not in parsed.explicit:
+        # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
+        v["vllm.enable_prefix_caching"] = not v["train.full_determinism_enable"]
     if "ckpt.path" not in parsed.explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
         v["ckpt.path"] = str(Path(v["ckpt.output_dir"], "checkpoints"))
     if v["logger.run_dir"] is None:

@@ -78,6 +78,7 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
     flat = argparse.Namespace(**{**parsed.values, "platform": platform})
     args, notes = upstream.validate(flat)
     args.num_gpus = layout.gpus_needed(parsed.values)
+    args.rpg.on_policy = layout.is_on_policy(parsed.values) and args.rpg.old_policy == "recompute"
     return args, notes + settle.settle(args)
 
 

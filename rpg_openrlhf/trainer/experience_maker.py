@@ -22,8 +22,8 @@ class PolicyAsReference:
         return self.policy_group.async_run_method(method_name, *args, **kwargs)
 
 
-class RolloutLogProbs(list):
-    """What the engines said of the tokens they sampled, (B, A) a micro-batch, in place of a forward pass's result."""
+class KnownLogProbs(list):
+    """Log-probs of the sampled tokens, (B, A) a micro-batch, in place of the result of a forward pass."""
 
 
 class RPGExperienceMaker(RemoteExperienceMaker):
@@ -38,13 +38,29 @@ class RPGExperienceMaker(RemoteExperienceMaker):
 
     def make_experience(self, samples_list):
         """Differs from upstream: keeps the engines' log-probs at hand for _dispatch_forward."""
-        self._rollout_log_probs = RolloutLogProbs(sample.rollout_log_probs for sample in samples_list)
+        self._rollout_log_probs = KnownLogProbs(sample.rollout_log_probs for sample in samples_list)
         experiences = super().make_experience(samples_list)
-        self.kl_start = mean_kl_to_reference(experiences) if self.initial_model_group is not None else 0.0
+        # With one step a rollout it is what that step measures.
+        measured = self.initial_model_group is not None and not self.args.rpg.on_policy
+        self.kl_start = mean_kl_to_reference(experiences) if measured else None
         return experiences
 
+    def get_cumulative_returns(self, rewards, action_mask, gamma):
+        """Differs from upstream: no loop over tokens where nothing is discounted; a single reward stays exact."""
+        if gamma != 1:
+            return super().get_cumulative_returns(rewards, action_mask, gamma)
+        if action_mask is not None:
+            rewards = action_mask * rewards
+        return rewards.flip(-1).cumsum(-1).flip(-1)
+
     def _dispatch_forward(self, group, sync_condition, **kwargs):
-        """Differs from upstream: under `--rpg.old_policy rollout` the policy makes no forward pass."""
+        """Differs from upstream: no forward pass of the policy where its log-probs are known, or will be.
+
+        Known from the engines under `--rpg.old_policy rollout`; with one optimizer step a rollout they are those of
+        the step itself, and the loss does not read what stands here.
+        """
+        if group is self.actor_model_group and self.args.rpg.on_policy:
+            return KnownLogProbs(torch.zeros(mask.shape) for mask in kwargs["action_mask"])
         if group is self.actor_model_group and self.args.rpg.old_policy == "rollout":
             assert all(log_probs is not None for log_probs in self._rollout_log_probs), "engines gave no log-probs"
             return self._rollout_log_probs
@@ -52,7 +68,7 @@ class RPGExperienceMaker(RemoteExperienceMaker):
 
     def _flatten_results(self, refs, duplicate_factor):
         """Differs from upstream: log-probs that need no fetching pass through."""
-        return list(refs) if isinstance(refs, RolloutLogProbs) else super()._flatten_results(refs, duplicate_factor)
+        return list(refs) if isinstance(refs, KnownLogProbs) else super()._flatten_results(refs, duplicate_factor)
 
 
 def mean_kl_to_reference(experiences) -> float:

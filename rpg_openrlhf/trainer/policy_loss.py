@@ -49,6 +49,7 @@ class RPGPolicyLoss(PolicyLoss):
             "dual_clip": args.actor.dual_clip,
             "importance_level": args.rpg.importance_level,
         }
+        self.on_policy = args.rpg.on_policy  # π_old is the policy as it stands: no forward pass was made for it
         self.ref_log_probs: torch.Tensor | None = None  # (B, A), bound by the trainer; None: π_ref = π_old
         self.statistics = StepStatistics()
 
@@ -65,6 +66,8 @@ class RPGPolicyLoss(PolicyLoss):
 
         Loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction; the last two may be None.
         """
+        if self.on_policy:
+            old_log_probs = log_probs.detach()
         tokens = rpg_token_losses(
             log_probs, old_log_probs, advantages, self.ref_log_probs, action_mask, **self.objective
         )

@@ -8,6 +8,9 @@ import zlib
 from contextvars import ContextVar
 
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+from rpg_openrlhf.trainer.lean_requests import OncePerPrompt, lean, readable
 
 _sample: ContextVar[list] = ContextVar("sample")  # [which sample is being drawn, how often the engine was asked]
 
@@ -24,6 +27,7 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
         if self.resumed_step:  # with the seed of the start the engine would draw the start's numbers again
             kwargs["seed"] = zlib.crc32(f"{kwargs['seed']} {self.resumed_step}".encode())
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
+        self._is_lean = type(self.executor) is SingleTurnAgentExecutor  # an agent may read what that one does not
         self._watch = asyncio.create_task(self._end_with_the_engine())
 
     async def _end_with_the_engine(self) -> None:
@@ -35,7 +39,7 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
 
     async def hold_tokenizer(self, tokenizer) -> None:
         """Keep it for every request that follows; upstream sends it with each."""
-        self._tokenizer = tokenizer
+        self._tokenizer = OncePerPrompt(tokenizer)
 
     async def generate_responses(self, *, sampling_params, num_samples=1, draw=None, hf_tokenizer=None, **request):
         """Differs from upstream: `draw` numbers the prompt, and each of its samples knows which one it is.
@@ -58,14 +62,16 @@ class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
         return await super().generate_responses(num_samples=1, **request)
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
-        """Differs from upstream: under --train.full_determinism_enable a seed is of what is sampled, not when.
+        """Differs from upstream: without what nobody reads; under --train.full_determinism_enable with a seed.
 
         One generator for all requests hands out its numbers in order of arrival, which differs between two runs, and
-        starts anew with a resumed one.
+        starts anew with a resumed one: a seed is of what is sampled, not when.
         """
         if self.sampling_seed is not None:
             name, turn = sample = _sample.get()
             sample[1] += 1  # an agent may ask more than once
             sampling_params = copy.copy(sampling_params)
             sampling_params.seed = zlib.crc32(f"{self.sampling_seed} {name} {turn}".encode())
-        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+        if not self._is_lean:
+            return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+        return readable(await super().generate(prompt_token_ids, lean(sampling_params), multi_modal_data))

@@ -69,7 +69,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             "ref/refresh": float(decision.refresh),
             "ref/kl_average": decision.kl_average,
             "ref/steps_since_refresh": float(decision.steps_since_refresh),
-            "ref/kl_start": self.experience_maker.kl_start,
+            "ref/kl_start": kl if self.experience_maker.kl_start is None else self.experience_maker.kl_start,
         }
         if not decision.refresh:
             return logged

@@ -5,12 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.upstream import make_importable
 
 make_importable()
 
-from rpg_openrlhf.trainer.experience_maker import PolicyAsReference, mean_kl_to_reference  # noqa: E402
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  # noqa: E402
+
+from rpg_openrlhf.trainer.experience_maker import (  # noqa: E402
+    PolicyAsReference,
+    RPGExperienceMaker,
+    mean_kl_to_reference,
+)
 
 
 class Group:
@@ -51,3 +59,17 @@ def test_kl_of_equal_log_probs_is_exactly_zero():
     log_probs = torch.randn(4, 7, generator=torch.Generator().manual_seed(0)).tolist()
     assert mean_kl_to_reference([made(row, row, [1] * 7) for row in log_probs]) == 0
     assert mean_kl_to_reference([made([-1.0], [-5.0], [0])]) == 0, "without a token"
+
+
+@given(st.data())
+def test_returns_without_a_loop_equal_upstreams(data):
+    """A response has one reward, at its end, which every token before it returns."""
+    rows, tokens = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40))
+    ends = torch.tensor(data.draw(st.lists(st.integers(0, tokens - 1), min_size=rows, max_size=rows)))
+    values = torch.tensor(data.draw(st.lists(st.floats(-9, 9, width=32), min_size=rows, max_size=rows)))
+    rewards = torch.zeros(rows, tokens).scatter_(1, ends[:, None], values[:, None])
+    mask = (torch.arange(tokens) <= ends[:, None]).long()
+    maker = object.__new__(RPGExperienceMaker)
+    for gamma in (1.0, 0.9):
+        expected = RemoteExperienceMaker.get_cumulative_returns(maker, rewards, mask, gamma)
+        assert torch.equal(maker.get_cumulative_returns(rewards, mask, gamma), expected)

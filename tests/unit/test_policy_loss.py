@@ -35,6 +35,7 @@ def arguments(mean="token-mean", correction=("off", "mask", "ratio"), clip=(0.2,
     """What RPGPolicyLoss reads of the run's arguments."""
     level, mode, gating = correction
     names = {"divergence": "urkl", "gradient_estimator": "differentiable", "beta": 0.0, "importance_level": "token"}
+    names |= {"on_policy": False}
     return Namespace(
         actor=Namespace(loss_agg_mode=mean, eps_clip_low_high=clip, dual_clip=DUAL_CLIP),
         algo=Namespace(
@@ -314,3 +315,20 @@ def test_loss_counts_every_micro_batch_once():
     for _ in range(2):
         value_and_gradient(loss_fn, data)
     assert loss_fn.statistics.sums[-1] == 2 * data["action_mask"].sum()
+
+
+@pytest.mark.parametrize("divergence", ["fkl", "ufkl", "rkl", "urkl"])
+@pytest.mark.parametrize("estimator", ["differentiable", "reinforce"])
+def test_on_policy_needs_no_old_log_probs(divergence, estimator):
+    """What was not computed is not read: the same loss and gradient as with the policy's own log-probs in its place."""
+    data = batch()
+    rpg = {"divergence": divergence, "gradient_estimator": estimator, "beta": 0.1}
+    results = []
+    for on_policy, old in ((False, data["log_probs"]), (True, torch.full_like(data["log_probs"], torch.nan))):
+        loss_fn = RPGPolicyLoss(arguments(**rpg, on_policy=on_policy))
+        loss_fn.ref_log_probs = data["ref_log_probs"]
+        results.append(value_and_gradient(loss_fn, data | {"old_log_probs": old}))
+    (expected, gradient), (found, found_gradient) = results
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found_gradient, gradient)
+    assert found_gradient.abs().sum() > 0

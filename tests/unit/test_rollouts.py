@@ -142,7 +142,7 @@ def rollout_actor(monkeypatch):
 
     def build(seed):
         actor = object.__new__(RPGRolloutActor)
-        actor.kwargs, actor.sampling_seed, actor._tokenizer = {}, seed, "held"
+        actor.kwargs, actor.sampling_seed, actor._tokenizer, actor._is_lean = {}, seed, "held", False
         return actor, asked
 
     return build
