@@ -123,7 +123,7 @@ class Dispatcher:
                 job.error = job.error or str(death)
                 return
             job.restarts_left -= 1
-            self.say(f"{job.name}: {death}; its unfinished samples go to a fresh engine")
+            self.say(f"{job.name}: {death}; its unfinished samples are asked for again")
 
     def _close(self, slot: _Slot) -> None:
         replica, job = slot.replica, slot.job
