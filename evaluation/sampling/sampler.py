@@ -18,7 +18,7 @@ from evaluation.grading.graded_folder import grade_folder
 from evaluation.grading.grading_pool import GradingError, GradingPool
 from evaluation.grading.live_grader import LiveGrader
 from evaluation.interruption import postponed
-from evaluation.provenance import machine, positions, versions
+from evaluation.provenance import OURS, machine, positions, versions
 from evaluation.sampling.dispatch import Dispatcher, Job
 from evaluation.sampling.replicas import Completion, EngineSettings, LocalReplica, Replica, Request
 from evaluation.sampling.seeds import seed_of
@@ -238,15 +238,16 @@ class Sampler:
         )
 
     def _session(self, sampling: _Sampling) -> dict:
+        server = self.settings.server
         dtypes = [found for replica in sampling.replicas if (found := getattr(replica, "dtype", None))]
         return {
             "samples": sampling.samples,
             "generated_tokens": sampling.tokens,
             "wall_seconds": round(sampling.seconds, 3),
             "dtype": dtypes[-1] if dtypes else None,
-            "versions": versions(),
-            "machine": machine(),
-            "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": self.settings.server},
+            "versions": {name: number for name, number in versions().items() if not server or name in OURS},
+            "machine": None if server else machine(),  # a server's is not known
+            "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": server},
         }
 
     def _note(self, text: str) -> None:
