@@ -15,7 +15,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*", "evaluation", "evaluation.*"]),
-    package_data={"evaluation": ["*.yaml", "templates/*"]},
+    package_data={"evaluation.problems": ["*.yaml"], "evaluation.pages": ["templates/*"]},
     install_requires=["math-verify==0.9.0", "pyyaml>=6"],
     extras_require={
         # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the torch it finds.

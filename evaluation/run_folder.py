@@ -31,6 +31,8 @@ class Model:
 def describe(settings: Settings, model: Model, prompter: Prompter, loaded: Iterable[Loaded]) -> dict[str, Any]:
     """settings.json: what decides the samples."""
     style = prompter.style
+    sampled = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+    engine = ("dtype", "max_model_len")  # which a server chooses for itself
     return {
         "label": model.label,
         "model": {
@@ -42,8 +44,8 @@ def describe(settings: Settings, model: Model, prompter: Prompter, loaded: Itera
             "checkpoint": str(model.path) if model.path else None,
         },
         "sampling": {
-            name: getattr(settings, name)
-            for name in ("temperature", "top_p", "top_k", "max_tokens", "seed", "dtype", "max_model_len")
+            **{name: getattr(settings, name) for name in sampled},
+            **{name: getattr(settings, name) if model.path else None for name in engine},
         },
         "prompt": {
             "style": style.name,

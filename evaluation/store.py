@@ -1,8 +1,10 @@
 """samples.jsonl: appended as samples finish, repaired after a kill, never two writers."""
 
+import contextlib
 import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,7 +12,20 @@ Key = tuple[str, str, int]
 
 
 class StoreError(OSError):
-    """The samples file cannot be used as it is, in one line."""
+    """A file of a run cannot be used as it is, in one line."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of writing says which file, and that it is not the end of what was there: a full disk names neither."""
+    try:
+        yield
+    except OSError as error:
+        said = f"{path}: {error.strerror or error}; what is finished is kept, the same command goes on"
+        raise StoreError(error.errno, said) from None
 
 
 class SampleStore:
@@ -47,8 +62,9 @@ class SampleStore:
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Whole lines, handed to the kernel, where a kill cannot reach them. OSError if the disk is full."""
         fresh = [row for row in rows if (row["benchmark"], row["problem"], row["sample"]) not in self.done]
-        self.file.write(b"".join(json.dumps(row).encode() + b"\n" for row in fresh))
-        self.file.flush()
+        with naming(self.path):
+            self.file.write(b"".join(json.dumps(row).encode() + b"\n" for row in fresh))
+            self.file.flush()
         self.done.update((row["benchmark"], row["problem"], row["sample"]) for row in fresh)
 
     def close(self) -> None:
@@ -68,8 +84,9 @@ def write_text(path: Path, text: str) -> None:
     """Under a temporary name, then renamed. OSError if the disk is full, with the old file in place."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with naming(path):
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -36,7 +36,7 @@ def targets_of(settings: Settings) -> list[Target]:
     if settings.checkpoints is None:
         source = settings.model or ""
         name = source if settings.server else Path(source).resolve().name
-        return [Target(source, output, None, settings.label or name or "served model")]
+        return [Target(source, output, None, settings.label or name)]  # "": whatever model is served
     label = settings.label or settings.checkpoints.resolve().name
     found = [
         Target(str(checkpoint.path), output / checkpoint.folder, checkpoint.step, label, "--checkpoints")

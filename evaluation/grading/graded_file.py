@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from evaluation.grading.graded_row import REASONS, Key, Row, grader_version, key_of
 from evaluation.grading.strict import form_of
+from evaluation.store import naming
 
 
 class GradeError(ValueError):
@@ -122,8 +123,9 @@ class GradedFile:
 
     def append(self, row: Row) -> None:
         """A whole line, handed to the kernel. OSError if the disk is full."""
-        self._file.write(json.dumps(row).encode() + b"\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
         self.rows[key_of(row)] = row
 
     def rewrite(self, rows: Iterable[Row]) -> None:
@@ -131,8 +133,9 @@ class GradedFile:
         rows = list(rows)
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
-            partial.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-            partial.replace(self.path)
+            with naming(self.path):
+                partial.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+                partial.replace(self.path)
         finally:
             partial.unlink(missing_ok=True)
         self.rows = {key_of(row): row for row in rows}

@@ -2,12 +2,14 @@
 
 Hostile text costs its own sample (`timeout`), never the run. Workers are spawned, not forked: the caller may hold
 threads and an engine. Each worker's LaTeX processes end with it: they live on a pipe whose other end it holds.
+One thread, the keeper, starts all workers: there no Ctrl-C can come between a worker's birth and its first orders.
 """
 
 import contextlib
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 import time
@@ -16,6 +18,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any
 
 from pebble import ProcessPool
@@ -47,15 +50,15 @@ class GradingPool:
 
     def __init__(self, workers: int, seconds: float = 30, memory_bytes: int = 2 << 30):
         self.workers, self.seconds, self.memory_bytes = workers, seconds, memory_bytes
-        self._lock = threading.RLock()
-        self._settled = threading.Condition(self._lock)
+        self._changed = threading.Condition(threading.RLock())  # everything below is read and written under it
         self._waiting: deque[_Task] = deque()
         self._running: set[_Task] = set()
         self._pool: ProcessPool | None = None
         self._has_worked = False
         self._unresolved = 0
         self._is_closed = False
-        self._watchdog: threading.Thread | None = None
+        self._keeper: threading.Thread | None = None
+        self._endings: list[threading.Thread] = []  # of pools that broke
 
     def __enter__(self) -> "GradingPool":
         return self
@@ -71,19 +74,27 @@ class GradingPool:
     def run(self, function: Callable[..., Any], *arguments: Any, otherwise: Any) -> Future:
         """A module-level function's result, or `otherwise` if it passed a limit, raised or took its process down."""
         task = _Task(function, arguments, otherwise, Future())
-        with self._lock:
+        with self._changed:
             if self._is_closed:
                 raise GradingError("the grading pool is closed")
             self._waiting.append(task)
             self._unresolved += 1
-            self._feed()
+            self.start()
         return task.future
+
+    def start(self) -> None:
+        """Have the workers up before there is work."""
+        with self._changed:
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._keep, daemon=True)
+                self._keeper.start()
+            self._changed.notify_all()
 
     def wait(self) -> None:
         """Until every future has its result, and has told whoever wanted to know."""
-        with self._settled:
-            while self._unresolved:
-                self._settled.wait(1.0)
+        with self._changed:
+            while self._unresolved > 0:
+                self._changed.wait(1.0)
 
     def close(self) -> None:
         """Finish everything, then end the workers."""
@@ -92,47 +103,66 @@ class GradingPool:
 
     def abandon(self) -> None:
         """End the workers now; what is not done is cancelled."""
-        with self._lock:
+        with self._changed:
             self._is_closed = True
             left = [*self._waiting, *self._running]
             self._waiting.clear()
             self._running.clear()
             self._unresolved = 0
-            pool, self._pool = self._pool, None
-            self._settled.notify_all()
+            self._changed.notify_all()
         for task in left:
             task.future.cancel()
+        if self._keeper is not None:
+            self._keeper.join()
+        for ending in self._endings:
+            ending.join()
+
+    def _keep(self) -> None:
+        """The keeper: workers as long as the pool is open, tasks for them, and their end.
+
+        Ctrl-C is for the caller alone, also where a terminal sends it to the whole group: workers inherit the mask.
+        """
+        resource_tracker.ensure_running()  # the first process would start it, and then let Ctrl-C through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        patience = 4 * self.seconds + START_SECONDS
+        with self._changed:
+            while not self._is_closed:
+                # The last resort, should a killed worker have taken a lock of the pool with it.
+                if any(time.monotonic() - task.given > patience for task in self._running):
+                    self._replace_pool()
+                self._feed()
+                self._changed.wait(1.0)
+            pool, self._pool = self._pool, None
         if pool is not None:
             _end(pool)
 
     def _feed(self) -> None:
         """Keep a few tasks in the workers' pipe, and no more: what a broken pool holds must be given to the next."""
-        while self._waiting and len(self._running) < 3 * self.workers:
-            task = self._waiting.popleft()
-            task.given = time.monotonic()
-            try:
-                inner = self._live_pool().schedule(task.function, task.arguments, timeout=self.seconds)
-            except RuntimeError:  # it broke since the last task
-                self._waiting.appendleft(task)
-                self._replace_pool()
-                continue
-            self._running.add(task)
-            task.inner = inner
-            inner.add_done_callback(lambda inner, task=task: self._settle(task, inner))
+        try:
+            pool = self._live_pool()
+            while self._waiting and len(self._running) < 3 * self.workers:
+                task = self._waiting.popleft()
+                task.given = time.monotonic()
+                self._running.add(task)
+                task.inner = inner = pool.schedule(task.function, task.arguments, timeout=self.seconds)
+                inner.add_done_callback(lambda inner, task=task: self._settle(task, inner))
+        except (RuntimeError, OSError):  # it broke since the last task, or there is nothing to start it with
+            if self._waiting and not self._running:
+                self._running.add(self._waiting.popleft())  # so that somebody counts the tries
+            self._replace_pool()
 
     def _live_pool(self) -> ProcessPool:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             limits = (self.memory_bytes, os.getpid())
             self._pool = ProcessPool(self.workers, initializer=_prepare, initargs=limits, context=context)
-        if self._watchdog is None:
-            self._watchdog = threading.Thread(target=self._watch, daemon=True)
-            self._watchdog.start()
+        if not self._pool.active:  # starts it, where it is new
+            raise RuntimeError
         return self._pool
 
     def _settle(self, task: _Task, inner: Future) -> None:
         error = CancelledError() if inner.cancelled() else inner.exception()
-        with self._lock:
+        with self._changed:
             if task not in self._running or task.inner is not inner:
                 return  # abandoned, or given to a later pool, which the end of an earlier one must not break
             if isinstance(error, BrokenProcessPool | CancelledError):
@@ -140,7 +170,7 @@ class GradingPool:
             else:
                 self._running.discard(task)
                 self._has_worked = True
-            self._feed()
+            self._changed.notify_all()
         if not isinstance(error, BrokenProcessPool | CancelledError):
             self._resolve(task, error, inner)
 
@@ -152,16 +182,17 @@ class GradingPool:
                 task.future.set_exception(error)
             else:
                 task.future.set_result(task.otherwise if error is not None or inner is None else inner.result())
-        with self._settled:
+        with self._changed:
             self._unresolved -= 1
-            self._settled.notify_all()
+            self._changed.notify_all()
 
     def _replace_pool(self) -> None:
         """Another pool for the tasks that the broken one held; those that were in too many are given up."""
         broken, self._pool = self._pool, None
         if broken is not None:
             # A pool's own threads call this, and they cannot wait for their own end.
-            threading.Thread(target=_end, args=(broken,), daemon=True).start()
+            self._endings.append(threading.Thread(target=_end, args=(broken,), daemon=True))
+            self._endings[-1].start()
         held = sorted(self._running, key=lambda task: task.given)
         self._running.clear()
         for task in held:
@@ -179,16 +210,6 @@ class GradingPool:
             self._waiting.clear()
         for task in failed:
             self._resolve(task, error)
-
-    def _watch(self) -> None:
-        """The last resort, should a killed worker have taken a lock of the pool with it."""
-        patience = 4 * self.seconds + START_SECONDS
-        while not self._is_closed:
-            time.sleep(1.0)
-            with self._lock:
-                if any(time.monotonic() - task.given > patience for task in self._running):
-                    self._replace_pool()
-                    self._feed()
 
 
 def _end(pool: ProcessPool) -> None:

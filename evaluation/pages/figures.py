@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from evaluation.pages.folders import Run
+from evaluation.store import naming
 
 # Told apart by people who see fewer colours too; the page gives each a lighter twin for dark screens.
 PALETTE = ("#2166ac", "#d9741a", "#3a8f5c", "#7b5aa6", "#b0476d", "#1c8ca8", "#8a6d1f", "#5b6472")
@@ -74,9 +75,13 @@ def write_pngs(panels: Sequence[Panel], folder: Path) -> list[Path]:
         path = folder / f"{group}.png"
         partial = path.with_name(f".{path.name}.partial")
         figure = _grid(members)
-        figure.savefig(partial, dpi=130, format="png", facecolor="white")
-        plt.close(figure)
-        partial.replace(path)
+        try:
+            with naming(path):
+                figure.savefig(partial, dpi=130, format="png", facecolor="white")
+                partial.replace(path)
+        finally:
+            plt.close(figure)
+            partial.unlink(missing_ok=True)
         paths.append(path)
     return paths
 

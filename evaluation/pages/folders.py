@@ -105,7 +105,7 @@ def read_run(folder: Path, step: int | None = None) -> Run | None:
     results = folder / "results.json"
     if _is_stale(folder):
         # Imported late: a report on finished runs needs no graders.
-        from evaluation.grade import grade_folder
+        from evaluation.grading.graded_folder import grade_folder
         from evaluation.scores.results import write_results
 
         grade_folder(folder)

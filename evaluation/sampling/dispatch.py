@@ -50,10 +50,12 @@ class Dispatcher:
         on_completions: Callable[[Job, list[Completion]], None],
         on_end: Callable[[Job], None],
         say: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
     ):
+        """`check` is called between two turns, and may raise."""
         self.jobs = list(jobs)
         self.slots = [_Slot(number) for number in range(slots)]
-        self.on_completions, self.on_end, self.say = on_completions, on_end, say
+        self.on_completions, self.on_end, self.say, self.check = on_completions, on_end, say, check
         self.ended: set[int] = set()
 
     def run(self) -> None:
@@ -61,6 +63,7 @@ class Dispatcher:
         try:
             self._report_ends()
             while any(job.remaining and not job.error for job in self.jobs):
+                self.check()
                 busy = [slot for slot in self.slots if self._occupy(slot)]
                 for slot in busy:
                     self._turn(slot, POLL_SECONDS / len(busy))
@@ -120,7 +123,7 @@ class Dispatcher:
                 job.error = job.error or str(death)
                 return
             job.restarts_left -= 1
-            self.say(f"{job.name}: {death}; its unfinished samples go to a fresh engine")
+            self.say(f"{job.name}: {death}; its unfinished samples are asked for again")
 
     def _close(self, slot: _Slot) -> None:
         replica, job = slot.replica, slot.job

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation.grade import LiveGrader, grade_folder
-from evaluation.grading.grading_pool import GradingError
-from evaluation.provenance import machine, positions, versions
+from evaluation.grading.graded_folder import grade_folder
+from evaluation.grading.grading_pool import GradingError, GradingPool
+from evaluation.grading.live_grader import LiveGrader
+from evaluation.interruption import postponed
+from evaluation.provenance import OURS, machine, positions, versions
 from evaluation.sampling.dispatch import Dispatcher, Job
 from evaluation.sampling.replicas import Completion, EngineSettings, LocalReplica, Replica, Request
 from evaluation.sampling.seeds import seed_of
@@ -58,15 +60,20 @@ class Sampler:
         self.errors: dict[Path, str] = {}
         self._by_job: dict[int, _Sampling] = {}
         self._bar: tqdm | None = None
+        self._graders: GradingPool  # one for all targets
 
     def run(self, targets: Sequence[Opened]) -> None:
         """Until every sample of every target is on disk and graded, or its error known."""
         with contextlib.ExitStack() as stack:
+            self._graders = stack.enter_context(GradingPool(self.settings.graders))
             samplings = [sampling for opened in targets if (sampling := self._opened(opened, stack))]
             self._by_job = {id(sampling.job): sampling for sampling in samplings}
             planned = sum(len(sampling.opened.rows) for sampling in samplings) * self.settings.n
             missing = sum(sampling.job.remaining for sampling in samplings)
-            stack.enter_context(self._ray(bool(missing)))
+            if missing:
+                self._graders.start()  # up before the engine, so that none is starting while samples come
+            with postponed():
+                stack.enter_context(self._ray(bool(missing)))
             self._bar = stack.enter_context(
                 tqdm(total=planned, initial=planned - missing, unit="sample", desc="sampling", disable=not missing)
             )
@@ -80,21 +87,29 @@ class Sampler:
 
             slots = 1 if self.settings.server else self.settings.dp
             try:
-                Dispatcher([s.job for s in samplings], slots, self._take, end, self._note).run()
+                with postponed() as check:
+                    Dispatcher([s.job for s in samplings], slots, self._take, end, self._note, check).run()
+                for sampling, ending in endings:
+                    try:
+                        ending.result()
+                    except (ValueError, OSError, GradingError) as error:
+                        sampling.job.error = sampling.job.error or str(error)
             except BaseException:
-                for sampling in samplings:  # what is on disk stays; a rerun grades and goes on
-                    if sampling.grader:
-                        sampling.grader.abandon()
-                    with contextlib.suppress(OSError):
-                        self._provenance(sampling)
+                self._abandon(samplings, finisher)
                 raise
-            for sampling, ending in endings:
-                try:
-                    ending.result()
-                except (ValueError, OSError, GradingError) as error:
-                    sampling.job.error = sampling.job.error or str(error)
+            for sampling in samplings:
                 if sampling.job.error:
                     self.errors[sampling.opened.target.folder] = sampling.job.error
+
+    def _abandon(self, samplings: Sequence[_Sampling], finisher: ThreadPoolExecutor) -> None:
+        """What is on disk stays; a rerun grades and goes on."""
+        finisher.shutdown(wait=False, cancel_futures=True)
+        for sampling in samplings:
+            if sampling.grader:
+                sampling.grader.abandon()
+            with contextlib.suppress(OSError):
+                self._provenance(sampling)
+        self._graders.abandon()
 
     def _opened(self, opened: Opened, stack: contextlib.ExitStack) -> "_Sampling | None":
         """None for a folder that cannot be gone on with, its error noted: the others go on."""
@@ -127,7 +142,7 @@ class Sampler:
             )
         sampling = _Sampling(opened, store, Job(folder.name, pending, lambda slot: self._noted(sampling, slot)), seeds)
         if pending:
-            sampling.grader = stack.enter_context(LiveGrader(folder, workers=settings.graders))
+            sampling.grader = stack.enter_context(LiveGrader(folder, self._graders))
         path = folder / "provenance.json"
         sampling.sessions = read_json(path)["sessions"] if path.exists() else []
         return sampling
@@ -198,7 +213,7 @@ class Sampler:
         if sampling.grader:
             sampling.grader.close()
         self._provenance(sampling)
-        grade_folder(sampling.opened.target.folder, workers=self.settings.graders)
+        grade_folder(sampling.opened.target.folder, pool=self._graders)
         write_results(sampling.opened.target.folder)
 
     def _provenance(self, sampling: _Sampling) -> None:
@@ -223,15 +238,16 @@ class Sampler:
         )
 
     def _session(self, sampling: _Sampling) -> dict:
+        server = self.settings.server
         dtypes = [found for replica in sampling.replicas if (found := getattr(replica, "dtype", None))]
         return {
             "samples": sampling.samples,
             "generated_tokens": sampling.tokens,
             "wall_seconds": round(sampling.seconds, 3),
             "dtype": dtypes[-1] if dtypes else None,
-            "versions": versions(),
-            "machine": machine(),
-            "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": self.settings.server},
+            "versions": {name: number for name, number in versions().items() if not server or name in OURS},
+            "machine": None if server else machine(),  # a server's is not known
+            "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": server},
         }
 
     def _note(self, text: str) -> None:

@@ -9,6 +9,7 @@ import os
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -27,13 +28,16 @@ REFUSALS = (
 NO_KEY = "EMPTY"  # what servers without one are sent
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 30.0  # for the list of models, which costs a server nothing
+BACKOFF_SECONDS = 60.0  # the library's pauses between nine tries are 40 s together
+LEAVE_SECONDS = 5.0
 
 
 class ServerReplica:
     """Samples from `model` (None: the only one there is) at `url`, at most `concurrency` requests at a time.
 
-    `request_timeout` seconds bound one answer and, twice over, the time in which none comes at all; `retries` is the
-    number of attempts after the first. The key is read from the variable `api_key_env` and never printed.
+    `request_timeout` seconds bound one answer, `patience` the time in which none comes at all (twice as long, and no
+    less than the pauses between tries); `retries` is the number of attempts after the first. The key is read from the
+    variable `api_key_env` and never printed.
     """
 
     def __init__(
@@ -45,9 +49,11 @@ class ServerReplica:
         api_key_env: str = "OPENAI_API_KEY",
         request_timeout: float = 1800,
         retries: int = 8,
+        patience: float | None = None,
     ) -> None:
         self.url, self.model, self.settings = url.rstrip("/"), model, settings
         self.concurrency, self.timeout, self.retries = concurrency, request_timeout, retries
+        self.patience = max(2 * request_timeout, BACKOFF_SECONDS) if patience is None else patience
         self.name = f"server {self.url}"
         self.capacity = 2 * concurrency  # the next ones wait here, not a round of dispatch away
         self._key_name, self._key = api_key_env, os.environ.get(api_key_env) or NO_KEY
@@ -63,10 +69,11 @@ class ServerReplica:
     def start(self) -> None:
         """Begin to look for the model."""
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        patience = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
+        self._thread = threading.Thread(target=self._serve, args=(self._loop,), daemon=True)
+        self._thread.start()
+        limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
         self._client = openai.AsyncOpenAI(
-            base_url=self.url, api_key=self._key, timeout=patience, max_retries=self.retries
+            base_url=self.url, api_key=self._key, timeout=limits, max_retries=self.retries
         )
         self._gate = asyncio.Semaphore(self.concurrency)
         self._run(self._find_model())
@@ -96,8 +103,8 @@ class ServerReplica:
             self._heard = time.monotonic()
         elif self._failure:
             raise self._failure
-        elif self._outstanding and time.monotonic() - self._heard > 2 * self.timeout:
-            self._failure = ReplicaDied(f"{self.url} answered nothing in {2 * self.timeout:g} s: is it overloaded?")
+        elif self._outstanding and time.monotonic() - self._heard > self.patience:
+            self._failure = ReplicaDied(f"{self.url} answered nothing in {self.patience:g} s: is it overloaded?")
             raise self._failure
         return found
 
@@ -106,7 +113,10 @@ class ServerReplica:
         loop, self._loop = self._loop, None
         self._failure = self._failure or ReplicaDied(f"{self.name} is closed")
         if loop:
+            # anyio's connection attempts that are cancelled before they begin would be told of.
+            warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\b.*never awaited", RuntimeWarning)
             asyncio.run_coroutine_threadsafe(self._leave(), loop)
+            self._thread.join(LEAVE_SECONDS)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         if self._loop is None:
@@ -183,9 +193,17 @@ class ServerReplica:
         tokens = answer.usage.completion_tokens if answer.usage else 0
         return Completion(request.key, text or "", tokens or 0, answer.choices[0].finish_reason or "error")
 
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.close()
+
     async def _leave(self) -> None:
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        """Every task has ended before the loop does: one that has not would say so on the user's terminal."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         await self._client.close()
         asyncio.get_running_loop().stop()
 
@@ -202,6 +220,7 @@ class ServerReplica:
             said = f"{self.url} cannot be reached ({squeeze(error.__cause__ or error)})"
         else:
             said = f"{self.url} answered what is no completion ({type(error).__name__}: {squeeze(error)})"
+            return ReplicaDied(f"{said}  (is it an OpenAI-compatible server, its address ending in /v1?)")
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return ReplicaRefused(f"{said}  (set {self._key_name})")
         if isinstance(error, openai.NotFoundError):

@@ -21,8 +21,8 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.rewards.grading": {"torch"},
-    "evaluation.grade": {"torch"},
-    "evaluation.report": {"torch"},
+    "evaluation.commands.grade": {"torch"},
+    "evaluation.commands.report": {"torch"},
     "evaluation.scores.results": {"torch", "matplotlib"},
     "evaluation.sampling.dispatch": {"torch", "numpy"},
 }

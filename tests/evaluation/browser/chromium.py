@@ -54,9 +54,9 @@ class Browser:
         self.problems.clear()
         self.requests.clear()
         self.call("Page.navigate", url=path.resolve().as_uri())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self.evaluate("document.readyState") != "complete" or self.evaluate("location.protocol") != "file:":
-            assert time.monotonic() < deadline, "the page did not load within 20 seconds"
+            assert time.monotonic() < deadline, "the page did not load within 60 seconds"
             time.sleep(0.05)
         time.sleep(0.1)
 
@@ -90,9 +90,9 @@ class Browser:
 
     async def _connect(self, profile: Path) -> None:
         port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (port_file.exists() and port_file.read_text().strip()):
-            assert time.monotonic() < deadline, "the browser did not start within 30 seconds"
+            assert time.monotonic() < deadline, "the browser did not start within 60 seconds"
             await asyncio.sleep(0.05)
         port = port_file.read_text().split()[0]
         self.session = aiohttp.ClientSession()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evaluation import report
+from evaluation.commands import report
 from tests.evaluation import fabricated
 from tests.evaluation.browser.chromium import Browser, program
 from tests.evaluation.fabricated import Made

@@ -65,7 +65,7 @@ def group(pid: int) -> set[int]:
     return found
 
 
-def assert_gone(pid: int, seconds: float = 10) -> None:
+def assert_gone(pid: int, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while left := group(pid):
         assert time.monotonic() < deadline, f"still there: {left}"
@@ -153,7 +153,7 @@ def test_a_killed_parent_takes_its_engine_along(tiny, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while "vLLM" not in (tmp_path / "engine.log").read_text():  # in the middle of loading
             assert time.monotonic() < deadline
             time.sleep(0.1)

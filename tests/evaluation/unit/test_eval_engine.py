@@ -77,7 +77,7 @@ def test_poll_returns_at_its_deadline_and_close_is_final(child):
     wait_ready(replica)
     started = time.monotonic()
     assert replica.poll(0.3) == []
-    assert 0.25 < time.monotonic() - started < 2
+    assert 0.25 < time.monotonic() - started < 10
     pid = replica.pid
     replica.close()
     with pytest.raises(ProcessLookupError):
@@ -142,7 +142,7 @@ time.sleep(60)
         replica.poll(10)
     pid = int((tmp_path / "grandchild").read_text())
     replica.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -167,7 +167,7 @@ def test_a_child_that_does_not_read_does_not_block_submit(child):
     os.kill(replica.pid, signal.SIGSTOP)
     started = time.monotonic()
     replica.submit([request(i, "x" * 10_000) for i in range(300)])
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_chat_messages_are_not_for_an_engine(child):

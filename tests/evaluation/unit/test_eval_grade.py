@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.grade import GradeError, LiveGrader, grade_folder, main
+from evaluation.commands.grade import main
 from evaluation.grading import graded_file, graded_row
-from evaluation.grading.graded_file import GradedFile
+from evaluation.grading.graded_file import GradedFile, GradeError
+from evaluation.grading.graded_folder import grade_folder
+from evaluation.grading.grading_pool import GradingPool
+from evaluation.grading.live_grader import LiveGrader
 from tests.evaluation.graded_case import read_lines, sample_row, samples, write_lines, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +51,7 @@ class DirectPool:
 @pytest.fixture(scope="module", autouse=True)
 def _direct():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluation.grade.GradingPool", DirectPool)
+        patch.setattr("evaluation.grading.graded_folder.GradingPool", DirectPool)
         yield
 
 
@@ -161,7 +164,7 @@ def test_surrogates_and_control_characters(tmp_path):
 
 def test_grading_while_sampling(tmp_path, graded):
     folder = write_run(tmp_path, samples()[:0])
-    with LiveGrader(folder, workers=1) as live:
+    with GradingPool(1) as pool, LiveGrader(folder, pool) as live:
         with pytest.raises(GradeError, match="another process is grading"):
             grade_folder(folder)
         for row in samples():
@@ -176,19 +179,20 @@ def test_grading_while_sampling(tmp_path, graded):
 
 def test_an_abandoned_live_grader_leaves_whole_lines(tmp_path):
     folder = write_run(tmp_path)
-    live = LiveGrader(folder, workers=1)
-    for row in samples():
-        live.put(row)
-    live.abandon()
+    with GradingPool(1) as pool:
+        live = LiveGrader(folder, pool)
+        for row in samples():
+            live.put(row)
+        live.abandon()
+        pool.abandon()
     assert len(read_lines(folder / "graded.jsonl")) <= 8
     changes = grade_folder(folder)
     assert changes.reasons == EXPECTED
 
 
 def test_a_full_disk_is_told_by_the_next_put(tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.grading.live_grader.GradingPool", DirectPool)
     folder = write_run(tmp_path)
-    live = LiveGrader(folder, workers=1)
+    live = LiveGrader(folder, DirectPool(1))
 
     def append(row):
         raise OSError(28, "No space left on device")
@@ -251,7 +255,7 @@ def test_bad_flags(tmp_path, capsys):
 
 def test_a_series_is_graded_folder_by_folder(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr("evaluation.grade._grade_shown", lambda folder, *_: done.append(folder.name))
+    monkeypatch.setattr("evaluation.commands.grade._grade_shown", lambda folder, *_: done.append(folder.name))
     for step in (20, 10):
         write_run(tmp_path / f"step_{step:06d}")
     assert main([str(tmp_path)]) == 0
@@ -268,7 +272,7 @@ def test_the_command(tmp_path):
 
 
 def test_grading_loads_nothing_heavy():
-    code = "import sys, evaluation.grade; print(*sys.modules)"
+    code = "import sys, evaluation.commands.grade; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "vllm", "ray", "openrlhf", "deepspeed"} & set(done.stdout.split())
 

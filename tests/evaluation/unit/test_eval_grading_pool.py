@@ -93,7 +93,7 @@ def test_deaths_and_memory_cost_themselves_only(pool):
 
 
 def test_a_deadline_costs_one_task(quick_start):
-    with GradingPool(1, seconds=0.7) as pool:
+    with GradingPool(1, seconds=2) as pool:
         slow = pool.run(time.sleep, 60, otherwise="late")
         row = pool.submit(RIGHT, sample_row("one", 0, "Answer: 42"), "dapo")
         assert slow.result(30) == "late"
@@ -132,7 +132,7 @@ def test_a_flood_of_hostile_answers(pool, tmp_path, monkeypatch):
         for number, (_, text, gold) in enumerate(cases)
     ]
     rows = [future.result(120) for future in futures]
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 110
     solid = [
         row for row, (family, *_) in zip(rows, cases, strict=True) if family in ("_code", "_explosive", "_costly")
     ]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from evaluation import report
+from evaluation.commands import report
 from evaluation.pages import sample_browser
 from evaluation.scores.results import write_results
 from tests.evaluation import fabricated

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import run
+from evaluation.commands import run
 from evaluation.sampling import sampler
 from evaluation.store import write_json
 from tests.evaluation.unit.test_eval_checkpoints import model
@@ -34,7 +34,7 @@ def command(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sampler, "Sampler", Sampler)
     monkeypatch.setattr("evaluation.targets._tokenizer", lambda *_: Tokenizer())
-    monkeypatch.setattr("evaluation.report.main", lambda argv: 0)
+    monkeypatch.setattr("evaluation.commands.report.main", lambda argv: 0)
 
     def start(*flags):
         more = ["--benchmarks", sums, "--output", tmp_path / "out", "--prompt", "raw"]

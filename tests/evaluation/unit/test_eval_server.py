@@ -2,10 +2,14 @@
 
 import json
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,7 @@ from evaluation.sampling.server import ServerReplica
 
 SETTINGS = EngineSettings(model="", temperature=0.7, top_p=0.9, max_tokens=32)
 KEY = "sk-very-secret"
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -210,10 +215,10 @@ def test_nothing_listens(connect):
 def test_a_server_that_hangs(server, connect):
     release = threading.Event()
     server.answers = [lambda _: (release.wait(10), completion({"prompt": "", "seed": 0}))[1]]
-    replica = connect(server.url, request_timeout=0.3, retries=0)
+    replica = connect(server.url, request_timeout=2, retries=0)  # the list of models must come in it too
     wait_ready(replica)
     replica.submit([request()])
-    with pytest.raises(ReplicaDied, match=r"did not answer in 0\.3 s"):
+    with pytest.raises(ReplicaDied, match=r"did not answer in 2 s"):
         take(replica, 1)
     release.set()
 
@@ -221,7 +226,7 @@ def test_a_server_that_hangs(server, connect):
 def test_no_answer_at_all_ends_before_the_retries_do(server, connect):
     release = threading.Event()
     server.answers = [lambda _: (release.wait(10), completion({"prompt": "", "seed": 0}))[1]]
-    replica = connect(server.url, request_timeout=0.3, retries=50)
+    replica = connect(server.url, request_timeout=2, retries=50, patience=0.6)
     wait_ready(replica)
     replica.submit([request()])
     with pytest.raises(ReplicaDied, match=r"answered nothing in 0\.6 s"):
@@ -237,8 +242,40 @@ def test_poll_returns_after_its_timeout_and_close_drops_the_rest(server, connect
     replica.submit([request()])
     started = time.monotonic()
     assert replica.poll(0.2) == []
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     replica.close()
     with pytest.raises(ReplicaDied, match="is closed"):
         replica.poll(0.2)
     release.set()
+
+
+def test_closing_in_the_middle_leaves_no_word_behind(server):
+    """asyncio tells of tasks that outlive their loop when they are collected."""
+    release = threading.Event()
+    server.answers = [lambda _: (release.wait(10), completion({"prompt": "", "seed": 0}))[1]]
+    program = f"""
+        import gc, time
+        from evaluation.sampling.replicas import EngineSettings, Request
+        from evaluation.sampling.server import ServerReplica
+        replica = ServerReplica({server.url!r}, None, EngineSettings(model=""), concurrency=4)
+        replica.start()
+        while not replica.ready():
+            time.sleep(0.01)
+        replica.submit([Request(("sums", "a", i), "2+2=", None, i) for i in range(40)])
+        replica.poll(0.3)
+        replica.close()
+        gc.collect()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    release.set()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_is_no_completion(server, connect):
+    server.answers = [lambda _: (200, "hello")]
+    replica = connect(server.url)
+    wait_ready(replica)
+    replica.submit([request()])
+    with pytest.raises(ReplicaDied, match=r"answered what is no completion .*address ending in /v1"):
+        take(replica, 1)

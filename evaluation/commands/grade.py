@@ -1,0 +1,65 @@
+"""evaluation.grade: grade stored samples, without an engine, and tell what changed."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from evaluation.grading.grade_changes import told
+from evaluation.grading.graded_file import GradeError
+from evaluation.grading.graded_folder import grade_folder
+from evaluation.grading.grading_pool import GradingError
+from evaluation.scores.results import write_results
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 graded, 1 grading failed, 2 bad input."""
+    said = "Grade stored samples: missing verdicts are added, those of another grader are made anew."
+    parser = _Parser(prog="evaluation.grade", allow_abbrev=False, description=said)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
+    parser.add_argument("--workers", type=_positive, default=2, help="grading processes (%(default)s)")
+    parser.add_argument("--seconds", type=_positive, default=30, help="for one sample (%(default)s)")
+    parser.add_argument("--all", action="store_true", help="make every verdict anew, not only missing and old ones")
+    args = parser.parse_args(argv)
+    try:
+        for folder in run_folders(args.folder):
+            _grade_shown(folder, args.workers, args.seconds, args.all)
+        return 0
+    except (ValueError, OSError, GradingError) as error:
+        print(f"evaluation.grade: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The folder itself, or the run folders in it, in the order of their names. GradeError if there is none."""
+    if (folder / "settings.json").exists() or not folder.is_dir():
+        return [folder]
+    inside = sorted(path.parent for path in folder.glob("*/settings.json"))
+    if not inside:
+        raise GradeError(f"{folder} has no settings.json, nor has a folder in it: give the --output of evaluation.run")
+    return inside
+
+
+def _grade_shown(folder: Path, workers: int, seconds: float, regrade: bool) -> None:
+    with tqdm(desc=f"grading {folder.name}", unit="sample", leave=False, disable=None) as bar:
+
+        def progress(done: int, planned: int) -> None:
+            bar.total = planned
+            bar.update(done - bar.n)
+
+        changes = grade_folder(folder, progress, regrade, workers, seconds)
+    print("\n".join(told(folder, changes)))
+    write_results(folder)

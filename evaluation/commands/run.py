@@ -1,0 +1,198 @@
+"""evaluation.run: sample, grade and report every target that the flags name."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation import checkpoints, settings
+from evaluation.problems.benchmarks import Loaded, load
+from evaluation.problems.prompting import Style, style_of
+from evaluation.settings import Settings
+from evaluation.store import read_json, write_json
+from evaluation.targets import Opened, Target, open_target, preview, targets_of
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 all done, 1 something could not be evaluated, 2 bad input."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read when the hub's library is imported, which is later
+    chosen = settings.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        style = style_of(chosen.prompt)
+        loaded = [load(name, chosen.data_dir, chosen.benchmark_file, chosen.limit) for name in chosen.benchmarks]
+        _refuse_twins(loaded)
+        if chosen.dry_run:
+            return _dry_run(chosen, style, loaded)
+        return _watch(chosen, style, loaded) if chosen.watch else _once(chosen, style, loaded, targets_of(chosen))
+    except ValueError as error:
+        return _fail(2, error)
+    except (OSError, RuntimeError) as error:  # RuntimeError: Ray or the graders do not start
+        return _fail(1, error)
+
+
+def _refuse_twins(loaded: Sequence[Loaded]) -> None:
+    names = [found.benchmark.name for found in loaded]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--benchmarks: two are named {name}: give one of the files another name")
+
+
+def _fail(status: int, reason: object) -> int:
+    print(f"evaluation.run: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    return status
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _once(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]) -> int:
+    """Every target; a bad one is told of at the end and stops no other."""
+    _write_series(chosen, targets, {})
+    errors = _evaluate(chosen, style, loaded, targets)
+    return _finish(chosen, targets, errors)
+
+
+def _watch(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
+    """Checkpoint after checkpoint as they come, until the run's final model is there and evaluated."""
+    assert chosen.checkpoints is not None
+    errors: dict[Path, str] = {}
+    done: list[Target] = []
+    status = 0
+    while True:
+        over = checkpoints.finished(chosen.checkpoints)
+        targets = targets_of(chosen)
+        if not over:  # a checkpoint that is being written is not whole yet: it is looked at again
+            targets = [t for t in targets if t.flag == "--start" or checkpoints.problem(Path(t.source)) is None]
+        fresh = [target for target in targets if target not in done]
+        if fresh:
+            errors |= _evaluate(chosen, style, loaded, fresh)
+            done = targets
+            status = _finish(chosen, targets, errors)
+        if over:
+            return status
+        time.sleep(chosen.watch_seconds)
+
+
+def _evaluate(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]) -> dict[Path, str]:
+    """Sample and grade; the errors by folder."""
+    opened, errors = _open(chosen, style, loaded, targets)
+    if not opened and chosen.checkpoints is None:
+        raise ValueError(next(iter(errors.values())))
+    if chosen.train_data:
+        _contamination(chosen, opened)
+    if opened:
+        # Imported late: a refusal loads neither the graders nor the engine's side.
+        from evaluation.sampling.sampler import Sampler
+
+        sampler = Sampler(chosen, _say)
+        sampler.run(opened)
+        errors |= sampler.errors
+    return errors
+
+
+def _finish(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
+    status = _report(chosen, targets, errors)
+    for folder, reason in errors.items():
+        print(f"evaluation.run: error: {folder.name}: {reason}", file=sys.stderr)
+    return 1 if errors or status else 0
+
+
+def _open(
+    chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]
+) -> tuple[list[Opened], dict[Path, str]]:
+    opened, errors = [], {}
+    for target in targets:
+        try:
+            opened.append(open_target(chosen, target, style, loaded))
+        except (ValueError, OSError) as error:
+            if isinstance(error, ConnectionError) or len(targets) == 1:
+                raise
+            errors[target.folder] = str(error)
+    return opened, errors
+
+
+def _contamination(chosen: Settings, opened: Sequence[Opened]) -> None:
+    """The same problems for every checkpoint, so looked for once."""
+    # Imported late: most runs do not ask.
+    from evaluation.problems.contamination import report
+
+    assert chosen.train_data is not None
+    content: dict[str, dict] = {}
+    for found in opened:
+        problems = (found.target.folder / "problems.jsonl").read_bytes()
+        key = hashlib.sha256(problems).hexdigest()
+        content[key] = content.get(key) or report(map(json.loads, problems.splitlines()), chosen.train_data)
+        write_json(found.target.folder / "contamination.json", content[key])
+
+
+def _report(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
+    """The report's exit status; without anything sampled there is nothing to report."""
+    _write_series(chosen, targets, errors)
+    if not any((target.folder / "results.json").exists() for target in targets):
+        return 0
+    from evaluation.commands.report import main as report
+
+    return report([str(chosen.output)])
+
+
+def _write_series(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> None:
+    """series.json, before sampling too: an interrupted series is a series."""
+    if chosen.checkpoints:
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        write_json(chosen.output / "series.json", _series(chosen, targets, errors))
+
+
+def _series(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> dict[str, Any]:
+    assert chosen.checkpoints is not None
+    log = checkpoints.training_log(chosen.checkpoints)
+    rows = {target.folder.name: _series_row(target, errors.get(target.folder)) for target in targets}
+    # A checkpoint that was evaluated and then deleted keeps its numbers.
+    before = chosen.output / "series.json"
+    for row in read_json(before)["checkpoints"] if before.exists() else ():
+        if (chosen.output / row["folder"] / "results.json").exists():
+            rows.setdefault(row["folder"], row)
+    return {
+        "run_dir": str(chosen.checkpoints.resolve()),
+        "label": targets[0].label if targets else chosen.checkpoints.resolve().name,
+        "training_log": os.path.abspath(log) if log else None,
+        "checkpoints": [rows[folder] for folder in sorted(rows, key=lambda name: (name == "final", name))],
+    }
+
+
+def _series_row(target: Target, error: str | None) -> dict[str, Any]:
+    done = (target.folder / "results.json").exists()
+    status = "failed" if error else "done" if done else "missing"
+    return {
+        "step": target.step,
+        "path": target.source,
+        "folder": target.folder.name,
+        "status": status,
+        "error": error,
+    }
+
+
+def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
+    """What would be sampled, and one prompt of each benchmark as the model would read it."""
+    targets = targets_of(chosen)
+    if not targets:
+        raise ValueError(f"--checkpoints {chosen.checkpoints}: no checkpoint there yet")
+    prompter = preview(chosen, targets[0], style)
+    problems = sum(len(found.problems) for found in loaded)
+    for found in loaded:
+        prompt = prompter.render(found.problems[0].text)
+        _say(f"--- {found.benchmark.name}: {len(found.problems)} problems from {found.source}; the first prompt ---")
+        _say(
+            prompt if isinstance(prompt, str) else "\n".join(f"[{turn['role']}] {turn['content']}" for turn in prompt)
+        )
+    samples = problems * chosen.n * len(targets)
+    _say(
+        f"--- {len(targets)} model(s) x {problems} problems x {chosen.n} samples = {samples:,} samples, "
+        f"at most {samples * chosen.max_tokens:,} tokens; chat template {'on' if prompter.chat else 'off'}; "
+        "nothing was started ---"
+    )
+    return 0
