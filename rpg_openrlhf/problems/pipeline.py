@@ -86,6 +86,10 @@ def _read(raw: Any, chosen: Settings) -> Row:
         raise BadRow("has an empty problem")
     if not row.answer:
         raise BadRow("has no answer")
+    try:
+        (row.text + row.answer).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and no file of text can
+        raise BadRow("is not valid Unicode") from None
     return row
 
 

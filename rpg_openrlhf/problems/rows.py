@@ -40,8 +40,9 @@ def _answer(row: Mapping[str, Any], field: str | None) -> str:
     nested = row.get("reward_model")  # verl's schema, which DAPO-Math-17k has
     if field is None and isinstance(nested, Mapping):
         answers.append(nested.get("ground_truth"))
-    found = next((a for a in answers if isinstance(a, str | int | float) and not isinstance(a, bool)), "")
-    return str(found).strip()
+    # a == a leaves out NaN, which stands for a missing number.
+    found = (a for a in answers if isinstance(a, str | int | float) and not isinstance(a, bool) and a == a)
+    return str(next(found, "")).strip()
 
 
 def _identity(row: Mapping[str, Any]) -> str | int | None:

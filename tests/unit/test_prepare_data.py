@@ -78,6 +78,8 @@ def test_each_row_is_kept_or_counted_by_its_reason(tmp_path, capsys):
         "{not json",
         "[1]",
         {"problem": "What is it?"},
+        {"problem": "And this?", "answer": float("nan")},
+        '{"problem": "Half \\ud800 of a pair", "answer": "1"}',
         {"text": "elsewhere", "answer": "1"},
         {"problem": "求 $1+2$ 的值", "answer": "3"},
         {"problem": PRODUCT, "answer": "4"},
@@ -89,10 +91,11 @@ def test_each_row_is_kept_or_counted_by_its_reason(tmp_path, capsys):
     folder = prepare(tmp_path, file, "--answers", "integer")
     assert read(folder / "train.jsonl") == [{"id": "a", "input": render_prompt(SUM), "label": "3"}]
     assert steps(folder) == {
-        "read": 12,
+        "read": 14,
         "is not JSON": 1,
         "is not a JSON object": 1,
-        "has no answer": 1,
+        "has no answer": 2,
+        "is not valid Unicode": 1,
         "has none of problem, question, prompt, input, messages": 1,
         "not English": 1,
         "exact copy of a problem before it": 2,
