@@ -21,7 +21,7 @@ PHASES = {"generate": "generation", "experience": "make_experience", "train": "p
 METHODS = {
     "RPG fast path": ["rpg_reinforce_urkl", "--rpg.old_policy", "rollout"],
     "RPG recompute": ["rpg_reinforce_urkl"],
-    "OpenRLHF GRPO": ["grpo"],
+    "OpenRLHF GRPO": ["grpo_as_released"],
 }
 
 

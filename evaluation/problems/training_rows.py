@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpg_openrlhf.prompts import INSTRUCTION, REMINDER
-
-TEXT_FIELDS = ("problem", "question", "prompt", "input", "messages")
-ANSWER_FIELDS = ("answer", "label", "solution", "ground_truth")
+from rpg_openrlhf.problems.rows import BadRow, read_row
 
 
 class TrainingFileError(ValueError):
@@ -56,29 +53,9 @@ class TrainingFile:
 
 def _row(place: str, number: int, line: bytes) -> TrainingRow:
     try:
-        row = json.loads(line)
+        row = read_row(json.loads(line))
+    except BadRow as error:
+        raise TrainingFileError(f"{place} {error}") from None
     except (ValueError, RecursionError) as error:
         raise TrainingFileError(f"{place} is not JSON ({error}): a JSONL file is needed") from None
-    if not isinstance(row, dict):
-        raise TrainingFileError(f"{place} is not a JSON object")
-    text = next((text for name in TEXT_FIELDS if (text := _text(row.get(name)))), None)
-    if text is None:
-        raise TrainingFileError(f"{place} has none of {', '.join(TEXT_FIELDS)}")
-    nested = row.get("reward_model")
-    answers = [row.get(name) for name in ANSWER_FIELDS]
-    answers.append(nested.get("ground_truth") if isinstance(nested, dict) else None)
-    answer = next((str(found) for found in answers if isinstance(found, str | int | float)), "")
-    name = row.get("id")
-    text = text.replace(INSTRUCTION, " ").replace(REMINDER, " ")
-    return TrainingRow(name if isinstance(name, str | int) else number, text, answer)
-
-
-def _text(value: Any) -> str:
-    """A text, or what the user says in a list of messages."""
-    if isinstance(value, str):
-        return value.strip()
-    if not isinstance(value, list):
-        return ""
-    turns = [turn for turn in value if isinstance(turn, dict) and isinstance(turn.get("content"), str)]
-    said = [turn["content"] for turn in turns if turn.get("role") == "user"]
-    return "\n".join(said).strip()
+    return TrainingRow(number if row.id is None else row.id, row.text, row.answer)

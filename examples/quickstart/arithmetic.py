@@ -1,4 +1,4 @@
-"""The quickstart's task: sums of two four-digit numbers, their three disjoint sets, and two right ways to reply.
+"""The quickstart's task: sums of two four-digit numbers from three disjoint sets, and two right ways to reply.
 
     python arithmetic.py --out data --rl 1024 --heldout 250             the tiny character-level model's files
     python arithmetic.py --out data --rl 1024 --heldout 250 --chat      the same sums worded for a real model
@@ -10,60 +10,14 @@ go; `worked` adds the columns from the right as carry + digit + digit, which it 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-DIGITS = 4
-SPLITS = ("warm_up", "rl", "heldout")
+from rpg_openrlhf.problems.arithmetic import Problem, distinct, gold, prompt, worded
+from rpg_openrlhf.prompts import render_prompt
+
 MAX_PROBLEMS = 100_000
-
-Problem = tuple[int, int]
-
-
-def split_of(problem: Problem) -> str:
-    """The one set a sum belongs to: 50 % warm-up, 40 % RL, 10 % held out, whatever the seed.
-
-    a+b and b+a hash alike, so no set holds the mirror image of another's problem.
-    """
-    low, high = sorted(problem)
-    bucket = int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:8], "big") % 10
-    return "warm_up" if bucket < 5 else "rl" if bucket < 9 else "heldout"
-
-
-def problems(split: str, seed: int) -> Iterator[Problem]:
-    """Endless, seeded problems of one split; repeats are as rare as chance makes them (40 million pairs)."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    rng = random.Random(f"{seed}:{split}")
-    low, high = 10 ** (DIGITS - 1), 10**DIGITS - 1
-    while True:
-        problem = rng.randint(low, high), rng.randint(low, high)
-        if split_of(problem) == split:
-            yield problem
-
-
-def distinct(split: str, count: int, seed: int) -> list[Problem]:
-    """The first `count` different problems of a split."""
-    found: dict[Problem, None] = {}
-    for problem in problems(split, seed):
-        if len(found) == count:
-            break
-        found[problem] = None
-    return list(found)
-
-
-def prompt(problem: Problem) -> str:
-    """What the tiny model reads, e.g. `1234+5678=` and a newline."""
-    return f"{problem[0]}+{problem[1]}=\n"
-
-
-def gold(problem: Problem) -> str:
-    """The right answer."""
-    return str(sum(problem))
 
 
 def direct_reply(problem: Problem) -> str:
@@ -86,16 +40,13 @@ def worked_reply(problem: Problem) -> str:
 
 def words(problem: Problem, chat: bool) -> str:
     """The problem as it is put to the tiny model, or worded for a real one."""
-    return f"What is {problem[0]} + {problem[1]}?" if chat else prompt(problem)
+    return worded(problem) if chat else prompt(problem)
 
 
 def rl_row(problem: Problem, chat: bool) -> dict[str, str]:
     """One row for the trainer, with the columns OpenRLHF is told to read."""
     if not chat:
         return {"input": prompt(problem), "label": gold(problem)}
-    # Imported late: without --chat this file needs nothing but the standard library.
-    from rpg_openrlhf.prompts import render_prompt
-
     return {"input": render_prompt(words(problem, chat)), "label": gold(problem)}
 
 
@@ -139,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
             path = args.out / f"{split}.jsonl"
             write_jsonl(path, [row(problem, args.chat) for problem in distinct(split, number, args.seed)])
             print(f"{path}: {number} problems")
-    except (OSError, ImportError) as error:
+    except OSError as error:
         print(f"arithmetic.py: error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -25,10 +25,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from arithmetic import Problem, direct_reply, problems, prompt, worked_reply
+from arithmetic import direct_reply, worked_reply
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
+
+from rpg_openrlhf.problems.arithmetic import Problem, problems, prompt
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 CHARACTERS = "\n +:=0123456789Answer"

@@ -13,25 +13,16 @@ EVAL=(--prompt raw --max-tokens 64)
 mkdir -p "$OUT" && rm -rf "$OUT/rl" "$OUT/evaluation"
 [ "${WANDB:-}" != offline ] || { export WANDB_MODE=offline WANDB_DIR=$OUT; FLAGS="${FLAGS:-} --logger.wandb.key offline"; }
 
-# A Ray head of our own, on loopback alone; it and what it started end with this script.
-RAY_TMP=$(mktemp -d /tmp/rpg.XXXXXX)
-read -r DASHBOARD CLIENT AGENT < <(python -c 'import socket as s; a = [s.create_server(("127.0.0.1", 0)) for _ in "abc"]; print(*[x.getsockname()[1] for x in a])')
-export RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 # the latter: no other machine joins, so Ray listens on loopback
-setsid ray start --head --block --temp-dir "$RAY_TMP" --node-ip-address 127.0.0.1 --port 0 --num-gpus 3 \
-  --num-cpus 5 --dashboard-host 127.0.0.1 --dashboard-port "$DASHBOARD" --ray-client-server-port "$CLIENT" \
-  --dashboard-agent-listen-port "$AGENT" >"$OUT/ray.log" 2>&1 &
-HEAD=$!
-trap 'kill -TERM -- -$HEAD 2>/dev/null; wait $HEAD 2>/dev/null || true; rm -rf "$RAY_TMP"' EXIT
+. examples/scripts/ray_head.sh # a head of our own, on loopback alone; it and what it started end with this script
+trap stop_ray_head EXIT
 trap 'echo interrupted >&2; exit 130' INT TERM
+start_ray_head "$OUT/ray.log" 3 5
 
 [ -n "$MODEL" ] || { MODEL=$OUT/warm_up && python $TASK/warm_up.py --out "$MODEL" --seed "$SEED"; }
 python $TASK/arithmetic.py --out "$OUT/data" --rl 1024 --seed "$SEED" "${CHAT[@]}"
-until python -c "import urllib.request as r; r.urlopen('http://127.0.0.1:$DASHBOARD/api/version', timeout=9)" 2>/dev/null; do
-  kill -0 $HEAD 2>/dev/null || { echo "the Ray head did not start: see $OUT/ray.log" >&2 && exit 1; }
-  sleep 0.2
-done
+await_ray_head "$OUT/ray.log"
 # shellcheck disable=SC2086  # FLAGS is a list of words; what is left out of the output is Ray's own talk about the job
-ray job submit --address "http://127.0.0.1:$DASHBOARD" -- python -m rpg_openrlhf.cli.train_rpg --config "$LAYER,$SIZE" --platform cpu \
+ray job submit --address "$RAY_JOBS" -- python -m rpg_openrlhf.cli.train_rpg --config "$LAYER,$SIZE" --platform cpu \
   --actor.model_name_or_path "$MODEL" --data.prompt_dataset "$OUT/data/rl.jsonl" --train.seed "$SEED" --ckpt.path "$OUT/rl/checkpoints" \
   --ckpt.output_dir "$OUT/rl/model" --logger.run_dir "$OUT/rl/logs" --logger.tensorboard_dir "$OUT/rl/tensorboard" ${FLAGS:-} 2>&1 | grep --line-buffered -vE "(INFO|SUCC) (cli|job_manager)\.py:|^Running entrypoint"
 python -m evaluation.run --checkpoints "$OUT/rl" --start "$MODEL" --label "$ALGO" --n 4 --seed "$SEED" \

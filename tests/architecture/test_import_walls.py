@@ -23,6 +23,8 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.rewards.grading": {"torch"},
     "evaluation.commands.grade": {"torch"},
     "evaluation.commands.report": {"torch"},
+    "rpg_openrlhf.problems.pipeline": {"torch", "pyarrow", "datasets", "huggingface_hub"},
+    "rpg_openrlhf.cli.prepare_data": {"torch", "pyarrow", "datasets", "huggingface_hub"},
     "evaluation.scores.results": {"torch", "matplotlib"},
     "evaluation.sampling.dispatch": {"torch", "numpy"},
 }
@@ -30,8 +32,15 @@ EVALUATION = sorted((ROOT / "evaluation").rglob("*.py"))
 FORBIDDEN = {
     "rewards": ("rpg_openrlhf.trainer", "rpg_openrlhf.cli", "evaluation"),
     "trainer": ("rpg_openrlhf.cli", "evaluation"),
+    "problems": ("rpg_openrlhf.trainer", "rpg_openrlhf.cli", "evaluation"),
     "cli": ("evaluation",),
-    "": ("rpg_openrlhf.trainer", "rpg_openrlhf.cli", "rpg_openrlhf.rewards", "evaluation"),  # the package's own files
+    "": (
+        "rpg_openrlhf.trainer",
+        "rpg_openrlhf.cli",
+        "rpg_openrlhf.rewards",
+        "rpg_openrlhf.problems",
+        "evaluation",
+    ),  # the package's own files
 }
 
 
@@ -101,6 +110,7 @@ def test_evaluation_knows_the_grader_and_the_prompt_alone(path):
     packages = ["rpg_openrlhf", "openrlhf", "deepspeed", "examples", "tests"]
     ours = {name for name in imports(path) if within(name, packages)}
     allowed = ["rpg_openrlhf.rewards", "rpg_openrlhf.prompts"]
+    allowed += ["rpg_openrlhf.problems.rows", "rpg_openrlhf.problems.overlap"]  # what a problem is, and its copies
     assert not [
         name for name in ours - {"rpg_openrlhf"} if not within(name, allowed)
     ]  # the package alone: its version

@@ -1,11 +1,13 @@
 """Every layer under configs/ parses, passes the checks in the combinations it is made for, and means what it says."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from rpg_openrlhf import config
-from rpg_openrlhf.cli import checks, flags, settle, train_rpg
+from rpg_openrlhf.cli import checks, flags, settle, tables, train_rpg
+from tests.unit.launcher_case import CONFIG, write_model, write_rows
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALGORITHMS = sorted((CONFIGS / "algorithm").glob("*.yaml"))
@@ -28,14 +30,118 @@ def test_every_combination_passes_the_checks(base, algorithm):
     assert samples // args.train.batch_size == (16 if base == BASE else samples // args.train.batch_size) > 1
 
 
+AXES = ("context", "clip", "learning_rate", "optimizer", "hardware")
+OF_RPG = ("beta", "reference")
+
+
+@pytest.fixture(autouse=True)
+def in_a_cluster(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # its GPUs are not this machine's to count
+
+
+def layers_of(*axes: str) -> list[Path]:
+    return [path for axis in axes for path in sorted((CONFIGS / axis).glob("*.yaml"))]
+
+
+def named(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.mark.parametrize("layer", layers_of(*AXES, *OF_RPG), ids=named)
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("base", [BASE, QUICKSTART], ids=lambda p: p.stem)
-def test_the_optimizer_goes_over_any_algorithm(base, algorithm):
-    args = args_of(base, algorithm, CONFIGS / "optimizer" / "schedulefree.yaml")
-    assert (args.actor.optim, args.actor.lr_scheduler) == ("schedulefree", "constant")
+def test_a_layer_goes_with_any_algorithm(algorithm, layer):
+    """Those of RPG alone are refused over the others, with the reason."""
+    platform = "cpu" if layer.stem == "cpu" else "cuda"
+    if layer.parent.name in OF_RPG and not algorithm.stem.startswith("rpg"):
+        with pytest.raises(config.Refusal, match="has no effect with --algo"):
+            args_of(BASE, algorithm, layer, platform=platform)
+        return
+    args = args_of(BASE, *_in_order(algorithm, layer), platform=platform)
+    for name, value in config.read_layers([str(layer)]).items():
+        taken_out = name == "reward.overlong_buffer_len" and algorithm.stem.startswith("grpo")
+        if not taken_out and name != "actor.lr_scheduler":  # Schedule-Free's own warm-up makes it constant
+            node = args
+            for part in name.split("."):
+                node = getattr(node, part)
+            assert node == value, f"{name} acts"
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)
+def _in_order(algorithm: Path, layer: Path) -> list[Path]:
+    """A context comes before the algorithm, which may take its penalty out; everything else after."""
+    return [layer, algorithm] if layer.parent.name == "context" else [algorithm, layer]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """For the model, its weights and its 4,096 positions (Qwen2.5-Math-7B), and for the data."""
+    folder = tmp_path_factory.mktemp("tables")
+    model = write_model(folder / "model")
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{{ messages[0]['content'] }}"
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = [{"input": f"{i}+{i}=", "label": str(2 * i)} for i in range(600)]
+    words = ["--actor.model_name_or_path", str(model)]
+    words += ["--data.prompt_dataset", str(write_rows(folder / "train.jsonl", rows))]
+    return model, [*words, "--ckpt.output_dir", str(folder / "out"), "--ckpt.path", str(folder / "out")]
+
+
+POSITIONS = {"qwen3_4b": 40_960, "qwen2.5_7b_instruct": 32_768, "qwen2.5_math_7b": 4_096}
+RUNS = {run.name: run for table in tables.read()["tables"] for run in tables.runs(table)}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
+def test_every_run_of_every_table_would_start(run, stand_ins, capsys):
+    """Through the launcher, up to where it would start; --dry_run makes the same checks and then imports the stack."""
+    model, words = stand_ins
+    positions = next((n for name, n in POSITIONS.items() if f"model/{name}" in run.layers), 256)
+    (model / "config.json").write_text(json.dumps({**CONFIG, "max_position_embeddings": positions}))
+    layers = ",".join(str(CONFIGS / f"{layer}.yaml") for layer in run.layers)
+    started = []
+    status = train_rpg.main(["--config", layers, *words], launch=lambda args: started.append(args) or 0)
+    assert (status, capsys.readouterr().err) == (0, "")
+    assert len(started) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_4b-8k/RPG-REINFORCE-URKL", "qwen2.5_math_7b-2k/GRPO"])
+def test_dry_run_of_a_tables_run(name, stand_ins, capsys):
+    """All of it, with the model's positions and the shapes of a small one."""
+    test_every_run_of_every_table_would_start(RUNS[name], stand_ins, capsys)
+    layers = ",".join(str(CONFIGS / f"{layer}.yaml") for layer in RUNS[name].layers)
+    assert train_rpg.main(["--config", layers, *stand_ins[1], "--dry_run"]) == 0
+    assert "nothing was started" in capsys.readouterr().out
+
+
+def test_tables_name_the_published_methods():
+    found = {name: [run.method for run in tables.runs(name)] for name in tables.read()["tables"]}
+    assert {name: len(found[name]) for name in ("3", "5", "6", "8")} == {"3": 6, "5": 8, "6": 6, "8": 12}
+    variants = {method.partition("+")[2] for method in found["ablations"]}
+    assert variants == set(tables.read()["variants"])
+    assert len({run.name for run in RUNS.values()}) == len({tuple(run.layers) for run in RUNS.values()})
+
+
+def test_every_layer_of_a_table_exists_and_hours_grow_with_the_context():
+    for run in RUNS.values():
+        assert all((CONFIGS / f"{layer}.yaml").is_file() for layer in run.layers)
+    hours = [RUNS[f"qwen3_4b-{context}/RPG-UFKL"].gpu_hours for context in ("2k", "4k", "8k")]
+    assert hours == pytest.approx([hours[0], 2 * hours[0], 4 * hours[0]])
+    fixed = RUNS["qwen2.5_7b_instruct-2k/RPG-UFKL+fixed-reference"].gpu_hours
+    assert fixed > RUNS["qwen2.5_7b_instruct-2k/RPG-UFKL"].gpu_hours
+
+
+def test_tables_are_listed_and_refused_in_one_line(capsys):
+    assert tables.main([]) == 0
+    assert "Qwen3-4B, 8K context" in capsys.readouterr().out
+    assert tables.main(["3", "--hardware", "hardware/8xh200"]) == 0
+    assert (
+        "every run: base + data/dapo_math_17k + model/qwen3_4b + context/8k + hardware/8xh200"
+        in capsys.readouterr().out
+    )
+    assert tables.main(["9"]) == 2
+    assert capsys.readouterr().err == f"tables: TABLE 9: must be one of {', '.join(tables.read()['tables'])}\n"
+
+
+@pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.yaml")) - {CONFIGS / tables.TABLES}), ids=named)
 def test_every_layer_parses_alone(path):
     flags.parse(["--config", str(path)])
 
@@ -50,10 +156,12 @@ def test_quickstart_and_algorithms_may_come_in_either_order():
 @pytest.mark.parametrize(
     ("name", "divergence", "estimator"),
     [
+        ("rpg_fkl", "fkl", "differentiable"),
+        ("rpg_rkl", "rkl", "differentiable"),
         ("rpg_urkl", "urkl", "differentiable"),
         ("rpg_ufkl", "ufkl", "differentiable"),
-        ("rpg_reinforce_urkl", "urkl", "reinforce"),
-        ("rpg_reinforce_ufkl", "ufkl", "reinforce"),
+        *((f"rpg_reinforce_{name}", name, "reinforce") for name in ("fkl", "rkl", "urkl", "ufkl")),
+        *((f"rpg_reinforce_{name}_as_released", name, "differentiable") for name in ("fkl", "rkl", "urkl", "ufkl")),
     ],
 )
 def test_rpg_layers(name, divergence, estimator):
@@ -70,18 +178,46 @@ def test_rpg_layers(name, divergence, estimator):
 
 
 @pytest.mark.parametrize(
-    ("name", "estimator", "kl", "clip", "filtering"),
+    ("name", "estimator", "kl", "clip", "filtering", "aggregation"),
     [
-        ("grpo", "group_norm", ("k3", 1e-3, True), [0.2, 0.2], False),
-        ("dapo", "group_norm", ("k1", 0, False), [0.2, 0.28], True),
-        ("reinforce++", "reinforce", ("k1", 1e-4, False), [0.2, 0.2], True),
-        ("reinforce++_baseline", "reinforce_baseline", ("k2", 1e-5, True), [0.2, 0.2], True),
+        ("grpo", "group_norm", ("k3", 0.04, True), [0.2, 0.2], False, "seq-mean-token-mean"),
+        ("grpo_as_released", "group_norm", ("k3", 1e-3, True), [0.2, 0.2], False, "token-mean"),
+        ("dapo", "group_norm", ("k1", 0, False), [0.2, 0.28], True, "token-mean"),
+        ("reinforce++", "reinforce", ("k1", 1e-4, False), [0.2, 0.2], True, "token-mean"),
+        ("reinforce++_baseline", "reinforce_baseline", ("k2", 1e-5, True), [0.2, 0.2], True, "token-mean"),
     ],
 )
-def test_baseline_layers(name, estimator, kl, clip, filtering):
+def test_baseline_layers(name, estimator, kl, clip, filtering, aggregation):
     args = args_of(BASE, CONFIGS / "algorithm" / f"{name}.yaml")
     assert args.algo.advantage.estimator == estimator
     assert (args.algo.kl.estimator, args.algo.kl.init_coef, args.algo.kl.use_loss) == kl
     assert args.actor.eps_clip_low_high == clip
     assert args.algo.dynamic_filtering_enable == filtering
-    assert (args.reward.overlong_buffer_len is None) == (name == "grpo")
+    assert args.actor.loss_agg_mode == aggregation
+    assert (args.reward.overlong_buffer_len is None) == name.startswith("grpo")
+
+
+@pytest.mark.parametrize(("name", "budget"), [("2k", 2048), ("4k", 4096), ("8k", 8192)])
+def test_contexts(name, budget):
+    args = args_of(BASE, CONFIGS / "context" / f"{name}.yaml", CONFIGS / "algorithm" / "rpg_urkl.yaml")
+    assert args.rollout.max_new_tokens == budget
+    assert (args.data.max_len - budget, args.reward.overlong_buffer_len) == (2048, budget // 4)
+    assert name != "2k" or config.read_layers([str(BASE)]) == config.read_layers(
+        [str(BASE), *map(str, _context(name))]
+    )
+
+
+def _context(name: str) -> list[Path]:
+    return [CONFIGS / "context" / f"{name}.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "gpus"),
+    [("8xh100", 1, 8), ("8xh200", 1, 8), ("4xh100", 1, 4), ("2x8xh100", 2, 8), ("1xh200", 1, 1), ("cpu", 1, 1)],
+)
+def test_hardware(name, nodes, gpus):
+    platform = "cpu" if name == "cpu" else "cuda"
+    args = args_of(BASE, CONFIGS / "algorithm" / "grpo.yaml", CONFIGS / "hardware" / f"{name}.yaml", platform=platform)
+    assert (args.actor.num_nodes, args.actor.num_gpus_per_node, args.vllm.num_engines) == (nodes, gpus, nodes * gpus)
+    assert args.num_gpus == nodes * gpus, "generation and training share them"
+    assert args.platform == platform

@@ -19,6 +19,8 @@ sys.path.insert(0, str(FOLDER))
 
 import arithmetic  # noqa: E402
 
+from rpg_openrlhf.problems import arithmetic as sums  # noqa: E402
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -71,7 +73,7 @@ def run_files(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_no_problem_or_its_mirror_is_in_two_sets():
-    sets = {split: arithmetic.distinct(split, 3000, seed) for seed, split in enumerate(arithmetic.SPLITS)}
+    sets = {split: sums.distinct(split, 3000, seed) for seed, split in enumerate(sums.SPLITS)}
     unordered = {split: {tuple(sorted(problem)) for problem in chosen} for split, chosen in sets.items()}
     assert not unordered["warm_up"] & unordered["rl"]
     assert not unordered["warm_up"] & unordered["heldout"]
@@ -80,10 +82,10 @@ def test_no_problem_or_its_mirror_is_in_two_sets():
 
 
 def test_every_problem_stays_in_its_set_when_the_order_and_seed_change():
-    for split in arithmetic.SPLITS:
+    for split in sums.SPLITS:
         for seed in (0, 7):
-            for a, b in islice(arithmetic.problems(split, seed), 500):
-                assert arithmetic.split_of((a, b)) == arithmetic.split_of((b, a)) == split
+            for a, b in islice(sums.problems(split, seed), 500):
+                assert sums.split_of((a, b)) == sums.split_of((b, a)) == split
 
 
 def test_written_files_share_no_problem(tmp_path: Path):
@@ -99,18 +101,18 @@ def test_written_files_share_no_problem(tmp_path: Path):
 
 @pytest.mark.parametrize("reply", [arithmetic.direct_reply, arithmetic.worked_reply])
 def test_every_reply_of_the_warm_up_is_graded_right(reply):
-    for problem in islice(arithmetic.problems("warm_up", 3), 300):
-        assert grade(reply(problem), arithmetic.gold(problem)).is_correct
+    for problem in islice(sums.problems("warm_up", 3), 300):
+        assert grade(reply(problem), sums.gold(problem)).is_correct
         assert not grade(reply(problem), str(sum(problem) + 1)).is_correct
 
 
 def test_every_line_of_the_working_is_true():
-    for a, b in islice(arithmetic.problems("warm_up", 4), 300):
+    for a, b in islice(sums.problems("warm_up", 4), 300):
         columns, answer = arithmetic.worked_reply((a, b)).split("\n")
-        sums = [column.split("=") for column in columns.split(" ")]
-        assert all(sum(map(int, left.split("+"))) == int(right) for left, right in sums)
-        digits = "".join(right[1] for _, right in reversed(sums))
-        carry = sums[-1][1][0].strip("0")
+        totals = [column.split("=") for column in columns.split(" ")]
+        assert all(sum(map(int, left.split("+"))) == int(right) for left, right in totals)
+        digits = "".join(right[1] for _, right in reversed(totals))
+        carry = totals[-1][1][0].strip("0")
         assert answer == f"Answer: {carry}{digits}" == f"Answer: {a + b}"
 
 
@@ -128,8 +130,8 @@ def test_warm_up_saves_a_folder_that_loads_and_keeps_text_as_it_is(tmp_path: Pat
     first = run("warm_up.py", "--out", tmp_path / "policy", "--steps", 2)
     assert first.returncode == 0, first.stderr
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "policy")
-    for problem in islice(arithmetic.problems("rl", 0), 50):
-        text = arithmetic.prompt(problem) + arithmetic.worked_reply(problem)
+    for problem in islice(sums.problems("rl", 0), 50):
+        text = sums.prompt(problem) + arithmetic.worked_reply(problem)
         tokens = tokenizer.encode(text)
         assert len(tokens) == len(text)
         assert tokenizer.decode(tokens) == text

@@ -1,0 +1,126 @@
+"""The published tables as sums of layers: `python -m rpg_openrlhf.cli.tables [TABLE]` prints a plan.
+
+GPU-hours are an estimate from the layers' own numbers and the assumptions below, good for an order of magnitude: none
+of these runs was made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from rpg_openrlhf.config import Refusal, read_layers
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TABLES = "tables.yaml"
+HARDWARE = "hardware/8xh100"
+ROLLOUTS = 400  # the paper's run, arXiv 2505.17508, Appendix H
+PARAMETERS = {"Qwen/Qwen3-4B": 4.0e9, "Qwen/Qwen2.5-7B-Instruct": 7.6e9, "Qwen/Qwen2.5-Math-7B": 7.6e9}
+# Assumed, not measured: the mean response fills this share of its budget; dynamic sampling draws so many groups for
+# each that it keeps; an H100 trains at 40 % of its 989 TFLOP/s, and decodes 5,000 tokens/s of a 4B model.
+FILLED, DRAWN, TRAIN_FLOPS, DECODED = 0.6, 1.5, 0.4 * 989e12, 5_000 * 4.0e9
+# Of the parameters, per token: forward, backward and the recomputed forward; the old log-probs; a reference model's.
+TRAIN, FORWARD = 8, 2
+
+
+class Run(NamedTuple):
+    name: str  # of its folder, the same in every table that has the run
+    method: str
+    layers: list[str]  # below configs/, without .yaml
+    gpu_hours: float | None  # None where nothing is known of the model
+
+
+def read(configs: Path = CONFIGS) -> dict[str, Any]:
+    try:
+        return yaml.safe_load((configs / TABLES).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal(f"--configs {configs}: {TABLES} cannot be read: {error.strerror}") from None
+
+
+def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> list[Run]:
+    """Every run of a table, in its order."""
+    content = read(configs)
+    table = content["tables"].get(name)
+    if table is None:
+        raise Refusal(f"TABLE {name}: must be one of {', '.join(content['tables'])}")
+    hardware = hardware or table.get("hardware", HARDWARE)
+    shared = [*table.get("common", content["common"]), *table["layers"]]
+    setting = "-".join(Path(layer).name for layer in table["layers"])
+    found = []
+    for method in table["runs"]:
+        layers = [*shared, *_layers(method, table, content), hardware]
+        values = read_layers([str(configs / f"{layer}.yaml") for layer in layers])
+        found.append(Run(f"{setting}/{method}", method, layers, gpu_hours(values)))
+    return found
+
+
+def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list[str]:
+    """A method's layers, and those of the variants behind its plus signs. REINFORCE++ has two of its own."""
+    own = table["runs"] if isinstance(table["runs"], dict) else content["methods"]
+    if method in own:
+        return own[method]
+    base, _, variant = method.rpartition("+")
+    return [*_layers(base, table, content), *content["variants"][variant]]
+
+
+def gpu_hours(values: dict[str, Any]) -> float | None:
+    """Of ROLLOUTS rollouts: decoding, training, and the forward passes between them; no evaluation, no start-up."""
+    parameters = PARAMETERS.get(values.get("actor.model_name_or_path", ""))
+    if parameters is None:
+        return None
+    samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
+    tokens = ROLLOUTS * samples * FILLED * values["rollout.max_new_tokens"]
+    reference = values.get("algo.kl.init_coef", 0) > 0 or values.get("ref.refresh", "rollout") != "rollout"
+    flops = tokens * parameters * (TRAIN + FORWARD * (1 + reference))
+    decoded = tokens * (DRAWN if values["algo.dynamic_filtering_enable"] else 1)
+    return (flops / TRAIN_FLOPS + decoded * parameters / DECODED) / 3600
+
+
+def plan(name: str, hardware: str | None, configs: Path) -> str:
+    """The table's runs, a line each, and their sum."""
+    table, found = read(configs)["tables"], runs(name, hardware, configs)
+    width = max(len(run.method) for run in found)
+    shared = [layer for layer in found[0].layers if all(layer in run.layers for run in found)]
+    lines = [f"table {name}: {table[name]['title']}", f"  every run: {' + '.join(shared)}"]
+    own = [" + ".join(layer for layer in run.layers if layer not in shared) for run in found]
+    lines += [f"  {run.method:<{width}}  {_hours(run.gpu_hours)}{own[i]}" for i, run in enumerate(found)]
+    known = [run.gpu_hours for run in found if run.gpu_hours is not None]
+    if known:
+        lines.append(
+            f"  {len(known)} runs, about {sum(known):,.0f} GPU-hours of an H100 (assumed rates, not measured)"
+        )
+    return "\n".join(lines)
+
+
+def _hours(hours: float | None) -> str:
+    return "" if hours is None else f"{hours:7,.0f} h  "
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, or 2 for a refusal."""
+    parser = argparse.ArgumentParser(prog="python -m rpg_openrlhf.cli.tables", description=__doc__)
+    parser.add_argument("table", nargs="?", help="one of configs/tables.yaml; none: list them")
+    parser.add_argument("--hardware", help=f"layer below configs/, such as hardware/8xh200 ({HARDWARE})")
+    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the layers (the package's checkout)")
+    parser.add_argument("--plain", action="store_true", help="folder and layers alone, tab-separated, for scripts")
+    args = parser.parse_args(argv)
+    try:
+        if args.table is None:
+            print("\n".join(f"{name:<12} {table['title']}" for name, table in read(args.configs)["tables"].items()))
+        elif args.plain:
+            found = runs(args.table, args.hardware, args.configs)
+            print("\n".join(f"{run.name}\t{','.join(run.layers)}" for run in found))
+        else:
+            print(plan(args.table, args.hardware, args.configs))
+    except Refusal as refusal:
+        print(f"tables: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

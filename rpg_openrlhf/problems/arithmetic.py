@@ -1,0 +1,65 @@
+"""Sums of two numbers in three disjoint sets: endless problems with one right answer, as hard as one has digits.
+
+The quickstart's task, and `prepare_data arithmetic`. Standard library only.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+
+DIGITS = 4
+SPLITS = ("warm_up", "rl", "heldout")
+ENOUGH_REPEATS = 10_000  # in a row without a new problem: there are no more, or all but
+
+Problem = tuple[int, int]
+
+
+def split_of(problem: Problem) -> str:
+    """The one set a sum belongs to: 50 % warm-up, 40 % RL, 10 % held out, whatever the seed.
+
+    a+b and b+a hash alike, so no set holds the mirror image of another's problem.
+    """
+    low, high = sorted(problem)
+    bucket = int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:8], "big") % 10
+    return "warm_up" if bucket < 5 else "rl" if bucket < 9 else "heldout"
+
+
+def problems(split: str, seed: int, digits: int = DIGITS) -> Iterator[Problem]:
+    """Endless, seeded problems of one split; repeats are as rare as chance makes them (40 million pairs of four)."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    rng = random.Random(f"{seed}:{split}")
+    low, high = 10 ** (digits - 1), 10**digits - 1
+    while True:
+        problem = rng.randint(low, high), rng.randint(low, high)
+        if split_of(problem) == split:
+            yield problem
+
+
+def distinct(split: str, count: int, seed: int, digits: int = DIGITS) -> list[Problem]:
+    """The first `count` different problems of a split. ValueError if it has not so many."""
+    found: dict[Problem, None] = {}
+    repeats = 0
+    for problem in problems(split, seed, digits):
+        if len(found) == count:
+            break
+        repeats = repeats + 1 if problem in found else 0
+        if repeats > ENOUGH_REPEATS:
+            raise ValueError(f"{count} different sums of {digits}-digit numbers asked for: there are {len(found)}")
+        found[problem] = None
+    return list(found)
+
+
+def prompt(problem: Problem) -> str:
+    """What the tiny model reads, e.g. `1234+5678=` and a newline."""
+    return f"{problem[0]}+{problem[1]}=\n"
+
+
+def worded(problem: Problem) -> str:
+    """The problem for a real model."""
+    return f"What is {problem[0]} + {problem[1]}?"
+
+
+def gold(problem: Problem) -> str:
+    """The right answer."""
+    return str(sum(problem))

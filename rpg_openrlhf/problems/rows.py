@@ -1,0 +1,64 @@
+"""A row of a problem set, in any of the shapes that trainers read, to its problem and its answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rpg_openrlhf.prompts import INSTRUCTION, REMINDER
+
+TEXT_FIELDS = ("problem", "question", "prompt", "input", "messages")
+ANSWER_FIELDS = ("answer", "label", "solution", "ground_truth")
+
+
+class BadRow(ValueError):
+    """A row that has no problem in it; the text is the reason, without the row's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`id` as the row has it, else None; `text` without the prompt's words; `answer` is "" where there is none."""
+
+    id: str | int | None
+    text: str
+    answer: str
+
+
+def read_row(row: Any, text_field: str | None = None, answer_field: str | None = None) -> Row:
+    """The problem of a row. BadRow if it has none; the fields are looked for where none are named."""
+    if not isinstance(row, Mapping):
+        raise BadRow("is not a JSON object")
+    fields = (text_field,) if text_field else TEXT_FIELDS
+    text = next((text for name in fields if (text := _text(row.get(name)))), None)
+    if text is None:
+        raise BadRow(f"has none of {', '.join(fields)}")
+    text = text.replace(INSTRUCTION, " ").replace(REMINDER, " ").strip()
+    return Row(_identity(row), text, _answer(row, answer_field))
+
+
+def _answer(row: Mapping[str, Any], field: str | None) -> str:
+    answers = [row.get(name) for name in ((field,) if field else ANSWER_FIELDS)]
+    nested = row.get("reward_model")  # verl's schema, which DAPO-Math-17k has
+    if field is None and isinstance(nested, Mapping):
+        answers.append(nested.get("ground_truth"))
+    # a == a leaves out NaN, which stands for a missing number.
+    found = (a for a in answers if isinstance(a, str | int | float) and not isinstance(a, bool) and a == a)
+    return str(next(found, "")).strip()
+
+
+def _identity(row: Mapping[str, Any]) -> str | int | None:
+    nested = row.get("extra_info")
+    for name in (row.get("id"), nested.get("index") if isinstance(nested, Mapping) else None):
+        if isinstance(name, str | int):
+            return name
+    return None
+
+
+def _text(value: Any) -> str:
+    """A text, or what the user says in a list of messages."""
+    if isinstance(value, str):
+        return value.strip()
+    if not isinstance(value, list):
+        return ""
+    turns = [turn for turn in value if isinstance(turn, Mapping) and isinstance(turn.get("content"), str)]
+    said = [turn["content"] for turn in turns if turn.get("role") == "user"]
+    return "\n".join(said).strip()

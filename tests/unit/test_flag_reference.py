@@ -1,0 +1,19 @@
+"""docs/flags.md is what the parser says today."""
+
+from pathlib import Path
+
+from rpg_openrlhf import config
+from rpg_openrlhf.cli import flag_reference
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
+
+
+def test_the_page_is_not_stale():
+    mend = "python -m rpg_openrlhf.cli.flag_reference > docs/flags.md"
+    assert PAGE.read_text(encoding="utf-8") == flag_reference.reference(), mend
+
+
+def test_ours_are_marked_and_have_their_sentence():
+    rows = [line for line in flag_reference.reference().splitlines() if line.startswith("| **")]
+    assert {row.split("`")[1] for row in rows} >= {f"--{flag.name}" for flag in config.flags()}
+    assert all(len(row.split(" | ")) == 4 and row.split(" | ")[3].strip(" |") for row in rows)
