@@ -53,10 +53,10 @@ class _LinearLogProbs(torch.autograd.Function):
         total, weighted = torch.zeros_like(peak), torch.zeros_like(peak) if with_entropy else None
         chosen = torch.full_like(peak, torch.nan)
         for start, rows in tiles:
-            logits, *scratch = tiles.make(start, rows)
+            logits, wide, spare = tiles.make(start, rows)
             place, inside = _place(labels, start, len(rows))
             chosen = torch.where(inside, logits[each, place].to(tiles.exact).div_(temperature), chosen)
-            peak, total, weighted = fold(logits, *scratch, temperature, peak, total, weighted)
+            peak, total, weighted = fold(logits, wide, spare, temperature, peak, total, weighted)
         log_probs = (chosen - peak).sub_(total.log())  # in this order: an offset common to all logits cancels first
         entropy = total.log().sub_(weighted / total) if weighted is not None else None
         ctx.set_materialize_grads(False)  # an entropy that is only looked at costs the backward pass nothing
@@ -77,8 +77,8 @@ class _LinearLogProbs(torch.autograd.Function):
         d_hidden, d_weight, d_bias = (torch.empty_like(tensor) if wants else None for tensor, wants in wanted)
         d_hidden = torch.zeros_like(hidden, dtype=tiles.exact) if d_hidden is not None else None
         for start, rows in tiles:
-            logits, *scratch = tiles.make(start, rows)
-            differentiate(logits, *scratch, ctx.temperature, peak, base, slope)
+            logits, wide, spare = tiles.make(start, rows)
+            differentiate(logits, wide, spare, ctx.temperature, peak, base, slope)
             place, inside = _place(labels, start, len(rows))
             logits[each, place] = torch.where(inside, at_label.to(logits.dtype), logits[each, place])
             if d_weight is not None:
@@ -100,29 +100,30 @@ class _Tiles:
         self.exact = torch.promote_types(hidden.dtype, torch.float32)
         self.columns = min(max(elements // max(len(hidden), 1) // 64 * 64, min(FEWEST_COLUMNS, elements)), len(weight))
         size = len(hidden) * self.columns
-        self.logits = hidden.new_empty(size)
-        # A CPU's allocator would give memory of this size back, and touch it anew, at every tile. What is compiled
-        # for CUDA has no such intermediate results.
-        self.scratch = [hidden.new_empty(size, dtype=self.exact) for _ in range(2)] if not hidden.is_cuda else []
-        if self.scratch and self.exact == hidden.dtype:
-            self.scratch[0] = self.logits
+        self.logits, self.wide, self.spare = hidden.new_empty(size), None, None
+        if not hidden.is_cuda:
+            # A CPU's allocator would give memory of this size back, and touch it anew, at every tile. What is compiled
+            # for CUDA has no such intermediate results.
+            self.spare = hidden.new_empty(size, dtype=self.exact)
+            self.wide = torch.empty_like(self.spare) if self.exact != hidden.dtype else None
 
     def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
         for start in range(0, len(self.weight), self.columns):
             yield start, self.weight[start : start + self.columns]
 
-    def make(self, start: int, rows: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def make(self, start: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """A tile as the linear layer would make it, and the memory to work on it: all (N, columns)."""
         shape = len(self.hidden), len(rows)
-        logits = self.logits[: shape[0] * shape[1]].view(shape)
+        logits, wide, spare = (
+            memory[: shape[0] * shape[1]].view(shape) if memory is not None else None
+            for memory in (self.logits, self.wide, self.spare)
+        )
+        assert logits is not None
         if self.bias is None:
             torch.mm(self.hidden, rows.t(), out=logits)
         else:
             torch.addmm(self.bias[start : start + len(rows)], self.hidden, rows.t(), out=logits)
-        if not self.scratch:
-            return logits, None, None
-        wide, spare = (memory[: shape[0] * shape[1]].view(shape) for memory in self.scratch)
-        return logits, logits if self.exact == logits.dtype else wide, spare
+        return logits, wide, spare
 
 
 def _place(labels: torch.Tensor, start: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +134,7 @@ def _place(labels: torch.Tensor, start: int, columns: int) -> tuple[torch.Tensor
 
 def _scaled(logits: torch.Tensor, wide: torch.Tensor | None, exact: torch.dtype, temperature: float) -> torch.Tensor:
     """z of a tile in the wider type; may overwrite `logits`."""
-    z = logits.to(exact) if wide is None or wide is logits else wide.copy_(logits)
+    z = logits.to(exact) if wide is None else wide.copy_(logits)
     return z if temperature == 1 else z.div_(temperature)
 
 
@@ -177,7 +178,7 @@ def _row_factors(
     if grad_log_probs is not None:
         at_label = -grad_log_probs * log_prob.expm1() / temperature
         base = -grad_log_probs / temperature
-    if grad_entropy is None:
+    if grad_entropy is None or entropy is None:
         return at_label, base / total, None
     slope = -grad_entropy / temperature
     at_label = at_label + slope * log_prob.exp() * (log_prob + entropy)

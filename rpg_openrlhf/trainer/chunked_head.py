@@ -73,7 +73,7 @@ class ChunkedActor(Actor):
             self._fall_back(f"has a {type(layer).__name__} as its output layer")
 
     def forward(
-        self, sequences, action_mask=None, attention_mask=None, return_output=False, return_entropy=False, **kwargs
+        self, sequences, action_mask=None, attention_mask=None, return_output=False, *, return_entropy=False, **kwargs
     ):
         """Differs from upstream: the output's logits are None, and its entropy is zero where no action was taken.
 
@@ -131,8 +131,5 @@ class RequiredChunkedActor(ChunkedActor):
 
 
 def actor_class(args: SimpleNamespace) -> type[Actor]:
-    """The Actor of `--actor.chunked_head`; upstream's where its layers are cut, or its graph is, by others."""
-    if args.actor.chunked_head == "on":
-        return RequiredChunkedActor
-    sliced = args.ds.ring_attn_size > 1 or args.ds.tensor_parallel_size > 1 or args.ds.deepcompile
-    return Actor if args.actor.chunked_head == "off" or sliced else ChunkedActor
+    """The Actor of `--actor.chunked_head`."""
+    return {"auto": ChunkedActor, "on": RequiredChunkedActor, "off": Actor}[args.actor.chunked_head]

@@ -12,8 +12,10 @@ from tests.upstream import make_importable
 make_importable()
 
 from openrlhf.models import Actor  # noqa: E402
+from openrlhf.trainer.ray import launcher, ppo_actor  # noqa: E402
 
-from rpg_openrlhf.trainer.chunked_head import ChunkedActor, RequiredChunkedActor, actor_class  # noqa: E402
+from rpg_openrlhf.trainer.actor import RPGPolicyActor, RPGReferenceActor  # noqa: E402
+from rpg_openrlhf.trainer.chunked_head import ChunkedActor, RequiredChunkedActor  # noqa: E402
 
 SIZES = {
     "vocab_size": 301,
@@ -223,14 +225,16 @@ def test_lora(targets, caplog):
     assert (chunked.head is None) == ("lm_head" in targets) == bool(caplog.records)
 
 
-def settings(wish="auto", **ds) -> Namespace:
-    ds = {"ring_attn_size": 1, "tensor_parallel_size": 1, "deepcompile": False} | ds
-    return Namespace(actor=Namespace(chunked_head=wish), ds=Namespace(**ds))
-
-
-def test_which_actor_a_run_gets():
-    assert actor_class(settings()) is ChunkedActor
-    assert actor_class(settings("on")) is RequiredChunkedActor
-    assert actor_class(settings("off")) is Actor
-    for split in ({"ring_attn_size": 2}, {"tensor_parallel_size": 2}, {"deepcompile": True}):
-        assert actor_class(settings(**split)) is Actor
+@pytest.mark.parametrize(("wish", "kind"), [("auto", ChunkedActor), ("on", RequiredChunkedActor), ("off", Actor)])
+def test_models_are_built_of_the_class_asked_for(wish, kind, monkeypatch):
+    """Policy and upstream's reference: each rebinds the name by which upstream builds its model."""
+    strategy = Namespace(args=Namespace(actor=Namespace(chunked_head=wish), algo=Namespace(objective="openrlhf")))
+    for ours, module in ((RPGPolicyActor, ppo_actor), (RPGReferenceActor, launcher)):
+        built = []
+        monkeypatch.setattr(module, "Actor", None)
+        upstreams = ours.__mro__[2]
+        monkeypatch.setattr(
+            upstreams, "init_model_from_pretrained", lambda self, *_, m=module, b=built, **__: b.append(m.Actor)
+        )
+        object.__new__(ours).init_model_from_pretrained(strategy, "model")
+        assert built == [kind]
