@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rpg_openrlhf.log_probs import linear_log_probs_and_entropy
+from rpg_openrlhf.log_probs import _differentiate, _fold, linear_log_probs_and_entropy
 
 torch.set_num_threads(1)
 NAMES = ("log_probs", "entropy", "hidden", "weight", "bias")
@@ -92,14 +92,14 @@ def test_bfloat16_is_no_worse_than_a_dense_layer():
         assert ours[name] < 1.1 * theirs[name] + 1e-4, (name, ours[name], theirs[name])
 
 
-@pytest.mark.parametrize("tile", [2**9, 2**12, 2**18])
+@pytest.mark.parametrize("tile", [2**18, 2**20, 2**22])
 def test_bfloat16_does_not_drift_with_the_number_of_tiles(tile):
-    """Chunks of tokens added up in bfloat16 lose the weight's gradient by and by: 1.5e-2 here, against 3e-3."""
-    hidden, weight, labels, bias = inputs(1024, 32, 512, torch.bfloat16)
+    """Chunks of tokens added up in bfloat16 lose the weight's gradient by and by: 6e-3 here, against 2.6e-3."""
+    hidden, weight, labels, bias = inputs(1024, 32, 4096, torch.bfloat16)
     expected = results(dense, hidden.double(), weight.double(), labels, bias.double())
     found = results(linear_log_probs_and_entropy, hidden, weight, labels, bias, tile_elements=tile)
-    assert errors(found, expected)["weight"] < 4e-3
-    assert errors(found, expected)["hidden"] < 6e-3
+    assert errors(found, expected)["weight"] < 3e-3
+    assert errors(found, expected)["hidden"] < 4e-3
     by_chunks = torch.zeros_like(weight)
     for rows in torch.arange(1024).split(8):
         leaf = weight.clone().requires_grad_()
@@ -108,7 +108,7 @@ def test_bfloat16_does_not_drift_with_the_number_of_tiles(tile):
         factors = [torch.randn(1024, generator=generator, dtype=torch.float64).float() for _ in range(2)]
         ((log_probs * factors[0][rows]).sum() + (entropy * factors[1][rows]).sum()).backward()
         by_chunks += leaf.grad
-    assert errors({"weight": by_chunks}, {"weight": expected["weight"]})["weight"] > 8e-3
+    assert errors({"weight": by_chunks}, {"weight": expected["weight"]})["weight"] > 5e-3
 
 
 def test_a_certain_label_keeps_its_gradient_in_bfloat16():
@@ -165,3 +165,28 @@ def test_a_label_outside_the_vocabulary_is_noticed(label):
     hidden, weight, _, bias = inputs(2, 4, 5)
     log_probs, _ = linear_log_probs_and_entropy(hidden, weight, torch.tensor([label, 4]), 1.0, bias, tile_elements=4)
     assert log_probs.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_cuda_compiles_is_what_a_cpu_computes(dtype):
+    """The element-wise steps, traced with any shape and without memory to work in; the kernels need no check here."""
+    fold, differentiate = (
+        torch.compile(step, dynamic=True, backend="aot_eager", fullgraph=True) for step in (_fold, _differentiate)
+    )
+    for tokens, columns in ((5, 70), (9, 33)):
+        generator = torch.Generator().manual_seed(tokens)
+        logits = torch.randn(tokens, columns, generator=generator).to(dtype)
+        rows = [torch.randn(tokens, generator=generator) for _ in range(5)]
+        peak, total, weighted, base, slope = rows[0], rows[1].exp(), rows[2], rows[3], rows[4]
+        spare = torch.empty(tokens, columns)
+        wide = torch.empty(tokens, columns) if dtype != torch.float32 else None
+        for more in (weighted, None):
+            expected = _fold(logits.clone(), wide, spare, 0.7, peak, total, more)
+            found = fold(logits.clone(), None, None, 0.7, peak, total, more)
+            assert_close([x for x in found if x is not None], [x for x in expected if x is not None])
+        for more in (slope, None):
+            expected, found = logits.clone(), logits.clone()
+            _differentiate(expected, wide, spare, 0.7, peak, base, more)
+            differentiate(found, None, None, 0.7, peak, base, more)
+            assert_close(found, expected)
+            assert not torch.equal(found, logits)
