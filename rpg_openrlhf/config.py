@@ -39,6 +39,15 @@ class AlgoConfig:
 
 
 @dataclass(frozen=True)
+class ActorConfig:
+    chunked_head: Literal["auto", "on", "off"] = "auto"
+    """Log-probs and entropy without whole logits: where the model allows it (auto), or an error where not (on)."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "actor.")
+
+
+@dataclass(frozen=True)
 class RPGConfig:
     divergence: Literal["fkl", "ufkl", "rkl", "urkl"] = "urkl"
     """What is penalized: KL(ref || policy) (fkl), KL(policy || ref) (rkl), or its unnormalized form (ufkl, urkl)."""
@@ -152,6 +161,7 @@ class LoggerConfig:
 @dataclass(frozen=True)
 class Config:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
     rpg: RPGConfig = field(default_factory=RPGConfig)
     ref: ReferenceConfig = field(default_factory=ReferenceConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

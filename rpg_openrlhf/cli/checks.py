@@ -36,6 +36,7 @@ def check_flags(parsed: Parsed, platform: str) -> None:
     _check_clip(v)
     _check_is_correction(v)
     _check_generation(v)
+    _check_chunked_head(v)
     optimizer.check(v)
     layout.check_divides(v)
     layout.check_placement(v)
@@ -125,6 +126,13 @@ def _check_baseline(v: dict[str, Any], explicit: set[str]) -> None:
         raise Refusal(
             f"--algo.kl.use_loss: cannot act with --algo.kl.init_coef {v['algo.kl.init_coef']}; give it a positive "
             "coefficient or leave it out"
+        )
+
+
+def _check_chunked_head(v: dict[str, Any]) -> None:
+    for name in layout.splits_output_layer(v) if v["actor.chunked_head"] == "on" else ():
+        raise Refusal(
+            f"--actor.chunked_head on: not with --{name} {v[name]}, under which whole logits are computed; use auto"
         )
 
 

@@ -13,6 +13,12 @@ def data_parallel_ranks(v: dict[str, Any]) -> int:
     return world // v["ds.ring_attn_size"] // v["ds.tensor_parallel_size"]
 
 
+def splits_output_layer(v: dict[str, Any]) -> list[str]:
+    """Flags that have others cut the output layer, its tokens or its graph: --actor.chunked_head then stands back."""
+    sizes = [name for name in ("ds.ring_attn_size", "ds.tensor_parallel_size") if v[name] > 1]
+    return [*sizes, "ds.deepcompile"] if v["ds.deepcompile"] else sizes
+
+
 def has_reference_group(v: dict[str, Any]) -> bool:
     """Whether upstream builds actors for a reference; RPG's lives in the policy's own."""
     return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0

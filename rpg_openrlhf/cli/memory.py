@@ -12,6 +12,7 @@ GIB = 2**30
 ASSUMED_GPU_GIB = 80.0  # the published runs' H100
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
 PROCESS_GIB = 1.2  # a worker's libraries in host memory, on the CPU platform
+TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
 DRIVER_GIB = 3.0  # driver, Ray head and object store there
 
 
@@ -99,8 +100,9 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     Assumes micro-batches padded to data.max_len (or max_tokens_per_gpu full), attention that stores no score matrix,
     and per token and layer: 5 hidden, 2 query, 2 key and 4 inner vectors in param_dtype, and 16 bytes x hidden for
     the fp32 copies in two RMSNorms. With gradient checkpointing: one hidden vector per layer and one layer whole.
-    Logits as upstream's path has them in backward: 2 (bf16) + 4 (fp32) + 4 (their gradient) bytes an element, and 4
-    more when the entropy is asked for.
+    With `--actor.chunked_head` the output layer holds a tile of logits, and the hidden states' gradient once in fp32
+    and twice in param_dtype. Without, logits as upstream's path has them in backward: 2 (bf16) + 4 (fp32) + 4 (their
+    gradient) bytes an element, and 4 more when the entropy is asked for.
     """
     if args.train.dynamic_batch_enable:
         tokens = max(args.train.max_tokens_per_gpu, args.data.max_len // args.ds.ring_attn_size)
@@ -111,10 +113,12 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     per_token = wide * shapes.layers
     if args.actor.gradient_checkpointing_enable:
         per_token = size * shapes.hidden * shapes.layers + wide
-    logits = 14 if args.actor.entropy_coef is not None else 10
+    logits = tokens * shapes.vocabulary * (14 if args.actor.entropy_coef is not None else 10)
+    if args.actor.chunked_head != "off":
+        logits = tokens * shapes.hidden * (4 + 2 * size) + TILE_BYTES[args.platform]
     return {
         f"activations of {tokens:,} tokens": tokens * per_token / args.ds.tensor_parallel_size / GIB,
-        "logits": tokens * shapes.vocabulary * logits / GIB,
+        "logits": logits / GIB,
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
-from rpg_openrlhf.cli import optimizer
+from rpg_openrlhf.cli import layout, optimizer
 from rpg_openrlhf.cli.flags import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
@@ -54,7 +54,16 @@ def settle(args: SimpleNamespace) -> list[str]:
         args.algo.kl.init_coef = 0
         args.algo.kl.use_loss = args.ref.refresh != "rollout"
     optimizer.settle(args)
-    return _settle_cpu(args) if args.platform == "cpu" else []
+    return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else [])
+
+
+def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
+    ds = {f"ds.{name}": value for name, value in vars(args.ds).items()}
+    splits = layout.splits_output_layer(ds) if args.actor.chunked_head == "auto" else []
+    if not splits:
+        return []
+    args.actor.chunked_head = "off"
+    return [f"--actor.chunked_head is off: with --{splits[0]} whole logits are computed"]
 
 
 def _settle_cpu(args: SimpleNamespace) -> list[str]:

@@ -4,13 +4,14 @@ import random
 import socket
 
 import torch
-from openrlhf.trainer.ray import ppo_actor
+from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
 from rpg_openrlhf.checkpoints import ACTOR, CRITIC
 from rpg_openrlhf.trainer.checkpointing import WholeCheckpoints
+from rpg_openrlhf.trainer.chunked_head import actor_class
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
 from rpg_openrlhf.trainer.reference_weights import ReferenceWeights, clear_moments
 
@@ -89,7 +90,12 @@ class LastingPort:
 
 
 class RPGReferenceActor(LastingPort, ReferenceModelActor.__ray_actor_class__):
-    """Differs from upstream's ReferenceModelActor in its port alone."""
+    """Differs from upstream's ReferenceModelActor in its port and in the model's class."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        """Differs from upstream: its name for the model's class is rebound, in this process, before it builds one."""
+        launcher.Actor = actor_class(strategy.args)
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
 
 
 class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
@@ -99,13 +105,14 @@ class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor
 
 
 class RPGPolicyActor(LastingPort, WholeCheckpoints, PolicyModelActor.__ray_actor_class__):
-    """Differs from upstream's PolicyModelActor in the trainer it builds and in holding RPG's reference."""
+    """Differs from upstream's PolicyModelActor in the model and trainer it builds and in holding RPG's reference."""
 
     part = ACTOR
     reference: ReferenceWeights | None = None  # where `--ref.refresh` asks for one
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        """Differs from upstream: its name for the trainer is rebound, in this process, before it builds one."""
+        """Differs from upstream: its names for both are rebound, in this process, before it builds them."""
+        ppo_actor.Actor = actor_class(strategy.args)
         rpg = strategy.args.algo.objective == "rpg"
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else WholeStepTrainer
         super().init_model_from_pretrained(strategy, *args, **kwargs)

@@ -15,6 +15,7 @@ STACK = {"ray", "deepspeed", "vllm", "openrlhf"}
 PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.divergences": set(),
     "rpg_openrlhf.losses": set(),
+    "rpg_openrlhf.log_probs": set(),
     "rpg_openrlhf.config": {"torch"},
     "rpg_openrlhf.reference": {"torch"},
     "rpg_openrlhf.checkpoints": {"torch"},

@@ -8,6 +8,7 @@ import asyncio
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace as Namespace
@@ -24,12 +25,13 @@ from openrlhf.models import PolicyLoss  # noqa: E402
 from openrlhf.trainer import ppo_trainer  # noqa: E402
 from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: E402
-from openrlhf.trainer.ray import ppo_actor, vllm_engine  # noqa: E402
+from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine  # noqa: E402
 from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
 
 from rpg_openrlhf.trainer import (  # noqa: E402
     actor,
     checkpointing,
+    chunked_head,
     cpu_platform,
     experience_maker,
     policy_loss,
@@ -41,7 +43,7 @@ from rpg_openrlhf.trainer import (  # noqa: E402
 )
 
 OURS = (
-    actor, checkpointing, experience_maker, policy_loss, rollout_actor, rollouts, rpg_trainer, schedule_free,
+    actor, checkpointing, chunked_head, experience_maker, policy_loss, rollout_actor, rollouts, rpg_trainer, schedule_free,
     weight_sync,
 )  # fmt: skip
 
@@ -84,6 +86,7 @@ def parameters(arguments: ast.arguments) -> str:
 
 MODELS = "actor_model_group critic_model_group reward_model_group"
 ENGINE = "openrlhf/trainer/ray/vllm_engine.py"
+MODEL = "openrlhf/models/actor.py"
 PPO_ACTOR = "openrlhf/trainer/ray/ppo_actor.py"
 PPO_TRAINER = "openrlhf/trainer/ppo_trainer.py"
 MAKER = "openrlhf/trainer/ppo_utils/experience_maker.py"
@@ -112,6 +115,13 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
     ),
     ("policy_loss.py", "openrlhf/models/utils.py", "masked_mean", "tensor mask dim="),
     ("policy_loss.py", STRATEGY, "DeepspeedStrategy.all_reduce", "self data op="),
+    (
+        "chunked_head.py",
+        MODEL,
+        "Actor.forward",
+        "self sequences action_mask= attention_mask= return_output= allgather_logits= return_logprobs= "
+        "ring_attn_group= packed_seq_lens= return_entropy= **mm_inputs",
+    ),
     (
         "actor.py",
         PPO_ACTOR,
@@ -274,6 +284,45 @@ def test_policy_actor_builds_its_trainer_by_a_global_name():
     build = ppo_actor.PolicyModelActor.__ray_actor_class__.init_model_from_pretrained
     assert "ActorPPOTrainer" in build.__code__.co_names
     assert build.__globals__ is vars(ppo_actor)
+
+
+def test_models_are_built_by_a_global_name():
+    """actor.py rebinds ppo_actor.Actor and launcher.Actor in the worker."""
+    for module, kind in ((ppo_actor, ppo_actor.PolicyModelActor), (launcher, launcher.ReferenceModelActor)):
+        build = kind.__ray_actor_class__.init_model_from_pretrained
+        assert "Actor" in build.__code__.co_names
+        assert build.__globals__ is vars(module)
+
+
+def test_what_an_actor_does_around_the_output_layer():
+    """chunked_head.py: upstream's forward without an action mask returns the model's output, logits in float32."""
+    forward = ast.unparse(definition(MODEL, "Actor.forward"))
+    order = [
+        "unpad_and_slice_tensor(sequences, attention_mask, ring_attn_group)",
+        "rolled_sequences = torch.roll(sequences, shifts=-1, dims=1)",
+        "output = self.model(sequences, attention_mask=foward_attention_mask, position_ids=position_ids, **mm_inputs)",
+        "output['logits'] = output['logits'].to(torch.float32)",
+        "if self.temperature != 1.0:\n        output['logits'].div_(self.temperature)",
+        "setattr(output, 'entropy', entropy[:, :-1])",
+        "if not return_action_log_probs and (not return_logprobs):\n        assert return_output",
+        "return output\n",
+        "action_log_probs = log_probs[:, -action_mask.shape[1]:] * action_mask.float()",
+    ]
+    places = [forward.find(part) for part in order]
+    assert -1 not in places, order[places.index(-1)]
+    assert places == sorted(places)
+    unpad = ast.unparse(definition("openrlhf/models/ring_attn_utils.py", "unpad_and_slice_tensor"))
+    assert "unpad_input(sequences.unsqueeze(-1), attention_mask)" in unpad, (
+        "packed are the tokens of the mask, in order"
+    )
+
+
+def test_a_training_step_reads_nothing_of_the_output_but_entropy_and_aux_loss():
+    """chunked_head.py leaves no logits in it, and entropy for action tokens alone."""
+    step = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.training_step"))
+    assert set(re.findall(r"\boutput\.(\w+)", step)) == {"entropy", "aux_loss"}
+    assert len(re.findall(r"\boutput\b(?!\.)", step)) == 1, "where it is bound"
+    assert "output.entropy[:, -experience.action_mask.shape[1]:], experience.action_mask" in step
 
 
 def test_strategy_gives_deepspeed_no_optimizer():

@@ -23,6 +23,10 @@ def test_no_reference_equals_one_refreshed_at_every_rollout(train):
     assert [step["ref/refresh"] for step in explicit.metrics] == [1, 1, 1]
     assert [step["ref/kl_start"] for step in explicit.metrics] == [0, 0, 0], "equal log-probs, to the bit"
     assert not any("ref/refresh" in step for step in without.metrics)
+    whole = train(*flags, "--actor.chunked_head", "off", name="whole")
+    for name in ("entropy_loss", "actor_grad_norm", "policy/kl_old_k3"):  # of the same samples, in bf16
+        assert abs(numbers(whole)[0][name] / numbers(without)[0][name] - 1) < 1e-4, name
+    assert "whole logits are computed" not in without.log
     fixed = train(*flags, "--ref.refresh", "never", name="fixed")
     assert numbers(fixed)[0] == numbers(without)[0], "the start policy is the first rollout's old policy"
     assert numbers(fixed)[2] != numbers(without)[2]

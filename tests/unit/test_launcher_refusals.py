@@ -57,6 +57,10 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"data.max_images_per_prompt": "1"}, "--data.max_images_per_prompt 1: images are not supported"),
         ({"algo.advantage.estimator": "gae"}, "--algo.advantage.estimator gae: RPG has no critic"),
         ({"rollout.n_samples_per_prompt": "1", "train.batch_size": "16"}, "with the group baseline dr_grpo"),
+        (
+            {"actor.chunked_head": "on", "ds.deepcompile": ""},
+            "--actor.chunked_head on: not with --ds.deepcompile True",
+        ),
         # Schedule-Free AdamW
         ({**SCHEDULE_FREE, "actor.lr_scheduler": "linear"}, "--actor.lr_scheduler linear: --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "ref.refresh": "ema", "ref.mix": "0.1"}, "--ref.refresh ema: mixes at every step"),

@@ -47,6 +47,23 @@ def test_the_cuda_platform_is_left_alone():
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "auto"),
+        (["--actor.chunked_head", "on"], "on"),
+        (["--actor.chunked_head", "off"], "off"),
+        (["--ds.tensor_parallel_size", "2"], "off"),
+        (["--ds.ring_attn_size", "2"], "off"),
+        (["--ds.deepcompile"], "off"),
+    ],
+)
+def test_whole_logits_where_others_cut_the_output_layer(words, expected):
+    args = args_of(*words, platform="cuda")
+    before = args.actor.chunked_head
+    assert before == expected
+
+
+@pytest.mark.parametrize(
     ("words", "ratio"),
     [([], 0.03), (["--actor.lr_scheduler", "constant"], 0), (["--actor.lr_scheduler", "constant_with_warmup"], 0.03)],
 )
