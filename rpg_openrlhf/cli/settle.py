@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
-from rpg_openrlhf.cli import optimizer
+from rpg_openrlhf.cli import optimizer, weight_sync
 from rpg_openrlhf.cli.flags import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
@@ -49,13 +49,13 @@ def settle(args: SimpleNamespace) -> list[str]:
         args.algo.kl.init_coef = 0
         args.algo.kl.use_loss = args.ref.refresh != "rollout"
     optimizer.settle(args)
+    weight_sync.settle(args)
     return _settle_cpu(args) if args.platform == "cpu" else []
 
 
 def _settle_cpu(args: SimpleNamespace) -> list[str]:
     notes = []
     args.vllm.enforce_eager = True
-    args.vllm.sync_backend = "gloo"
     if args.ds.attn_implementation not in ("sdpa", "eager"):
         # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
         args.ds.attn_implementation = "sdpa"

@@ -4,11 +4,11 @@ import copy
 import zlib
 from collections import Counter
 
-from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+from rpg_openrlhf.trainer.weight_sync.engine import SyncedEngine
 
 
-class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
-    """Differs from upstream's RolloutRayActor in `engine_overrides`, which win over what upstream hard-codes."""
+class RPGRolloutActor(SyncedEngine):
+    """Differs from upstream's RolloutRayActor, besides, in `engine_overrides`: they win over what it hard-codes."""
 
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
 

@@ -18,6 +18,7 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.config": {"torch"},
     "rpg_openrlhf.reference": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
+    "rpg_openrlhf.trainer.weight_sync.plan": set(),
     "rpg_openrlhf.rewards.grading": {"torch"},
     "evaluation.grade": {"torch"},
     "evaluation.report": {"torch"},
