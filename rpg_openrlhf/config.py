@@ -104,16 +104,6 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True)
-class VLLMConfig:
-    sync_bucket_mb: int | None = None
-    """MiB of weights that travel to the engines in one call and one transfer; unset: 1024 on CUDA, 64 on the CPU."""
-
-    def __post_init__(self) -> None:
-        if self.sync_bucket_mb is not None and self.sync_bucket_mb < 1:
-            raise Refusal(f"--vllm.sync_bucket_mb {self.sync_bucket_mb}: must be at least 1")
-
-
-@dataclass(frozen=True)
 class LoggerConfig:
     run_dir: str | None = None
     """Where metrics.jsonl, the resolved config and the libraries' logs go; unset: <ckpt.output_dir>/logs."""
@@ -124,7 +114,6 @@ class Config:
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     rpg: RPGConfig = field(default_factory=RPGConfig)
     ref: ReferenceConfig = field(default_factory=ReferenceConfig)
-    vllm: VLLMConfig = field(default_factory=VLLMConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     platform: Literal["auto", "cpu", "cuda"] = "auto"

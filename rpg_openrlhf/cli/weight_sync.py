@@ -7,7 +7,6 @@ from typing import Any
 
 from rpg_openrlhf.config import Refusal
 
-BUCKET_MB = {"cuda": 1024, "cpu": 64}
 BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # nccl is upstream's default: on the CPU, not chosen
 
 
@@ -29,8 +28,6 @@ def check(v: dict[str, Any], platform: str) -> None:
 
 
 def settle(args: SimpleNamespace) -> None:
-    """The defaults that depend on the platform."""
-    if args.vllm.sync_bucket_mb is None:
-        args.vllm.sync_bucket_mb = BUCKET_MB[args.platform]
+    """The way on the CPU platform, where the user names none."""
     if args.platform == "cpu" and args.vllm.sync_backend == "nccl":
         args.vllm.sync_backend = "shm"

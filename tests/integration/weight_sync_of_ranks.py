@@ -24,21 +24,22 @@ class Case(NamedTuple):
     model: str
     engines: tuple[str, ...]
     backend: str
-    bucket: float  # MiB
+    bucket: int  # bytes
 
 
 BOTH = ("tied-a", "tied-b")
+LARGE = 2**26
 CASES = {
     1: [
-        Case(0, "tied1", ("tied-a",), "shm", 64),
-        Case(2, "untied1", ("untied",), "shm", 64),
-        Case(3, "tied0", BOTH, "shm", 0.1),
+        Case(0, "tied1", ("tied-a",), "shm", LARGE),
+        Case(2, "untied1", ("untied",), "shm", LARGE),
+        Case(3, "tied0", BOTH, "shm", 100_000),
     ],
     2: [
-        Case(0, "untied0", ("untied",), "shm", 0.1),
-        Case(2, "tied1", BOTH, "gloo", 0.1),
-        Case(3, "untied0", ("untied",), "gloo", 64),
-        Case(3, "tied0", BOTH, "shm", 0.1),
+        Case(0, "untied0", ("untied",), "shm", 100_000),
+        Case(2, "tied1", BOTH, "gloo", 100_000),
+        Case(3, "untied0", ("untied",), "gloo", LARGE),
+        Case(3, "tied0", BOTH, "shm", 100_000),
     ],
 }
 
@@ -59,9 +60,10 @@ class Counted:
 
 def trainer_of(policy: Policy, case: Case, engines: list) -> WholeStepTrainer:
     args = policy.strategy.args
-    args.vllm.sync_backend, args.vllm.sync_bucket_mb = case.backend, case.bucket
+    args.vllm.sync_backend = case.backend
     args.vllm.num_engines, args.vllm.tensor_parallel_size = len(case.engines), 1
-    return WholeStepTrainer(policy.strategy, policy.actor, None, None, None, vllm_engines=engines)
+    kind = type("Trainer", (WholeStepTrainer,), {"bucket_bytes": case.bucket})
+    return kind(policy.strategy, policy.actor, None, None, None, vllm_engines=engines)
 
 
 def as_the_engine_has_them(policy: Policy) -> dict[str, torch.Tensor]:
@@ -86,7 +88,7 @@ def check(case: Case, folder: Path) -> dict[str, bool]:
     policy = Policy(str(folder / case.model), case.stage, "bf16")
     engines = [Counted(ray.get_actor(name)) for name in case.engines] if RANK == 0 else []
     trainer = trainer_of(policy, case, engines)
-    found = {"several buckets": (len(trainer.sender.plan) > 1) == (case.bucket < 1)}
+    found = {"several buckets": (len(trainer.sender.plan) > 1) == (case.bucket < LARGE)}
     start = as_the_engine_has_them(policy)
     for sync in ("of a start", "of a step"):
         if sync == "of a step":
@@ -110,7 +112,7 @@ def check(case: Case, folder: Path) -> dict[str, bool]:
 
 def check_layerwise(folder: Path) -> dict[str, bool]:
     """As a quantized engine would load: vLLM's layerwise reload, of a model whose layers are cut by small buckets."""
-    case = Case(2, "untied0", ("untied",), "shm", 0.02)
+    case = Case(2, "untied0", ("untied",), "shm", 20_000)
     engines = [ray.get_actor(name) for name in case.engines] if RANK == 0 else []
     policy = Policy(str(folder / case.model), case.stage, "bf16")
     trainer = trainer_of(policy, case, engines)
@@ -130,7 +132,7 @@ def check_layerwise(folder: Path) -> dict[str, bool]:
 
 def die_in_a_sync(folder: Path) -> None:
     """kill -9 of the policy when the engine has loaded the first of several buckets."""
-    case = Case(0, "tied1", ("tied-a",), "shm", 0.1)
+    case = Case(0, "tied1", ("tied-a",), "shm", 100_000)
     trainer = trainer_of(Policy(str(folder / case.model), 0, "bf16"), case, [ray.get_actor("tied-a")])
 
     def die(loading):

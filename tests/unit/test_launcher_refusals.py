@@ -68,7 +68,6 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: cannot be trained with vLLM rollouts"),
         ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray: weights do not travel by Ray's collectives"),
         ({"vllm.sync_backend": "mpi"}, "--vllm.sync_backend mpi: does not exist on the platform cpu; use shm"),
-        ({"vllm.sync_bucket_mb": "0"}, "--vllm.sync_bucket_mb 0: must be at least 1"),
         # out of range
         ({"rpg.beta": "-1"}, "--rpg.beta must be a finite number >= 0; got -1.0"),
         ({"actor.dual_clip": "1"}, "--actor.dual_clip 1.0: must be above 1"),

@@ -36,9 +36,7 @@ def test_the_cpu_platform_settings():
     args = args_of("--vllm.enable_sleep", "--train.colocate_all", "--ds.enable_sleep")
     assert (args.ds.attn_implementation, args.vllm.sync_backend, args.vllm.enforce_eager) == ("sdpa", "shm", True)
     assert (args.vllm.enable_sleep, args.ds.enable_sleep) == (False, False)
-    assert args.vllm.sync_bucket_mb == 64
-    given = args_of("--vllm.sync_backend", "gloo", "--vllm.sync_bucket_mb", "3").vllm
-    assert (given.sync_backend, given.sync_bucket_mb) == ("gloo", 3)
+    assert args_of("--vllm.sync_backend", "gloo").vllm.sync_backend == "gloo"
     assert args_of("--ds.attn_implementation", "eager").ds.attn_implementation == "eager"
     assert args_of("--train.dynamic_batch_enable").ds.attn_implementation == "sdpa"
 
@@ -47,7 +45,6 @@ def test_the_cuda_platform_is_left_alone():
     args = args_of("--ds.packing_samples", platform="cuda")
     assert (args.ds.attn_implementation, args.vllm.sync_backend) == ("flash_attention_2", "nccl")
     assert (args.platform, args.vllm.enforce_eager) == ("cuda", False)
-    assert args.vllm.sync_bucket_mb == 1024
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from rpg_openrlhf.trainer.weight_sync import transports
 from rpg_openrlhf.trainer.weight_sync.plan import make_plan
 from rpg_openrlhf.trainer.weight_sync.sender import WeightSender
 
-MEGABYTE = 2**20
+BUCKET_BYTES = {"cuda": 2**30, "cpu": 2**26}  # by where the weights are
 
 
 class BucketedSync(ActorPPOTrainer):
     """Differs from upstream's ActorPPOTrainer in how weights reach the engines: by the bucket, not one by one."""
+
+    bucket_bytes: int | None = None  # unset: BUCKET_BYTES
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -39,7 +41,7 @@ class BucketedSync(ActorPPOTrainer):
         # named_parameters() names a tied weight once, and engines tie it as the policy does.
         partly = getattr(self.actor, "is_vlm", False)  # engines keep the vision encoder, which is frozen
         named = {n: w for n, w in self.actor.model.module.named_parameters() if w.requires_grad or not partly}
-        cap = self.args.vllm.sync_bucket_mb * MEGABYTE
+        cap = self.bucket_bytes or BUCKET_BYTES[next(iter(named.values())).device.type]
         plan = make_plan(((name, self._whole_shape(weight), weight.dtype) for name, weight in named.items()), cap)
         is_first = torch.distributed.get_rank() == 0
         transport = self._transport(max(bucket.nbytes for bucket in plan)) if is_first or self.use_cuda_ipc else None
