@@ -1,7 +1,7 @@
-"""Policy to vLLM: by the bucket against OpenRLHF's loop over the parameters, on one engine and one model in turns.
+"""Policy to vLLM: by the bucket, and by OpenRLHF's loop over the parameters, on one engine in turns.
 
-    python benchmarks/weight_sync.py --out sync.json                     # CPU: 398 tensors, 59 MB, one engine, one host
-    python benchmarks/weight_sync.py --out pack.json --device cuda       # pack and unpack 8 GB on one GPU; no engine
+    python benchmarks/weight_sync.py --out sync.json                   # CPU: 398 tensors, 59 MB, one engine
+    python benchmarks/weight_sync.py --out pack.json --device cuda     # pack and unpack 8 GB on one GPU; no engine
 
 What is timed on the CPU is what the policy's Ray actor runs, from its first call to its last answer. OpenRLHF's loop
 is its own code, `ActorPPOTrainer.broadcast_to_vllm`; its worker's half is restated below, as it receives on a GPU.
@@ -29,7 +29,8 @@ if os.environ.get("RPG_PLATFORM") == "cpu":  # in vLLM's worker, which imports U
 
 SHAPE = {
     "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 36,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 256, "tie_word_embeddings": True,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
 }  # fmt: skip
 QWEN3_4B = {
     "hidden": 2560, "inner": 9728, "query": 4096, "key": 1024, "head": 128, "layers": 36, "vocabulary": 151_936,
@@ -158,7 +159,7 @@ def measure_sync(steps: int) -> list[dict]:
         found = {way: {"way": way, "seconds": [], "cpu": [], "calls": 0} for way in WAYS}
         for step in range(steps + 1):
             for way, (backend, mib) in WAYS.items():
-                # A connection replaces the one before it, and its first sync touches new memory: a run has one of each.
+                # A connection replaces the one before it, and its first sync touches new memory: once in a run.
                 trainer = trainer_of(model, engine, backend, mib)
                 ours = BucketedSync if mib else ActorPPOTrainer
                 sync = functools.partial(ours.broadcast_to_vllm, trainer)
