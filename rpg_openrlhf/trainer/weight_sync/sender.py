@@ -40,7 +40,7 @@ class WeightSender:
             ray.get([engine.open_weights.remote(spec) for engine in engines])
 
     def push(self) -> None:
-        """Bring every engine to the weights as they are. Whatever fails on the way, no engine then generates."""
+        """Bring every engine to the weights as they are. Where it fails midway, engines generate nothing."""
         self.version += 1
         checksums: list[int] = []
         loading: deque[list[ray.ObjectRef]] = deque()  # the calls about each slot in use, the oldest first
