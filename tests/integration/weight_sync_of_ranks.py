@@ -90,23 +90,24 @@ def check(case: Case, folder: Path) -> dict[str, bool]:
     trainer = trainer_of(policy, case, engines)
     found = {"several buckets": (len(trainer.sender.plan) > 1) == (case.bucket < LARGE)}
     start = as_the_engine_has_them(policy)
-    for sync in ("of a start", "of a step"):
-        if sync == "of a step":
+    for sync in ("at first", "after a step"):
+        if sync == "after a step":
             policy.train(1)
         ours = as_the_engine_has_them(policy)
         for engine in engines:
             engine.calls.clear()
         trainer.broadcast_to_vllm()
-        for engine in engines:
-            found[f"calls {sync}"] = len(engine.calls) <= len(trainer.sender.plan) + 1
-            found[f"bits {sync}"] = equal_bits(ours, ray.get(engine.engine.weights.remote()))
+        for name, engine in zip(case.engines, engines, strict=bool(engines)):
+            which = f"{name} {sync}"
+            found[f"calls of {which}"] = len(engine.calls) == len(trainer.sender.plan) + 1
+            found[f"bits of {which}"] = equal_bits(ours, ray.get(engine.engine.weights.remote()))
             log_probs, cached = ray.get(engine.engine.log_probs.remote())
             again = ray.get(engine.engine.log_probs.remote())
-            found[f"nothing old in the cache {sync}"] = cached == 0 and again == (log_probs, 128)
+            found[f"nothing old in the cache of {which}"] = cached == 0 and again == (log_probs, 128)
             fresh = torch.load(folder / "fresh.pt").get(case.model)
             if fresh:
-                found[f"fresh load's log-probs {sync}"] = (log_probs == fresh) == (sync == "of a start")
-    found["the step changed all weights that have a gradient"] = not equal_bits(start, ours)
+                found[f"fresh load's log-probs of {which}"] = (log_probs == fresh) == (sync == "at first")
+    found["the step changed weights"] = not equal_bits(start, ours)
     return found
 
 

@@ -150,6 +150,18 @@ def test_a_commit_notices_other_bytes_and_another_sync():
         worker.commit_weights(2, sums)
 
 
+def test_another_policy_begins_with_nothing_of_the_one_before():
+    """Which may have died in a sync of the same number."""
+    first, second = Policy(), Policy()
+    worker = first.worker()
+    sums = [policy.pack(index, 1.0) for index in (0, 1) for policy in (first, second)][::2]
+    worker.load_bucket(1, 0, 0)
+    worker.open_weights(pickle.dumps((second.plan, second.memory.address, True)))
+    worker.load_bucket(1, 1, 1)
+    with pytest.raises(RuntimeError, match=r"buckets \[0\] of 2"):
+        worker.commit_weights(1, sums)
+
+
 def test_a_weight_of_the_engine_that_nobody_sends_is_named():
     policy = Policy(names=("a", "c"))
     worker = policy.worker()
