@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rpg_openrlhf.cli import layout, optimizer, reference_checks
+from rpg_openrlhf.cli import layout, optimizer, reference_checks, weight_sync
 from rpg_openrlhf.cli.flags import Parsed
 from rpg_openrlhf.config import Refusal
 
@@ -27,6 +27,7 @@ def check_flags(parsed: Parsed, platform: str) -> None:
     """All rules on numbers and choices, the broad ones first."""
     v = parsed.values
     _check_ranges(v)
+    weight_sync.check(v, platform)
     if parsed.config.algo.objective == "rpg":
         _check_rpg(v, parsed.explicit)
         reference_checks.check_reference(v)

@@ -85,21 +85,15 @@ def _check_steps(v: dict[str, Any]) -> None:
 
 def _check_weights(v: dict[str, Any]) -> None:
     """What the reference's weights, held inside the policy in the partition of its own, cannot follow."""
-    if v["ds.lora.rank"] > 0:
-        raise Refusal(
-            f"--ds.lora.rank {v['ds.lora.rank']}: a reference model is not supported with LoRA; use --ref.refresh "
-            "rollout, which needs none"
-        )
     if v["ds.zpg"] > 1:
         raise Refusal(
             f"--ds.zpg {v['ds.zpg']}: ZeRO++ keeps a second partition that a reference model's weights would not "
             "reach; set 1, or use --ref.refresh rollout"
         )
-    for name in ("ds.deepcompile", "ds.load_in_4bit"):
-        if v[name]:
-            raise Refusal(
-                f"--{name}: is not supported with a reference model; leave it out, or use --ref.refresh rollout"
-            )
+    if v["ds.deepcompile"]:
+        raise Refusal(
+            "--ds.deepcompile: is not supported with a reference model; leave it out, or use --ref.refresh rollout"
+        )
     if v["ref.model_name_or_path"] and v["ds.tensor_parallel_size"] > 1:
         raise Refusal(
             f"--ref.model_name_or_path {v['ref.model_name_or_path']}: cannot be split over "

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
-from rpg_openrlhf.cli import layout, optimizer
+from rpg_openrlhf.cli import layout, optimizer, weight_sync
 from rpg_openrlhf.cli.flags import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
@@ -54,6 +54,7 @@ def settle(args: SimpleNamespace) -> list[str]:
         args.algo.kl.init_coef = 0
         args.algo.kl.use_loss = args.ref.refresh != "rollout"
     optimizer.settle(args)
+    weight_sync.settle(args)
     return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else [])
 
 
@@ -69,7 +70,6 @@ def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
 def _settle_cpu(args: SimpleNamespace) -> list[str]:
     notes = []
     args.vllm.enforce_eager = True
-    args.vllm.sync_backend = "gloo"
     if args.ds.attn_implementation not in ("sdpa", "eager"):
         # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
         args.ds.attn_implementation = "sdpa"

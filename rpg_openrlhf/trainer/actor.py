@@ -6,7 +6,7 @@ import socket
 import torch
 from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
-from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer, PolicyModelActor
+from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 
 from rpg_openrlhf.checkpoints import ACTOR, CRITIC
@@ -14,10 +14,11 @@ from rpg_openrlhf.trainer.checkpointing import WholeCheckpoints
 from rpg_openrlhf.trainer.chunked_head import actor_class
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
 from rpg_openrlhf.trainer.reference_weights import ReferenceWeights, clear_moments
+from rpg_openrlhf.trainer.weight_sync.policy import BucketedSync
 
 
-class WholeStepTrainer(ActorPPOTrainer):
-    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py) in telling DeepSpeed where a step ends.
+class WholeStepTrainer(BucketedSync):
+    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), besides, in saying where a step ends.
 
     With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
     ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.

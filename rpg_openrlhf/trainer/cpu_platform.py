@@ -161,7 +161,7 @@ def _replay_buffer(module: ModuleType) -> Iterator[None]:
 def _gloo_sync_group(module: ModuleType) -> Iterator[None]:
     """utils/distributed_util.py joins trainer and engines with NCCL."""
     yield
-    from rpg_openrlhf.trainer.weight_sync import GlooCommunicator
+    from rpg_openrlhf.trainer.weight_sync.transports import GlooCommunicator
 
     module.stateless_init_process_group = lambda host, port, rank, world_size, _device: GlooCommunicator(
         host, port, rank, world_size

@@ -62,12 +62,13 @@ def policy_actor(args: SimpleNamespace) -> type:
 
 def engine_overrides(args: SimpleNamespace) -> dict:
     """Engine arguments that differ from what upstream hard-codes: for whom, and why."""
-    overrides: dict = {"trust_remote_code": args.trust_remote_code}  # upstream: always
+    overrides: dict = {
+        "trust_remote_code": args.trust_remote_code,  # upstream: always
+        "worker_extension_cls": "rpg_openrlhf.trainer.weight_sync.receiver.WeightReceiver",
+    }
     if args.algo.objective == "rpg" and args.rpg.old_policy == "rollout":
         # Log-probs of the distribution that was sampled from: after temperature and top-p.
         overrides |= {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
-    if args.platform == "cpu":
-        overrides["worker_extension_cls"] = "rpg_openrlhf.trainer.weight_sync.CPUWorkerExtension"
-        if args.ds.param_dtype == "fp32":
-            overrides["dtype"] = "float32"
+    if args.platform == "cpu" and args.ds.param_dtype == "fp32":
+        overrides["dtype"] = "float32"
     return overrides

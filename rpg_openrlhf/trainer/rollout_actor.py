@@ -7,16 +7,16 @@ import os
 import zlib
 from contextvars import ContextVar
 
-from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from rpg_openrlhf.trainer.lean_requests import OncePerPrompt, lean, readable
+from rpg_openrlhf.trainer.weight_sync.engine import SyncedEngine
 
 _sample: ContextVar[list] = ContextVar("sample")  # [which sample is being drawn, how often the engine was asked]
 
 
-class RPGRolloutActor(RolloutRayActor.__ray_actor_class__):
-    """Differs from upstream's RolloutRayActor in `engine_overrides`, which win over what upstream hard-codes."""
+class RPGRolloutActor(SyncedEngine):
+    """Differs from upstream's RolloutRayActor, besides, in `engine_overrides`: they win over what it hard-codes."""
 
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
     sampling_seed: int | None = None  # of each sample, under --train.full_determinism_enable; set like the overrides

@@ -39,12 +39,12 @@ from rpg_openrlhf.trainer import (  # noqa: E402
     rollouts,
     rpg_trainer,
     schedule_free,
-    weight_sync,
 )
+from rpg_openrlhf.trainer.weight_sync import engine, policy, receiver  # noqa: E402
 
 OURS = (
-    actor, checkpointing, chunked_head, experience_maker, policy_loss, rollout_actor, rollouts, rpg_trainer, schedule_free,
-    weight_sync,
+    actor, checkpointing, chunked_head, engine, experience_maker, policy, policy_loss, receiver, rollout_actor,
+    rollouts, rpg_trainer, schedule_free,
 )  # fmt: skip
 
 
@@ -209,10 +209,23 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
         "self prompt label sampling_params max_length hf_tokenizer num_samples= images=",
     ),
     (
-        "weight_sync.py",
+        "weight_sync/policy.py",
+        PPO_ACTOR,
+        "ActorPPOTrainer._init_vllm_sync_group",
+        "self backend",
+    ),
+    ("weight_sync/policy.py", PPO_ACTOR, "ActorPPOTrainer.broadcast_to_vllm", "self"),
+    (
+        "weight_sync/transports.py",
         "openrlhf/trainer/ray/vllm_worker_wrap.py",
-        "WorkerWrap.update_weight",
-        "self name dtype shape empty_cache=",
+        "WorkerWrap.init_process_group",
+        "self master_address master_port rank_offset world_size group_name backend= use_ray=",
+    ),
+    (
+        "weight_sync/receiver.py",
+        "vllm/model_executor/model_loader/reload/layerwise.py",
+        "initialize_layerwise_reload",
+        "model",
     ),
     (
         "cpu_platform.py",
@@ -225,7 +238,7 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
     ("install.py", "openrlhf/utils/utils.py", "get_strategy", "args"),
     ("install.py", "openrlhf/cli/train_ppo_ray.py", "train", "args"),
     (
-        "weight_sync.py",
+        "weight_sync/transports.py",
         "vllm/distributed/utils.py",
         "stateless_init_torch_distributed_process_group",
         "host port rank world_size backend group_name= return_store= listen_socket=",
@@ -526,6 +539,60 @@ def test_executor_keeps_log_probs_iff_they_were_asked_for(asked, expected):
     assert asyncio.run(execution)["rollout_log_probs"] == expected
 
 
+def test_one_trainer_method_syncs_and_one_makes_the_group():
+    """weight_sync/policy.py replaces both, reads `use_cuda_ipc`, and uses the group's ends as upstream does."""
+    build = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.__init__"))
+    assert "self.use_cuda_ipc = backend == 'nccl' and self.args.train.colocate_all and (not self.args" in build
+    assert "is not None and (not self.use_cuda_ipc) and (torch.distributed.get_rank() == 0)" in build
+    assert "self._init_vllm_sync_group(backend)" in build
+    group = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer._init_vllm_sync_group"))
+    assert "self._model_update_group = stateless_init_process_group(" in group
+    assert "i * vllm_tensor_parallel_size + 1" in group
+    sync = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.broadcast_to_vllm"))
+    for part in (
+        "self._model_update_group.broadcast(param.data, src=0, stream=torch.cuda.current_stream())",
+        "deepspeed.module_inject.layers.GatherReplacedLayerParams([param], model, enabled=True)",
+        "p.requires_grad or not getattr(self.actor, 'is_vlm', False)",
+    ):
+        assert part in sync
+    worker = "openrlhf/trainer/ray/vllm_worker_wrap.py"
+    assert "self._model_update_group = stateless_init_process_group(" in source(worker)
+    ipc = ast.unparse(definition(worker, "WorkerWrap.update_weight_cuda_ipc"))
+    assert "list_args[6] = device_id" in ipc
+    assert "self.model_runner.model.load_weights(weights=[(name, weight)])" in ipc
+
+
+def test_engines_are_held_back_and_woken_around_a_sync():
+    """weight_sync/engine.py notes the one; the other is the driver's, before it asks the policy to sync."""
+    for name in ("pause_generation", "resume_generation"):
+        assert len(calls(definition(ENGINE, f"RolloutRayActor.{name}"), f"self.llm.{name}")) == 1
+    sync = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.broadcast_to_vllm"))
+    wakes, pushes = sync.index("'wake_up', tags=['weights']"), sync.index("method_name='broadcast_to_vllm'")
+    assert wakes < pushes
+
+
+def test_vllm_names_a_quantized_engine_and_knows_a_layerwise_reload():
+    """weight_sync/receiver.py calls both ends of it for those, and load_weights alone for others."""
+    from vllm.config import ModelConfig
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+    assert callable(initialize_layerwise_reload)
+    assert callable(finalize_layerwise_reload)
+    assert "quantization" in ModelConfig.__dataclass_fields__
+
+
+def test_vllm_refuses_the_names_of_adapters():
+    """cli/weight_sync.py refuses LoRA: upstream sends peft's names, which no engine has."""
+    from vllm.model_executor.models.utils import AutoWeightsLoader
+
+    module = torch.nn.Module()
+    module.model = torch.nn.Linear(1, 1)
+    named = [("base_model.model.model.weight", torch.ones(1, 1))]
+    with pytest.raises(ValueError, match="no module or parameter named 'base_model'"):
+        AutoWeightsLoader(module).load_weights(named)
+    assert "merge_adapter" not in source(PPO_ACTOR), "upstream merges them by now"
+
+
 def test_responses_are_asked_for_by_keyword():
     """rollout_actor.py generate_responses takes nothing else."""
     file = "openrlhf/trainer/ppo_utils/samples_generator.py"
@@ -606,9 +673,7 @@ ids = [f"{ours.__name__}.{name}" for ours, name in OVERRIDES]
 
 def test_overrides_are_found():
     assert {"RPGPolicyLoss.forward", "WholeStepTrainer.training_step", "RPGRolloutActor.generate"} <= set(ids)
-    assert {"RPGTrainer.evaluate", "CPUWorkerExtension.update_weight", "RPGExperienceMaker._flatten_results"} <= set(
-        ids
-    )
+    assert {"RPGTrainer.evaluate", "BucketedSync.broadcast_to_vllm", "RPGExperienceMaker._flatten_results"} <= set(ids)
 
 
 @pytest.mark.parametrize(("ours", "name"), OVERRIDES, ids=ids)

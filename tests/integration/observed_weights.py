@@ -22,7 +22,9 @@ NAMES = ("model.layers.0.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj
 
 class ReadableEngine(RPGRolloutActor):
     async def get_weight(self, name):
-        (weight,) = await self.llm.collective_rpc("get_weight", args=(name,))
+        (weight,) = await self.llm.collective_rpc(
+            lambda worker: dict(worker.model_runner.model.named_parameters())[name].detach().clone()
+        )
         return weight
 
 

@@ -118,9 +118,9 @@ def test_weights_travel_by_gloo(monkeypatch):
     """Upstream hands over a device as well; the communicator needs none."""
     from openrlhf.utils import distributed_util
 
-    from rpg_openrlhf.trainer import weight_sync
+    from rpg_openrlhf.trainer.weight_sync import transports
 
-    monkeypatch.setattr(weight_sync.GlooCommunicator, "__init__", lambda self, *args: setattr(self, "where", args))
+    monkeypatch.setattr(transports.GlooCommunicator, "__init__", lambda self, *args: setattr(self, "where", args))
     communicator = distributed_util.stateless_init_process_group("127.0.0.1", 1234, 1, 3, torch.device("cpu"))
     assert communicator.where == ("127.0.0.1", 1234, 1, 3)
 
@@ -146,9 +146,9 @@ OVERRIDES = [
     (("rpg", "recompute", "cuda", "bf16"), {}),
     (("rpg", "rollout", "cuda", "bf16"), {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}),
     (("openrlhf", "rollout", "cuda", "bf16"), {}),
-    (("rpg", "recompute", "cpu", "bf16"), {"worker_extension_cls": "CPUWorkerExtension"}),
-    (("rpg", "recompute", "cpu", "fp32"), {"worker_extension_cls": "CPUWorkerExtension", "dtype": "float32"}),
-    (("openrlhf", "recompute", "cpu", "fp32"), {"worker_extension_cls": "CPUWorkerExtension", "dtype": "float32"}),
+    (("rpg", "recompute", "cpu", "bf16"), {}),
+    (("rpg", "recompute", "cpu", "fp32"), {"dtype": "float32"}),
+    (("openrlhf", "recompute", "cpu", "fp32"), {"dtype": "float32"}),
 ]
 
 
@@ -167,10 +167,7 @@ def test_engine_overrides(setting, expected, trust):
         )
     )
     assert overrides.pop("trust_remote_code") is trust
-    if "worker_extension_cls" in overrides:
-        from rpg_openrlhf.trainer.weight_sync import CPUWorkerExtension
+    from rpg_openrlhf.trainer.weight_sync.receiver import WeightReceiver
 
-        path = overrides["worker_extension_cls"]
-        assert path == f"{CPUWorkerExtension.__module__}.{CPUWorkerExtension.__qualname__}"
-        overrides["worker_extension_cls"] = CPUWorkerExtension.__name__
+    assert overrides.pop("worker_extension_cls") == f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}"
     assert overrides == expected

@@ -88,7 +88,6 @@ def test_accepted(good, capsys, change):
         ({**NEVER, "rpg.beta": "0"}, "--ref.refresh never: with --rpg.beta 0 no reference is read"),
         ({**INTERVAL, "ref.interval": "1", "train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
         # weights that a snapshot cannot follow
-        ({**NEVER, "ds.lora.rank": "8"}, "--ds.lora.rank 8: a reference model is not supported with LoRA"),
         ({**NEVER, "ds.zpg": "2"}, "--ds.zpg 2: ZeRO"),
         ({**NEVER, "ds.deepcompile": ""}, "--ds.deepcompile: is not supported with a reference model"),
         ({**INTERVAL, "algo.objective": "openrlhf", "algo.advantage.estimator": "group_norm"}, "has no effect with"),

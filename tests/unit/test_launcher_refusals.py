@@ -67,6 +67,12 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({**SCHEDULE_FREE, "ds.adam_offload": ""}, "--ds.adam_offload: not with --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "train.enable_ema": ""}, "--train.enable_ema: not with --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "actor.adam.betas": "0 0.9"}, "--actor.adam.betas 0.0 0.9: with --actor.optim"),
+        # what cannot reach the engines
+        ({"ds.lora.rank": "8"}, "--ds.lora.rank 8: cannot be trained with vLLM rollouts: .*; leave it out"),
+        ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: cannot be trained with vLLM rollouts"),
+        ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray: weights do not travel by Ray's collectives"),
+        ({"vllm.sync_backend": "mpi"}, "--vllm.sync_backend mpi: does not exist on the platform cpu; use shm"),
+        ({"platform": "cuda", "vllm.sync_backend": "gloo"}, "--vllm.sync_backend gloo: .* platform cuda; leave"),
         # out of range
         ({"rpg.beta": "-1"}, "--rpg.beta must be a finite number >= 0; got -1.0"),
         ({"actor.dual_clip": "1"}, "--actor.dual_clip 1.0: must be above 1"),

@@ -34,8 +34,9 @@ def test_upstreams_kl_settings_follow_from_ours(words, coefficient, in_loss):
 
 def test_the_cpu_platform_settings():
     args = args_of("--vllm.enable_sleep", "--train.colocate_all", "--ds.enable_sleep")
-    assert (args.ds.attn_implementation, args.vllm.sync_backend, args.vllm.enforce_eager) == ("sdpa", "gloo", True)
+    assert (args.ds.attn_implementation, args.vllm.sync_backend, args.vllm.enforce_eager) == ("sdpa", "shm", True)
     assert (args.vllm.enable_sleep, args.ds.enable_sleep) == (False, False)
+    assert args_of("--vllm.sync_backend", "gloo").vllm.sync_backend == "gloo"
     assert args_of("--ds.attn_implementation", "eager").ds.attn_implementation == "eager"
     assert args_of("--train.dynamic_batch_enable").ds.attn_implementation == "sdpa"
 

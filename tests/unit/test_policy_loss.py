@@ -320,7 +320,7 @@ def test_loss_counts_every_micro_batch_once():
 @pytest.mark.parametrize("divergence", ["fkl", "ufkl", "rkl", "urkl"])
 @pytest.mark.parametrize("estimator", ["differentiable", "reinforce"])
 def test_on_policy_needs_no_old_log_probs(divergence, estimator):
-    """What was not computed is not read: the same loss and gradient as with the policy's own log-probs in its place."""
+    """What was not computed is not read: loss and gradient are those with the policy's own log-probs."""
     data = batch()
     rpg = {"divergence": divergence, "gradient_estimator": estimator, "beta": 0.1}
     results = []

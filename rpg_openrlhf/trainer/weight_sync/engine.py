@@ -1,0 +1,56 @@
+"""The engine's Ray actor: passes weights on to its workers, and answers for them being whole."""
+
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+
+
+class SyncedEngine(RolloutRayActor.__ray_actor_class__):
+    """Differs from upstream's RolloutRayActor in taking weights by the bucket, and in refusing to use half of them.
+
+    A sync is open from its first bucket to its commit. While upstream holds generation back (partial rollouts)
+    requests may come in between; they are answered after it.
+    """
+
+    _open_sync: int | None = None
+    _is_paused = False
+
+    async def open_weights(self, spec: bytes) -> None:
+        """Once, before the first sync."""
+        await self.llm.collective_rpc("open_weights", args=(spec,))
+
+    async def load_bucket(self, version: int, index: int, slot: int) -> None:
+        """Bucket `index` of sync `version`, which is in `slot`, into every worker."""
+        self._open_sync = version
+        await self.llm.collective_rpc("load_bucket", args=(version, index, slot))
+
+    async def commit_weights(self, version: int, checksums: list[int]) -> None:
+        """Every bucket has come: what is cached of the old weights goes."""
+        await self.llm.collective_rpc("commit_weights", args=(version, checksums))
+        # Requests held back keep their blocks, and with them the cache: so it is upstream.
+        is_reset = not self.kwargs.get("enable_prefix_caching") or await self.llm.reset_prefix_cache()
+        if not (is_reset or self._is_paused):
+            raise RuntimeError(f"weight sync {version}: the prefix cache is in use and still of the old weights")
+        self._open_sync = None
+
+    async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
+        """Differs from upstream: not with the weights of an interrupted sync."""
+        if not self._is_paused:
+            self._refuse_half_loaded()
+        return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+
+    async def pause_generation(self):
+        """Differs from upstream: it is noted."""
+        await super().pause_generation()
+        self._is_paused = True
+
+    async def resume_generation(self):
+        """Differs from upstream: not with the weights of an interrupted sync."""
+        self._refuse_half_loaded()
+        await super().resume_generation()
+        self._is_paused = False
+
+    def _refuse_half_loaded(self) -> None:
+        if self._open_sync is not None:
+            raise RuntimeError(
+                f"weight sync {self._open_sync} was interrupted: this engine holds a mixture of old and new weights "
+                "and generates nothing until a sync ends"
+            )

@@ -1,0 +1,86 @@
+"""Which weights travel together: names, shapes and dtypes in, buckets out; made once a run.
+
+A bucket is a stretch of bytes that holds whole layers as far as they fit. Both ends hold the same plan, so a call
+has to say no more than which bucket it is about.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+ALIGNMENT = 64  # bytes: any dtype can be viewed there, and a copy is vectorized
+LAYER = re.compile(r".*?\.\d+\.")  # up to the first number: model.layers.3.
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor's place in its bucket."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Past its last byte."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Bucket:
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return _aligned(self.pieces[-1].stop)
+
+    def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+        """Its tensors, in order, where they are in `buffer` (uint8)."""
+        return [buffer[p.start : p.stop].view(p.dtype).view(p.shape) for p in self.pieces]
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def make_plan(tensors: Iterable[tuple[str, Iterable[int], torch.dtype]], cap: int) -> tuple[Bucket, ...]:
+    """(name, shape, dtype), each tensor once -> buckets of at most `cap` bytes, in the order given.
+
+    Cut between layers; within one only if it is larger than the cap. A tensor larger than that has its own bucket.
+    """
+    buckets: list[Bucket] = []
+    pieces: list[Piece] = []
+
+    def end() -> int:
+        return _aligned(pieces[-1].stop) if pieces else 0
+
+    def cut_before(nbytes: int) -> None:
+        if pieces and end() + nbytes > cap:
+            buckets.append(Bucket(tuple(pieces)))
+            pieces.clear()
+
+    for _, layer in itertools.groupby(tensors, key=lambda tensor: _layer(tensor[0])):
+        whole = [Piece(name, tuple(shape), dtype, 0) for name, shape, dtype in layer]
+        cut_before(sum(_aligned(piece.stop) for piece in whole))
+        for piece in whole:
+            cut_before(_aligned(piece.stop))
+            pieces.append(Piece(piece.name, piece.shape, piece.dtype, end()))
+    if pieces:
+        buckets.append(Bucket(tuple(pieces)))
+    return tuple(buckets)
+
+
+def _layer(name: str) -> str:
+    """What is kept together: a numbered layer, or a tensor outside of all."""
+    found = LAYER.match(name)
+    return found[0] if found else name
+
+
+def checksum(buffer: torch.Tensor) -> int:
+    """Of all bytes of a bucket, at the speed of reading them. Tells a stale or torn bucket, not a malicious one."""
+    return int(buffer.view(torch.int64).sum())
