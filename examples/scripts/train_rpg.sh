@@ -3,7 +3,7 @@
 #   train_rpg.sh CONFIG... [flags of the launcher]    CONFIG: a layer below configs/, as base or model/qwen3_4b, or a YAML file
 # Environment: OUT (folder of the run, default out/LAST_CONFIG), RAY_JOBS (http://HEAD:8265 of a cluster to join; without it, a
 #   head on this machine that ends with the script), GPUS (of that head; default: the machine's, or 3 virtual ones for a CPU).
-# A finished run is skipped, an interrupted one resumes where the launcher can. Ctrl-C stops the job.
+# A finished run is skipped, an interrupted one resumes from its last checkpoint (--ckpt.save_steps). Ctrl-C stops the job.
 set -euo pipefail
 case "${1:-}" in
   -h | --help) sed -n '2,6s/^# //p' "$0" && exit ;;
@@ -19,7 +19,6 @@ OUT=$(realpath -m "${OUT:-out/$(basename "$LAYER" .yaml)}") && export PYTHONPATH
 FINISHED='import pathlib, sys; from evaluation.checkpoints import finished; sys.exit(not finished(pathlib.Path(sys.argv[1])))'
 ! { [ -d "$OUT" ] && python -c "$FINISHED" "$OUT"; } || { echo "$OUT: finished before, skipped" && exit; }
 RUN=(python -m rpg_openrlhf.cli.train_rpg --config "$LAYERS" --ckpt.path "$OUT/checkpoints" --ckpt.output_dir "$OUT/model" --logger.run_dir "$OUT/logs")
-! python -m rpg_openrlhf.cli.train_rpg --help | grep -q -e '--resume ' || RUN+=(--resume auto)
 
 . "$ROOT/examples/scripts/ray_head.sh"
 stop() {

@@ -48,6 +48,7 @@ class ReadableEngine(RPGRolloutActor):
 
     async def log_probs(self) -> tuple[list, int]:
         """The five best of eight greedy tokens, exactly; how much of the prompt came out of the cache."""
+        self._is_lean = False  # all five are read
         greedy = SamplingParams(temperature=0, max_tokens=8, logprobs=5, detokenize=False, ignore_eos=True)
         output = await self.generate(PROMPT, greedy)
         found = [{t: p.logprob for t, p in best.items()} for best in output.outputs[0].logprobs]
