@@ -64,7 +64,9 @@ def arguments(way: str, stage: int) -> Namespace:
                 is_correction_threshold=[0.5, 5.0],
             ),
         ),
-        rpg=Namespace(divergence="urkl", gradient_estimator="reinforce", beta=1e-2, importance_level="token"),
+        rpg=Namespace(
+            divergence="urkl", gradient_estimator="reinforce", beta=1e-2, importance_level="token", on_policy=False
+        ),
         vllm=Namespace(sync_backend="gloo"),
     )
 

@@ -103,10 +103,10 @@ def test_given_up_after_as_many_restarts_as_allowed(run, tmp_path):
 def test_a_phase_that_takes_too_long_is_hung(run, tmp_path):
     body = "tell(phase='generate')\nif count == 0: time.sleep(99)"
     began = time.monotonic()
-    status, said = run(body, generate=0.5)
+    status, said = run(body, generate=5)  # which a loaded machine does not take for the second child
     assert (status, starts(tmp_path)) == (0, 2)
-    assert "hung: generate has taken more than 0.5 s (--deadline.generate)" in said
-    assert time.monotonic() - began < 30
+    assert "hung: generate has taken more than 5 s (--deadline.generate)" in said
+    assert time.monotonic() - began < 90
 
 
 def test_no_limit(run):
