@@ -63,7 +63,7 @@ class Killed:
         while process.poll() is None and steps(self.out) in (begun, 0):
             time.sleep(0.02)
         if victim != WRITING:
-            time.sleep(chance.uniform(0, 4))
+            time.sleep(chance.uniform(0, 1.5))  # within a step or two, however fast the machine is
         while victim == WRITING and process.poll() is None and not self._writes():
             time.sleep(0.001)
         for found in of_run(process):
