@@ -23,7 +23,7 @@ from tests.integration.conftest import base_flags, environment, make_tiny
 PROCESSES = {
     "the supervisor": "rpg_openrlhf.cli.train_rpg",
     "the driver": "rpg_openrlhf.trainer.launch",
-    "a policy rank": "ray::RPGPolicyActor",
+    "a policy rank": "PolicyActor",
     "an engine": "ray::RPGRolloutActor",
     "the trainer": "ray::RPGTrainer",
     "the queue of reports": "ray::_QueueActor",
