@@ -116,7 +116,9 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         step, chosen = states["global_step"], self.args.eval
         sampling = {"temperature": chosen.temperature, "n_samples_per_prompt": chosen.n_samples_per_prompt}
         logs = self.evaluate(step, **{**self.generate_kwargs, **sampling})
-        self.save_best_checkpoint(logs, step, dict(states))
+        # What is loaded holds DeepSpeed's own entries too, which it refuses to be given.
+        names = ("episode", "global_step", "total_consumed_prompts", "data_loader_state_dict", "trainer")
+        self.save_best_checkpoint(logs, step, {name: states[name] for name in names})
 
     def state_dict(self) -> dict:
         """What the next step depends on besides the models, and no upstream name in the checkpoint holds."""

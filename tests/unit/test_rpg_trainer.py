@@ -68,3 +68,15 @@ def test_ema_has_moved_in_the_actors_already(controller):
     assert step(made, 0.2)["ref/refresh"] == 1
     assert made.asked == []
     assert made._moved["reason"] == "ema"
+
+
+def test_an_owed_evaluation_saves_its_best_without_deepspeeds_own_entries():
+    """DeepSpeed refuses a checkpoint whose client state has one of its names, which a loaded one has."""
+    made, saved = object.__new__(RPGTrainer), []
+    made.args = SimpleNamespace(eval=SimpleNamespace(temperature=0.5, n_samples_per_prompt=2))
+    made.generate_kwargs = {"temperature": 1.0, "max_len": 9}
+    made.evaluate = lambda step, **sampling: {"step": step, **sampling}
+    made.save_best_checkpoint = lambda *words: saved.append(words)
+    ours = {"episode": 1, "global_step": 4, "total_consumed_prompts": 8, "data_loader_state_dict": {}, "trainer": "t"}
+    made._evaluate_owed(ours | {"checkpoint_parallel_dimensions": "DeepSpeed's"})
+    assert saved == [({"step": 4, "temperature": 0.5, "n_samples_per_prompt": 2, "max_len": 9}, 4, ours)]
