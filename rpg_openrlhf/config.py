@@ -117,7 +117,12 @@ class TrainConfig:
     max_restarts: int = 3
     """How often a run whose processes died or hung is started again from its last checkpoint."""
 
+    max_rollouts: int | None = None
+    """The run ends after so many rollouts, or its episodes; dynamic filtering makes an episode's rollouts fewer."""
+
     def __post_init__(self) -> None:
+        if self.max_rollouts is not None and self.max_rollouts < 1:
+            raise Refusal(f"--train.max_rollouts {self.max_rollouts}: must be at least 1, or left out for no limit")
         if self.max_restarts < 0:
             raise Refusal(f"--train.max_restarts {self.max_restarts}: must be at least 0, which never restarts")
 

@@ -20,11 +20,18 @@ DIVERGENCES = {
 def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
     """Upstream's own count (`prepare_datasets`), which the learning-rate schedule is laid over."""
     per_episode = prompts * args.rollout.n_samples_per_prompt // args.train.batch_size
-    return per_episode * args.train.num_episodes * args.train.max_epochs
+    steps = per_episode * args.train.num_episodes * args.train.max_epochs
+    return min(steps, (args.train.max_rollouts or steps) * steps_per_rollout(args))
+
+
+def steps_per_rollout(args: SimpleNamespace) -> int:
+    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    return samples // args.train.batch_size * args.train.max_epochs
 
 
 def rollouts(args: SimpleNamespace, prompts: int) -> int:
-    return -(-prompts // args.rollout.batch_size) * args.train.num_episodes
+    found = -(-prompts // args.rollout.batch_size) * args.train.num_episodes
+    return min(found, args.train.max_rollouts or found)
 
 
 def banner(args: SimpleNamespace, prompts: int | None, notes: list[str]) -> str:
@@ -110,7 +117,7 @@ def _loss_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
 
 def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, Any]]:
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    steps = samples // args.train.batch_size * args.train.max_epochs
+    steps = steps_per_rollout(args)
     total = "unknown before the data set is loaded"
     if prompts is not None:
         total = f"{rollouts(args, prompts)} rollouts, {optimizer_steps(args, prompts)} optimizer steps"

@@ -113,6 +113,7 @@ def check_run_length(v: dict[str, Any], prompts: int | None) -> list[str]:
     steps, interval = steps_per_rollout(v), v["ref.interval"]
     if prompts is not None:
         rollouts = -(-prompts // v["rollout.batch_size"]) * v["train.num_episodes"]
+        rollouts = min(rollouts, v["train.max_rollouts"] or rollouts)
         for name in ("interval", "min_interval"):
             given = v[f"ref.{name}"]
             # A reference that moves after the last rollout is one that nothing reads.

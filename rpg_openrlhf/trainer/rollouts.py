@@ -69,6 +69,7 @@ class RPGSamplesGenerator(SamplesGenerator):
         self.episode, self.position = 0, 0  # prompts of the episode that were drawn
         self.draws, self._evaluated = 0, None  # prompts drawn since the start; in the evaluation under way
         self._dataloader_iter, self._sample_buffer = None, []
+        self.ended = False  # the run takes no more rollouts, whatever is left of its episodes
         self.before_the_next: Callable[[], None] | None = None  # what a resumed run has to do first
 
     def _number(self) -> str:
@@ -88,6 +89,8 @@ class RPGSamplesGenerator(SamplesGenerator):
         if self.before_the_next:
             first, self.before_the_next = self.before_the_next, None
             first()
+        if self.ended:
+            return [], None, 0, True
         if self._dataloader_iter is None and not self._sample_buffer:
             self.order.begin(self.episode, self.position)
         samples, pass_rate, drawn, exhausted = super().generate_samples(**generate_kwargs)

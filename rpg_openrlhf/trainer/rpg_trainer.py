@@ -57,9 +57,13 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             rollout_samples = in_order(rollout_samples, self.args.rollout.n_samples_per_prompt)
         self._phase("experience")
         status, global_step = super().train_step(rollout_samples, global_step)
+        self._end_after(global_step)
         if self.schedule and "policy/kl_ref_k3" in status:  # without it no step was taken
             status |= self._move_reference(status, global_step)
         return status, global_step
+
+    def _end_after(self, global_step: int) -> None:
+        self.samples_generator.ended = global_step == self.args.train.max_rollouts
 
     def _move_reference(self, status: dict, global_step: int) -> dict[str, float]:
         """Ask the schedule, have the policy's actors do it -> what is logged of it."""
@@ -105,6 +109,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
     def init_checkpoint_states(self) -> dict:
         """Differs from upstream: our own state goes on too, and the place in the data without the loader's help."""
         states = super().init_checkpoint_states()
+        self._end_after(states["global_step"])
         if "trainer" in states:
             self.load_state_dict(states["trainer"])
             if evaluation_is_owed(self.args, states["global_step"]) and self.eval_dataloader:
@@ -137,10 +142,16 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             self.kl_ctl.value = state["kl_coefficient"]
 
     def get_max_steps(self) -> int:
-        """Differs from upstream: the driver learns how many rollouts to expect."""
-        rollouts = len(self.prompts_dataloader) * self.args.train.num_episodes // self.args.rollout.batch_size
-        self._report("start", 0, {"rollouts": rollouts})
-        return super().get_max_steps()
+        """Differs from upstream: the driver learns how many rollouts to expect, and the schedule ends with them."""
+        args = self.args
+        rollouts = len(self.prompts_dataloader) * args.train.num_episodes // args.rollout.batch_size
+        limit = args.train.max_rollouts or rollouts
+        self._report("start", 0, {"rollouts": min(rollouts, limit)})
+        samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+        steps = super().get_max_steps()
+        if limit < rollouts:
+            steps = min(steps, limit * (samples // args.train.batch_size) * args.train.max_epochs)
+        return steps
 
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
         """Differs from upstream: the step is reported to the driver too, and a checkpoint holds our own state."""
