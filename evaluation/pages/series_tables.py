@@ -31,13 +31,19 @@ def choose(found: Found) -> list[Chosen]:
     """For every series and benchmark."""
     chosen = []
     for series in found.series:
-        steps = [int(step) for step in positions(series)]
         for name in benchmarks_of(series.runs):
-            counts = [(step, _counts(run, name)) for step, run in zip(steps, series.runs, strict=True)]
-            counts = [(step, row) for step, row in counts if row]
-            if counts:  # every checkpoint may have failed on this benchmark
-                chosen.append(Chosen(series, name, selection.last_and_best(counts)))
+            of = choose_of(series, name)
+            if of is not None:  # every checkpoint may have failed on this benchmark
+                chosen.append(Chosen(series, name, of))
     return chosen
+
+
+def choose_of(series: Series, benchmark: str) -> Selection | None:
+    """Last and Best of one series; None where no checkpoint has the benchmark."""
+    steps = [int(step) for step in positions(series)]
+    counts = [(step, _counts(run, benchmark)) for step, run in zip(steps, series.runs, strict=True)]
+    counts = [(step, row) for step, row in counts if row]
+    return selection.last_and_best(counts) if counts else None
 
 
 def _counts(run: Run, name: str) -> dict[str, tuple[int, int]]:

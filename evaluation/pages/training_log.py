@@ -8,6 +8,7 @@ KEYS = {
     "reward": ("rollout/reward_mean", "reward"),
     "entropy": ("entropy_loss", "entropy"),
     "response length": ("rollout/response_length_mean", "response_length"),
+    "gradient norm": ("actor_grad_norm",),
 }
 
 Curve = tuple[list[float], list[float]]

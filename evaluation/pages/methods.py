@@ -1,0 +1,121 @@
+"""The series of a comparison sorted by method and seed, and the tables over them: Last and Best, and every pair."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from evaluation.pages.folders import Series
+from evaluation.pages.series_tables import choose_of
+from evaluation.pages.tables import NOTHING, Cell, Column, Table, benchmarks_of, title_of
+from evaluation.scores import seeds
+from evaluation.scores.seeds import Difference, Mean
+from evaluation.scores.selection import Selection
+
+LABEL = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
+
+
+class Unlabelled(ValueError):
+    """A series whose label does not say its method and seed, in one line."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """`name` as it is shown; the series of each seed."""
+
+    name: str
+    runs: dict[int, Series]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`first` minus `second` at the last checkpoint; `holm` corrects p for the number of pairs."""
+
+    first: str
+    second: str
+    found: Difference
+    holm: float | None
+
+
+def by_method(series: Sequence[Series]) -> list[Method]:
+    """In the order in which methods first appear. Unlabelled for a label without `-seedN`, or one given twice."""
+    found: dict[str, dict[int, Series]] = {}
+    for one in series:
+        match = LABEL.fullmatch(one.label)
+        if match is None:
+            raise Unlabelled(f"{one.folder}: its label {one.label!r} is not METHOD-seedN; evaluate it with --label")
+        found.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = one
+    return [Method(name, dict(sorted(runs.items()))) for name, runs in found.items()]
+
+
+def shown_name(layer: str) -> str:
+    """A layer's name as the paper writes the method: rpg_reinforce_urkl is RPG-REINFORCE-URKL."""
+    return layer.removesuffix("_as_released").replace("_", "-").upper()
+
+
+def selections(method: Method, benchmark: str) -> dict[int, Selection]:
+    """Last and Best of every run that has the benchmark."""
+    found = {seed: choose_of(series, benchmark) for seed, series in method.runs.items()}
+    return {seed: one for seed, one in found.items() if one is not None}
+
+
+def last_of(method: Method, benchmark: str) -> dict[int, float]:
+    """The last checkpoint's score of every run."""
+    return {seed: one.last.value for seed, one in selections(method, benchmark).items()}
+
+
+def last_best(methods: Sequence[Method]) -> Table:
+    """The paper's table, over seeds: brackets are 95 % for the mean of the method's runs."""
+    names = benchmarks_of(run for method in methods for series in method.runs.values() for run in series.runs)
+    heads = ("Last", "Best", "Best, corrected")
+    columns = [Column(title_of(name), head, "share", ranked=True) for name in names for head in heads]
+    rows = []
+    for method in methods:
+        cells: list[Cell] = []
+        for name in names:
+            found = selections(method, name)
+            cells += [
+                _mean_cell({seed: of.last.value for seed, of in found.items()}),
+                _mean_cell({seed: of.best.value for seed, of in found.items()}),
+                _mean_cell({seed: of.corrected for seed, of in found.items() if of.corrected is not None}),
+            ]
+        rows.append(((method.name, str(len(method.runs))), tuple(cells)))
+    caption = (
+        "Mean over runs of the score at the last checkpoint and at the best one; brackets: Student's 95 % over runs. "
+        "Best is picked on the test itself; corrected: picked on half of the samples and scored on the other."
+    )
+    return Table("last_best", caption, tuple(columns), tuple(rows), ("method", "runs"))
+
+
+def _mean_cell(scores: dict[int, float]) -> Cell:
+    if not scores:
+        return NOTHING
+    found: Mean = seeds.mean_of(scores)
+    return Cell(found.value, found.low, found.high)
+
+
+def pairs(methods: Sequence[Method], benchmark: str) -> list[Pair]:
+    """Every two methods that share a seed, in the order of methods."""
+    named = []
+    for first, second in combinations(methods, 2):
+        scores = last_of(first, benchmark), last_of(second, benchmark)
+        if scores[0].keys() & scores[1].keys():
+            named.append((first.name, second.name, seeds.difference(*scores)))
+    corrected = seeds.holm([found.p for _, _, found in named])
+    return [Pair(*row, p) for row, p in zip(named, corrected, strict=True)]
+
+
+def pair_table(found: Sequence[Pair], benchmark: str) -> Table:
+    """Differences at the last checkpoint."""
+    columns = (Column("", "difference", "difference"), Column("", "p", "p"), Column("", "Holm's p", "p"))
+    columns += (Column("", "seeds", "count"),)
+    rows = []
+    for pair in found:
+        of = pair.found
+        cells = (Cell(of.value, of.low, of.high), Cell(of.p), Cell(pair.holm), Cell(of.seeds))
+        rows.append(((pair.first, pair.second), cells))
+    caption = (
+        f"{title_of(benchmark)}, last checkpoint: first minus second, paired by seed; Student's 95 % and two-sided p; "
+        f"Holm's p corrects for {len(found)} pairs."
+    )
+    return Table(f"pairs_{benchmark}", caption, columns, tuple(rows), ("first", "second"))

@@ -1,0 +1,75 @@
+"""Several training runs of each method, told apart by their seed: what holds for a method and not for one run of it.
+
+The unit is the run. Problems and samples within a run say how well one model was measured, not how the next run of the
+method would come out, so intervals here are Student's over runs, and two methods are paired by seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from evaluation.scores.intervals import LEVEL
+
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Of a method's runs, with the 95 % interval of Student's t; None where there is one run alone."""
+
+    value: float
+    low: float | None
+    high: float | None
+    runs: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One method minus another over the seeds that both have; `p` two-sided, None where it is undefined."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    seeds: int
+
+
+def mean_of(scores: BySeed) -> Mean:
+    """Mean over runs. ValueError without a run."""
+    if not scores:
+        raise ValueError("no run to take a mean of")
+    values = np.asarray([scores[seed] for seed in sorted(scores)])
+    low, high = _student(values)
+    return Mean(float(values.mean()), low, high, len(values))
+
+
+def difference(first: BySeed, second: BySeed) -> Difference:
+    """Paired by seed. ValueError where no seed is in both."""
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        raise ValueError("the two methods have no seed in common")
+    values = np.asarray([first[seed] - second[seed] for seed in seeds])
+    low, high = _student(values)
+    moving = len(values) > 1 and np.ptp(values) > 0
+    p = float(stats.ttest_1samp(values, 0.0).pvalue) if moving else None
+    return Difference(float(values.mean()), low, high, p, len(values))
+
+
+def _student(values: np.ndarray) -> tuple[float | None, float | None]:
+    if len(values) < 2:
+        return None, None
+    half = stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Each p corrected for there being so many (Holm 1979); what is undefined stays so and counts for nothing."""
+    known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
+    found: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for rank, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        found[index] = highest
+    return found
