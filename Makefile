@@ -6,12 +6,13 @@ VENV ?= .venv
 export ALGO ?= rpg-reinforce-urkl
 export MODEL ?=
 export OUT ?= out/quickstart-$(ALGO)
+COMPARE ?= out/compare
 export SEED ?= 1
 export WANDB ?= disabled
 STAMP = $(VENV)/.installed
 BIN = $(abspath $(VENV))/bin
 
-.PHONY: install quickstart test test-fast lint format oracle
+.PHONY: install quickstart compare test test-fast lint format oracle
 
 install: $(STAMP)
 
@@ -44,3 +45,7 @@ format: $(STAMP)
 
 oracle: $(STAMP)
 	$(BIN)/python -m tests.oracle
+
+# The comparison of docs/comparison.md: hours on two cores; the same command again goes on   (COMPARE=FOLDER, JOBS=2, SEEDS="1 2 3 4 5")
+compare: $(STAMP)
+	@PATH="$(BIN):$$PATH" OUT="$(COMPARE)" examples/scripts/compare_cpu.sh

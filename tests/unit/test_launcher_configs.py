@@ -221,3 +221,41 @@ def test_hardware(name, nodes, gpus):
     assert (args.actor.num_nodes, args.actor.num_gpus_per_node, args.vllm.num_engines) == (nodes, gpus, nodes * gpus)
     assert args.num_gpus == nodes * gpus, "generation and training share them"
     assert args.platform == platform
+
+
+KL = sorted((CONFIGS / "kl").glob("*.yaml"))
+COMPARE = CONFIGS / "debug" / "compare_cpu.yaml"
+
+
+@pytest.mark.parametrize("layer", [*ALGORITHMS, *KL], ids=lambda p: p.stem)
+@pytest.mark.parametrize("stress", [[], [CONFIGS / "debug" / "compare_stress.yaml"]], ids=["plain", "stress"])
+def test_what_is_compared_takes_as_many_steps(layer, stress):
+    args = args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, *stress, layer)
+    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+    assert samples // args.train.batch_size * args.train.max_epochs == (64 if stress else 16)
+    assert args.train.max_rollouts % args.ckpt.save_steps == 0, "the last model is a checkpoint"
+    assert args.ckpt.max_num > args.train.max_rollouts // args.ckpt.save_steps, (
+        "none is removed before it is evaluated"
+    )
+    assert args.actor.lr_scheduler == "constant"
+
+
+def test_kl_losses_differ_in_the_kl_alone():
+    """beta, the clip, the baseline and the fixed reference are those of the exact ones."""
+    made = [args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, layer) for layer in KL]
+    shared = {
+        (
+            tuple(args.actor.eps_clip_low_high), args.actor.dual_clip, args.actor.loss_agg_mode,
+            args.algo.advantage.estimator, args.algo.dynamic_filtering_enable,
+            args.rpg.beta if args.algo.objective == "rpg" else args.algo.kl.init_coef,
+        )
+        for args in made
+    }  # fmt: skip
+    assert shared == {((0.2, 0.28), 10.0, "token-mean", "dr_grpo", False, 0.2)}
+    assert [args.ref.refresh for args in made if args.algo.objective == "rpg"] == ["never", "never"]
+
+
+def test_published_runs_have_four_hundred_rollouts():
+    for data in ("dapo_math_17k", "deepscaler"):
+        args = args_of(BASE, CONFIGS / "data" / f"{data}.yaml", CONFIGS / "algorithm" / "dapo.yaml", platform="cuda")
+        assert (args.train.max_rollouts, args.train.num_episodes) == (400, 100)

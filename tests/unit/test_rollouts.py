@@ -111,6 +111,14 @@ def test_samples_made_and_not_used_go_on(generator):
     assert resumed.position == 3
 
 
+def test_a_run_that_has_ended_draws_nothing_whatever_is_left(generator):
+    made = generator()
+    rollouts_of(made, 1)
+    made.ended = True
+    assert made.generate_samples() == ([], None, 0, True)
+    assert made.position == 3
+
+
 def test_an_engine_is_asked_with_a_number_and_without_the_tokenizer():
     asked = []
     remote = SimpleNamespace(remote=lambda **request: asked.append(request) or "answer")

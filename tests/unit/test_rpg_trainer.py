@@ -80,3 +80,29 @@ def test_an_owed_evaluation_saves_its_best_without_deepspeeds_own_entries():
     ours = {"episode": 1, "global_step": 4, "total_consumed_prompts": 8, "data_loader_state_dict": {}, "trainer": "t"}
     made._evaluate_owed(ours | {"checkpoint_parallel_dimensions": "DeepSpeed's"})
     assert saved == [({"step": 4, "temperature": 0.5, "n_samples_per_prompt": 2, "max_len": 9}, 4, ours)]
+
+
+@pytest.mark.parametrize(("limit", "rollouts", "steps"), [(None, 6, 48), (4, 4, 32), (6, 6, 48), (9, 6, 48)], ids=str)
+def test_the_schedule_ends_with_the_last_rollout(limit, rollouts, steps, monkeypatch):
+    """24 prompts, 8 a rollout, 2 episodes; 8 optimizer steps a rollout."""
+    monkeypatch.setattr(RPGTrainer.__mro__[1], "get_max_steps", lambda self: 48)
+    made, told = object.__new__(RPGTrainer), []
+    made.prompts_dataloader = range(24)
+    made._report = lambda *words: told.append(words)
+    made.args = SimpleNamespace(
+        train=SimpleNamespace(num_episodes=2, max_rollouts=limit, batch_size=4, max_epochs=2),
+        rollout=SimpleNamespace(batch_size=8, n_samples_per_prompt=2),
+    )
+    assert made.get_max_steps() == steps
+    assert told == [("start", 0, {"rollouts": rollouts})]
+
+
+def test_after_so_many_rollouts_no_more_are_drawn():
+    made = object.__new__(RPGTrainer)
+    made.args = SimpleNamespace(train=SimpleNamespace(max_rollouts=3))
+    made.samples_generator = SimpleNamespace(ended=False)
+    ended = []
+    for step in range(1, 4):
+        made._end_after(step)
+        ended.append(made.samples_generator.ended)
+    assert ended == [False, False, True]

@@ -50,7 +50,7 @@ REFUSED = {
     "no config": (["train_rpg.sh"], {}, "CONFIG must come first"),
     "a flag first": (["train_rpg.sh", "--rpg.beta", "0"], {}, "CONFIG must come first, not '--rpg.beta'"),
     "no such config": (["train_rpg.sh", "base", "model/nope"], {}, "CONFIG model/nope: no such file"),
-    "no such method": (["compare.sh", "base"], {"METHODS": "nope"}, "METHODS=nope: not in"),
+    "no such method": (["compare.sh", "base"], {"METHODS": "nope"}, "METHODS=nope: there is no"),
     "no such table": (["reproduce_table.sh", "99", "--dry_run"], {}, "TABLE 99: must be one of 3, 5, 6, 8"),
     "no such hardware": (
         ["reproduce_table.sh", "3"],
@@ -85,3 +85,49 @@ def test_data_prepared_before_is_skipped(tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{tmp_path}/arithmetic: prepared before, skipped\n"
     assert len((tmp_path / "arithmetic" / "validation.jsonl").read_text().splitlines()) == 2
+
+
+FAKE_TRAIN = """#!/usr/bin/env bash
+while [ $# -gt 0 ] && [ "$1" != --train.seed ]; do shift; done
+[ "$OUT" != "$(dirname "$OUT")/dapo-seed2" ] || { echo out of luck && exit 3; }
+mkdir -p "$OUT" && echo "$2" >"$OUT/trained"
+"""
+FAKE_EVALUATE = """#!/usr/bin/env bash
+mkdir -p "$1/evaluation" && echo "$@" >"$1/evaluation/asked"
+"""
+
+
+@pytest.fixture
+def around_compare(tmp_path):
+    """compare.sh in a tree of its own, where training and evaluating leave a file, and one run fails."""
+    scripts = tmp_path / "examples" / "scripts"
+    scripts.mkdir(parents=True)
+    shutil.copy(FOLDER / "compare.sh", scripts)
+    for name, text in (("train_rpg.sh", FAKE_TRAIN), ("evaluate_checkpoints.sh", FAKE_EVALUATE)):
+        (scripts / name).write_text(text)
+        (scripts / name).chmod(0o755)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "__init__.py").touch()
+    (tmp_path / "evaluation" / "methods.py").write_text("import sys\nprint('compared', *sys.argv[1:])\n")
+    return tmp_path
+
+
+def test_methods_are_compared_side_by_side_without_those_that_failed(around_compare):
+    settings = {"METHODS": "dapo reinforce++ kl/k1", "SEEDS": "1 2", "JOBS": "3", "EVAL": "--n 4"}
+    environment = os.environ | settings | {"OUT": str(around_compare / "out dir")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [around_compare / "examples" / "scripts" / "compare.sh", "hardware/cpu", "--rpg.beta", "0"]
+    options = {"cwd": around_compare, "env": environment, "timeout": 60}  # python -m looks into its own folder first
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 1
+    assert "dapo-seed2 failed with status 3: out of luck" in done.stderr
+    assert done.stderr.endswith("failed: dapo-seed2\n")
+    runs = {f"{name}-seed{seed}" for name in ("dapo", "reinforce++", "k1") for seed in (1, 2)} - {"dapo-seed2"}
+    found = {path.parent.name: path.read_text() for path in (around_compare / "out dir").glob("*/trained")}
+    assert found == {name: f"{name[-1]}\n" for name in runs}
+    asked = (around_compare / "out dir" / "k1-seed2" / "evaluation" / "asked").read_text()
+    assert asked.endswith("k1-seed2 --label k1-seed2 --n 4\n")
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("compared ")
+    assert last.count("/evaluation") == 5
