@@ -1,4 +1,4 @@
-"""A cluster that is none, for the shell scripts: hand-made `ray`, `srun`, `scontrol`, `hostname`; no evaluation is run.
+"""A cluster that is none, for the shell scripts: hand-made `ray`, `srun`, `scontrol`, `hostname`; no real evaluation.
 
 What they were asked stands in FAKE_CLUSTER/log, a line each. FAKE_JOB says how a job ends: SUCCEEDED, FAILED, STOPPED,
 LOST (its log ends while it runs, and it succeeds a little later) or LONG (it runs until it is stopped). FAKE_DEAD:
