@@ -21,6 +21,7 @@ COMMAND = "python -m rpg_openrlhf.cli.train_rpg"
 BASH = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(rf"^    {re.escape(COMMAND)}(?:.*\\\n)*.*", re.MULTILINE)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -136,6 +137,32 @@ def test_the_oracles_table_is_whole():
     errors = [float(cell) for row in rows[2:] for cell in row[2:] if cell != "n/a"]
     assert len(errors) * 4 == 160, "each is the worst of four β"
     assert max(errors) < 1e-9
+
+
+@pytest.mark.parametrize("path", DOCS, ids=named)
+def test_tests_named_in_documents_exist(path):
+    for file, name in TEST.findall(path.read_text(encoding="utf-8")):
+        assert (ROOT / file).exists(), file
+        if name:
+            defined = re.findall(r"^def (\w+)\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert name in defined, f"{file} has no {name}"
+
+
+def test_every_difference_names_its_test():
+    """The tables of what differs from the paper, its release and OpenRLHF: its last cell is one, or says the row above's."""
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    section = text.split("## What differs")[1].split("### Measured")[0]
+    rows = [line.strip("| ").rsplit(" | ", 1)[1] for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    assert [cell for cell in rows if cell not in ("test", "the same") and not TEST.search(cell)] == []
+
+
+def test_the_kl_terms_of_the_table_are_those_that_are_measured():
+    section = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8").split("### Measured")[1].split("## ")[0]
+    rows = re.findall(r"^\| ([^|]+?) \| [\d./ ]+ \|", section, re.MULTILINE)
+    program = (ROOT / "tests" / "kl_estimators.py").read_text(encoding="utf-8")
+    assert rows
+    assert [row for row in rows if f'"{row}"' not in program] == []
 
 
 def test_the_layers_table_is_whole():
