@@ -149,7 +149,7 @@ def test_tests_named_in_documents_exist(path):
 
 
 def test_every_difference_names_its_test():
-    """The tables of what differs from the paper, its release and OpenRLHF: its last cell is one, or says the row above's."""
+    """What differs from paper, release and OpenRLHF: the last cell of each row is a test, or says the row above's."""
     text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
     section = text.split("## What differs")[1].split("### Measured")[0]
     rows = [line.strip("| ").rsplit(" | ", 1)[1] for line in section.splitlines() if line.startswith("| ")]
