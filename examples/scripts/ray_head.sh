@@ -4,7 +4,7 @@
 #   await_ray_head LOG               until it answers; returns 1 if it did not come up
 #   stop_ray_head                    stops it and what it started; nothing if none was started
 #   job_state ID                     of a job at RAY_JOBS: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; empty if it cannot be had
-export RAY_USAGE_STATS_ENABLED=0
+export RAY_USAGE_STATS_ENABLED=0 no_proxy="127.0.0.1${no_proxy:+,$no_proxy}"
 RAY_HEAD='' RAY_TMP=''
 
 start_ray_head() {

@@ -16,7 +16,7 @@ esac
 [ -n "${SLURM_JOB_NODELIST:-}" ] || { echo "train_slurm.sh: no Slurm job here: sbatch --nodes N --gpus-per-node G $0 ..." >&2 && exit 2; }
 ROOT=${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}} PORT=${PORT:-6379} JOBS_PORT=${JOBS_PORT:-8265} STATUS=0 RUN='' RAYS=()
 [ -f "$ROOT/examples/scripts/train_rpg.sh" ] || { echo "ROOT=$ROOT: not the checkout; call sbatch there, or give ROOT" >&2 && exit 2; }
-export RAY_USAGE_STATS_ENABLED=0 PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+export RAY_USAGE_STATS_ENABLED=0 PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} RAY_TMPDIR=/tmp # where it puts sockets: Slurm's TMPDIR is too long
 on() { exec srun --overlap --nodes 1 --ntasks 1 --nodelist "$@"; } # NODE COMMAND..., as a process that can be ended: with & or | only
 all_alive() { for RAY in "${RAYS[@]}"; do kill -0 "$RAY" 2>/dev/null || { echo "train_slurm.sh: Ray ended on a node; its output is above" >&2 && exit 1; }; done; }
 end() { # the job first, while there is a cluster to stop it on; then the srun steps, with which Ray ends
@@ -26,7 +26,7 @@ end() { # the job first, while there is a cluster to stop it on; then the srun s
 }
 trap end EXIT && trap 'exit 143' TERM INT
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-IP=${IP:-$(on "${NODES[0]}" hostname -I | awk '{print $1}')}
+IP=${IP:-$(on "${NODES[0]}" hostname -I | awk '{print $1}')} && export no_proxy="$IP${no_proxy:+,$no_proxy}"
 on "${NODES[0]}" ray start --head --block --node-ip-address "$IP" --port "$PORT" --dashboard-host "$IP" --dashboard-port "$JOBS_PORT" & RAYS+=($!)
 until python -c "import urllib.request as r; r.urlopen('http://$IP:$JOBS_PORT/api/version', timeout=9)" 2>/dev/null; do all_alive && sleep 1; done
 for NODE in "${NODES[@]:1}"; do on "$NODE" ray start --block --address "$IP:$PORT" & RAYS+=($!); done

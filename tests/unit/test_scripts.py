@@ -153,6 +153,7 @@ LAYERS = ("debug/quickstart_cpu", "algorithm/rpg_urkl")
 def test_a_job_on_a_running_cluster(cluster, joined, tmp_path, ending, status):
     """STOPPED and LOST: what `ray job submit` itself returns is 0, also while the job still runs."""
     environment = {**cluster.environment, "RAY_JOBS": joined, "FAKE_JOB": ending, "OUT": tmp_path / "out"}
+    environment |= {"http_proxy": "http://127.0.0.1:9"}  # where nobody answers: not for what is on this machine
     done = run("train_rpg.sh", *LAYERS, "--train.seed", 7, **environment)
     assert done.returncode == status, done.stderr
     head, submitted = cluster.log()
@@ -189,7 +190,7 @@ def slurm(cluster, tmp_path, **more) -> dict[str, object]:
 
 @pytest.mark.parametrize(("ending", "status"), [("SUCCEEDED", 0), ("FAILED", 1)])
 def test_slurm_starts_ray_on_every_node_and_ends_it(cluster, tmp_path, ending, status):
-    environment = slurm(cluster, tmp_path, FAKE_JOB=ending)
+    environment = slurm(cluster, tmp_path, FAKE_JOB=ending, http_proxy="http://127.0.0.1:9")
     done = run("train_slurm.sh", *LAYERS, "--train.seed", 7, **environment)
     assert done.returncode == status, done.stderr
     head, worker, submitted, *ends = cluster.log()
