@@ -85,6 +85,16 @@ def test_with_the_importance_weight(detached, estimator, divergence, setting):
     assert distance(term, divergence, **setting) < EXACT
 
 
+def test_k1_in_the_reward_is_exact_for_the_policy_that_sampled_alone():
+    """The penalty is a number by then, log π_old/π_ref; the importance weight goes on."""
+
+    def term(new, old, ref):
+        return (new - old).exp() * (old - ref)
+
+    assert distance(term, "rkl", on_policy=True) < EXACT
+    assert distance(term, "rkl") > 0.05
+
+
 def test_values_of_the_estimators_on_policy():
     """k1 and k3 have the right mean, k2 has not: the value says nothing about the gradient."""
     problem = oracle.categorical(0, oracle.REFERENCES[1])
