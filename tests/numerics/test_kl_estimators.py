@@ -1,4 +1,7 @@
-"""What the table of docs/mathematics.md says of KL terms as losses: which have which gradient, by enumeration."""
+"""What the documents say of KL terms as losses: which have which gradient, by enumeration."""
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,3 +107,13 @@ def test_values_of_the_estimators_on_policy():
     assert means["k1"] == pytest.approx(exact, rel=1e-5)
     assert means["k3"] == pytest.approx(exact, rel=1e-5)
     assert means["k2"] != pytest.approx(exact, rel=0.05)
+
+
+def test_the_documents_table_is_what_is_measured():
+    text = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+?) \| ([\d./ ]+) \| ([\d./ ]+) \| ([\d./ ]+) \|$", text.split("### Measured")[1], re.M)
+    assert [row[0] for row in rows] == list(terms.ROWS)
+    for name, *cells in rows:
+        for cell, setting in zip(cells, terms.SETTINGS.values(), strict=True):
+            measured = [terms.error(term, divergence, **setting) for term, divergence in terms.ROWS[name]]
+            assert [float(word) for word in cell.split(" / ")] == pytest.approx(measured, abs=0.0051), name
