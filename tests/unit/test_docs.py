@@ -123,6 +123,18 @@ def test_relative_links_exist(path):
     assert [link for link in targets if not (path.parent / link).exists()] == []
 
 
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives to a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=named)
+def test_anchors_exist(path):
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if link[1] not in anchors(path.parent / link[0] if link[0] else path)] == []
+
+
 def test_every_document_is_linked_from_the_readme():
     linked = {os.path.normpath(link) for link in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
     assert {named(path) for path in DOCS[1:]} <= linked
