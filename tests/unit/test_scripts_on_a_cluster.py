@@ -1,4 +1,4 @@
-"""The shell scripts with a cluster that is none: who is started, stopped and asked in which order, and the exit status."""
+"""The shell scripts with a cluster that is none: what is started, asked and ended in which order; exit status."""
 
 import os
 import signal
