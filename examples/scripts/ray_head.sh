@@ -3,7 +3,8 @@
 #   start_ray_head LOG GPUS CPUS     sets RAY_JOBS, the address for `ray job submit`, and does not wait for it
 #   await_ray_head LOG               until it answers; returns 1 if it did not come up
 #   stop_ray_head                    stops it and what it started; nothing if none was started
-export RAY_USAGE_STATS_ENABLED=0
+#   job_state ID                     of a job at RAY_JOBS: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; empty if it cannot be had
+export RAY_USAGE_STATS_ENABLED=0 no_proxy="127.0.0.1${no_proxy:+,$no_proxy}"
 RAY_HEAD='' RAY_TMP=''
 
 start_ray_head() {
@@ -29,4 +30,9 @@ stop_ray_head() {
   kill -TERM -- "-$RAY_HEAD" 2>/dev/null || true
   wait "$RAY_HEAD" 2>/dev/null || true
   RAY_HEAD='' && rm -rf "$RAY_TMP"
+}
+
+job_state() {
+  local state='import json, sys, urllib.request as r; print(json.load(r.urlopen(sys.argv[1], timeout=9))["status"])'
+  python -c "$state" "$RAY_JOBS/api/jobs/$1" 2>/dev/null || true
 }

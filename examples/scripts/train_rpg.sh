@@ -19,7 +19,6 @@ OUT=$(realpath -m "${OUT:-out/$(basename "$LAYER" .yaml)}") && export PYTHONPATH
 FINISHED='import pathlib, sys; from evaluation.checkpoints import finished; sys.exit(not finished(pathlib.Path(sys.argv[1])))'
 ! { [ -d "$OUT" ] && python -c "$FINISHED" "$OUT"; } || { echo "$OUT: finished before, skipped" && exit; }
 RUN=(python -m rpg_openrlhf.cli.train_rpg --config "$LAYERS" --ckpt.path "$OUT/checkpoints" --ckpt.output_dir "$OUT/model" --logger.run_dir "$OUT/logs")
-
 . "$ROOT/examples/scripts/ray_head.sh"
 stop() {
   trap '' INT TERM
@@ -31,4 +30,10 @@ mkdir -p "$OUT" && GPUS=${GPUS:-$({ nvidia-smi --list-gpus 2>/dev/null || true; 
 [ -n "${RAY_JOBS:-}" ] || { start_ray_head "$OUT/ray.log" "$GPUS" $((GPUS + 2 > $(nproc) ? GPUS + 2 : $(nproc))) && await_ray_head "$OUT/ray.log"; }
 ray job submit --address "$RAY_JOBS" --submission-id "$ID" -- env -C "$PWD" "${RUN[@]}" "$@" &
 SUBMIT=$! && { wait "$SUBMIT" || STATUS=$?; }
+# The log may end before the job does (ray-project/ray#60665), and a stopped job's status is 0: Ray is asked, five times if need be.
+for _ in 1 2 3 4 5; do
+  while STATE=$(job_state "$ID") && [ "${STATE/PENDING/RUNNING}" = RUNNING ]; do sleep 2; done
+  if [ -n "$STATE" ]; then break; else sleep 2; fi
+done
+case $STATE in SUCCEEDED) STATUS=0 ;; *) STATUS=$((STATUS > 0 ? STATUS : 1)) ;; esac
 SUBMIT='' && exit "$STATUS"

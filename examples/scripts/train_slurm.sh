@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Train on several nodes under Slurm: a Ray head on the first, workers on the others, then train_rpg.sh as a job there.
 #   sbatch --nodes 2 --gpus-per-node 8 train_slurm.sh CONFIG... [flags of the launcher]    e.g. base ... hardware/2x8xh100
-# Environment: OUT (as for train_rpg.sh), ROOT (this checkout, default: the folder sbatch was called in), PORT (6379),
-#   JOBS_PORT (8265). Checkout, Python environment, data and OUT must be under the same paths on every node.
-# Ray has no password: anyone who reaches these ports can run code. Use a network that is closed to others.
+# Environment: OUT (as for train_rpg.sh), ROOT (this checkout, default: the folder sbatch was called in), PORT (6379), JOBS_PORT
+#   (8265), IP (the first node's, default: the first of `hostname -I`). Checkout, Python environment, data and OUT must be under
+#   the same paths on every node. Ray has no password: anyone who reaches these ports can run code. Use a closed network.
 #SBATCH --job-name=rpg
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
@@ -14,18 +14,24 @@ case "${1:-}" in
   "" | -*) echo "train_slurm.sh: CONFIG must come first, not '${1:-}'; --help says more" >&2 && exit 2 ;;
 esac
 [ -n "${SLURM_JOB_NODELIST:-}" ] || { echo "train_slurm.sh: no Slurm job here: sbatch --nodes N --gpus-per-node G $0 ..." >&2 && exit 2; }
-ROOT=${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}} PORT=${PORT:-6379} JOBS_PORT=${JOBS_PORT:-8265} STATUS=0
+ROOT=${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}} PORT=${PORT:-6379} JOBS_PORT=${JOBS_PORT:-8265} STATUS=0 RUN='' RAYS=()
 [ -f "$ROOT/examples/scripts/train_rpg.sh" ] || { echo "ROOT=$ROOT: not the checkout; call sbatch there, or give ROOT" >&2 && exit 2; }
+export RAY_USAGE_STATS_ENABLED=0 PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} RAY_TMPDIR=/tmp # where it puts sockets: Slurm's TMPDIR is too long
+on() { exec srun --overlap --nodes 1 --ntasks 1 --nodelist "$@"; } # NODE COMMAND..., as a process that can be ended: with & or | only
+all_alive() { for RAY in "${RAYS[@]}"; do kill -0 "$RAY" 2>/dev/null || { echo "train_slurm.sh: Ray ended on a node; its output is above" >&2 && exit 1; }; done; }
+end() { # the job first, while there is a cluster to stop it on; then the srun steps, with which Ray ends
+  trap '' INT TERM
+  for PID in $RUN "${RAYS[@]}"; do kill "$PID" 2>/dev/null && { [ "$PID" != "$RUN" ] || wait "$PID"; } || true; done
+  wait
+}
+trap end EXIT && trap 'exit 143' TERM INT
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-IP=$(srun --nodes 1 --ntasks 1 --nodelist "${NODES[0]}" hostname -I | awk '{print $1}')
-export RAY_USAGE_STATS_ENABLED=0 PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT # the srun steps of this job: Ray ends with them
-trap 'exit 143' TERM INT
-srun --overlap --nodes 1 --ntasks 1 --nodelist "${NODES[0]}" ray start --head --block --node-ip-address "$IP" --port "$PORT" \
-  --dashboard-host "$IP" --dashboard-port "$JOBS_PORT" &
-until python -c "import urllib.request as r; r.urlopen('http://$IP:$JOBS_PORT/api/version', timeout=9)" 2>/dev/null; do sleep 1; done
-for NODE in "${NODES[@]:1}"; do srun --overlap --nodes 1 --ntasks 1 --nodelist "$NODE" ray start --block --address "$IP:$PORT" & done
-WANTED=${#NODES[@]}
-until [ "$(python -c "import ray; ray.init('$IP:$PORT', logging_level=40, log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))")" -ge "$WANTED" ]; do sleep 2; done
-RAY_JOBS=http://$IP:$JOBS_PORT "$ROOT/examples/scripts/train_rpg.sh" "$@" & wait $! || STATUS=$?
-exit "$STATUS"
+IP=${IP:-$(on "${NODES[0]}" hostname -I | awk '{print $1}')} && export no_proxy="$IP${no_proxy:+,$no_proxy}"
+on "${NODES[0]}" ray start --head --block --node-ip-address "$IP" --port "$PORT" --dashboard-host "$IP" --dashboard-port "$JOBS_PORT" & RAYS+=($!)
+until python -c "import urllib.request as r; r.urlopen('http://$IP:$JOBS_PORT/api/version', timeout=9)" 2>/dev/null; do all_alive && sleep 1; done
+for NODE in "${NODES[@]:1}"; do on "$NODE" ray start --block --address "$IP:$PORT" & RAYS+=($!); done
+ALIVE="import ray; ray.init('$IP:$PORT', logging_level=40, log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+until [ "$(python -c "$ALIVE" || echo 0)" -ge "${#NODES[@]}" ]; do all_alive && sleep 2; done
+RAY_JOBS=http://$IP:$JOBS_PORT "$ROOT/examples/scripts/train_rpg.sh" "$@" & RUN=$!
+wait "$RUN" || STATUS=$?
+RUN='' && exit "$STATUS"

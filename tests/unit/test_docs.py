@@ -21,6 +21,7 @@ COMMAND = "python -m rpg_openrlhf.cli.train_rpg"
 BASH = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(rf"^    {re.escape(COMMAND)}(?:.*\\\n)*.*", re.MULTILINE)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -122,6 +123,18 @@ def test_relative_links_exist(path):
     assert [link for link in targets if not (path.parent / link).exists()] == []
 
 
+def anchors(path: Path) -> set[str]:
+    """The names that GitHub gives to a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=named)
+def test_anchors_exist(path):
+    links = re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if link[1] not in anchors(path.parent / link[0] if link[0] else path)] == []
+
+
 def test_every_document_is_linked_from_the_readme():
     linked = {os.path.normpath(link) for link in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
     assert {named(path) for path in DOCS[1:]} <= linked
@@ -136,6 +149,24 @@ def test_the_oracles_table_is_whole():
     errors = [float(cell) for row in rows[2:] for cell in row[2:] if cell != "n/a"]
     assert len(errors) * 4 == 160, "each is the worst of four β"
     assert max(errors) < 1e-9
+
+
+@pytest.mark.parametrize("path", DOCS, ids=named)
+def test_tests_named_in_documents_exist(path):
+    for file, name in TEST.findall(path.read_text(encoding="utf-8")):
+        assert (ROOT / file).exists(), file
+        if name:
+            defined = re.findall(r"^def (\w+)\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert name in defined, f"{file} has no {name}"
+
+
+def test_every_difference_names_its_test():
+    """What differs from paper, release and OpenRLHF: the last cell of each row is a test, or says the row above's."""
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    section = text.split("## What differs")[1].split("### Measured")[0]
+    rows = [line.strip("| ").rsplit(" | ", 1)[1] for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    assert [cell for cell in rows if cell not in ("test", "the same") and not TEST.search(cell)] == []
 
 
 def test_the_layers_table_is_whole():
