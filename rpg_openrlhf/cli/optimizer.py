@@ -1,4 +1,4 @@
-"""Schedule-Free AdamW on the command line: what it goes with, and what it makes of upstream's learning-rate flags."""
+"""Optimizers on the command line: what Schedule-Free AdamW goes with and makes of other flags; a limit of Muon."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 from types import SimpleNamespace
 from typing import Any
 
+from rpg_openrlhf.cli import layout
 from rpg_openrlhf.config import Refusal
 
 SCHEDULE_FREE = "schedulefree"
@@ -25,7 +26,9 @@ def fill_default(v: dict[str, Any], explicit: set[str]) -> None:
 
 
 def check(v: dict[str, Any]) -> None:
-    """Refuse what cannot work, or would not act, with `--actor.optim schedulefree`; a missing package first."""
+    """Refuse what cannot work, or would not act, with the chosen optimizer; a missing package first."""
+    if v["actor.optim"] == "muon":
+        _check_muon(v)
     if v["actor.optim"] != SCHEDULE_FREE:
         return
     if importlib.util.find_spec(SCHEDULE_FREE) is None:
@@ -49,6 +52,16 @@ def check(v: dict[str, Any]) -> None:
                 f"--actor.adam.betas {' '.join(map(str, v['actor.adam.betas']))}: with --actor.optim schedulefree "
                 "both must lie between 0 and 1, as the first one mixes the average into the training weights"
             )
+
+
+def _check_muon(v: dict[str, Any]) -> None:
+    """DeepSpeed 0.19.6 orthogonalizes each micro-batch's gradient under ZeRO-3, not their sum (its issue 8443)."""
+    at_once = v["train.micro_batch_size"] * layout.data_parallel_ranks(v)
+    if v["ds.zero_stage"] == 3 and (v["train.dynamic_batch_enable"] or at_once < v["train.batch_size"]):
+        raise Refusal(
+            "--actor.optim muon: under --ds.zero_stage 3 DeepSpeed 0.19.6 is wrong for steps of several micro-batches; "
+            "use --ds.zero_stage 2"
+        )
 
 
 def settle(args: SimpleNamespace) -> None:

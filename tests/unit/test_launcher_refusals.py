@@ -43,6 +43,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
         ({"algo.kl.init_coef": "0.1"}, "--algo.kl.init_coef 0.1: RPG's KL is in its loss"),
         ({"algo.kl.use_loss": ""}, "--algo.kl.use_loss True: RPG's KL is in its loss"),
+        ({"train.max_rollouts": "0"}, "--train.max_rollouts 0: must be at least 1"),
         ({"critic.model_name_or_path": "x"}, "--critic.model_name_or_path x: RPG has no critic"),
         ({**BASELINE, "rpg.beta": "1e-4"}, "--rpg.beta 0.0001: has no effect with --algo.objective openrlhf"),
         ({**BASELINE, "ref.refresh": "rollout"}, "--ref.refresh rollout: has no effect"),
@@ -67,6 +68,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({**SCHEDULE_FREE, "ds.adam_offload": ""}, "--ds.adam_offload: not with --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "train.enable_ema": ""}, "--train.enable_ema: not with --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "actor.adam.betas": "0 0.9"}, "--actor.adam.betas 0.0 0.9: with --actor.optim"),
+        ({"actor.optim": "muon", "ds.zero_stage": "3"}, "--actor.optim muon: under --ds.zero_stage 3"),
         # what cannot reach the engines
         ({"ds.lora.rank": "8"}, "--ds.lora.rank 8: cannot be trained with vLLM rollouts: .*; leave it out"),
         ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: cannot be trained with vLLM rollouts"),
