@@ -33,6 +33,7 @@ def test_the_good_case_is_launched(good, tmp_path, capsys):
 
 
 SCHEDULE_FREE = {"actor.optim": "schedulefree"}
+MUON_3 = {"actor.optim": "muon", "ds.zero_stage": "3"}
 BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_norm"}
 
 
@@ -68,7 +69,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({**SCHEDULE_FREE, "ds.adam_offload": ""}, "--ds.adam_offload: not with --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "train.enable_ema": ""}, "--train.enable_ema: not with --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "actor.adam.betas": "0 0.9"}, "--actor.adam.betas 0.0 0.9: with --actor.optim"),
-        ({"actor.optim": "muon", "ds.zero_stage": "3"}, "--actor.optim muon: under --ds.zero_stage 3"),
+        ({**MUON_3, "train.micro_batch_size": "16"}, "--actor.optim muon: under --ds.zero_stage 3"),
         # what cannot reach the engines
         ({"ds.lora.rank": "8"}, "--ds.lora.rank 8: cannot be trained with vLLM rollouts: .*; leave it out"),
         ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: cannot be trained with vLLM rollouts"),
