@@ -59,8 +59,8 @@ def _check_muon(v: dict[str, Any]) -> None:
     at_once = v["train.micro_batch_size"] * layout.data_parallel_ranks(v)
     if v["ds.zero_stage"] == 3 and (v["train.dynamic_batch_enable"] or at_once < v["train.batch_size"]):
         raise Refusal(
-            "--actor.optim muon: under --ds.zero_stage 3 DeepSpeed 0.19.6 is wrong for steps of several micro-batches; use "
-            "--ds.zero_stage 2"
+            "--actor.optim muon: under --ds.zero_stage 3 DeepSpeed is wrong for steps of several micro-batches; "
+            "use --ds.zero_stage 2"
         )
 
 
