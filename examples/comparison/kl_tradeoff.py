@@ -58,7 +58,7 @@ def measure(
     forward = (logs[0].exp() * (logs[0] - logs[1])).sum(-1) * counted
     backward = (logs[1].exp() * (logs[1] - logs[0])).sum(-1) * counted
     texts = tokenizer.batch_decode(reply, skip_special_tokens=True)
-    right = statistics.mean(grade(text, row["answer"]).correct for text, row in zip(texts, rows, strict=True))
+    right = statistics.mean(grade(text, row["answer"]).is_correct for text, row in zip(texts, rows, strict=True))
     kl, length = (forward.sum() / counted.sum()).item(), counted.sum(-1).mean().item()
     reward = 2 * right - 1
     return {
