@@ -28,7 +28,7 @@ def build(places: Sequence[Path], output: Path, title: str, start_folder: Path |
     start = _start(start_folder)
     main = methods.last_best(found)
     names = benchmarks_of(run for method in found for series in method.runs.values() for run in series.runs)
-    paired = {name: methods.pairs(found, name) for name in names}
+    paired = {name: methods.pairs(found, name) for name in (*names, methods.REWARD)}
     tables = [main, *(methods.pair_table(pairs, name) for name, pairs in paired.items() if pairs)]
     output.mkdir(parents=True, exist_ok=True)
     write_pngs(six_panels(found, start), output)
@@ -37,9 +37,11 @@ def build(places: Sequence[Path], output: Path, title: str, start_folder: Path |
             (output / "tables").mkdir(exist_ok=True)
             write_text(output / "tables" / f"{table.name}.{suffix}", form(table))
     parts = [f"# {markdown(title)}", _size(found, start, names)]
+    for name, pairs in paired.items():
+        if pairs:
+            parts.append(f"{markdown(name).capitalize()}, from the highest down: {reading.ranking(found, name)}.")
+            parts.append("\n".join(f"- {markdown(line)}" for line in reading.differences(pairs, name)))
     for name in names:
-        parts.append(f"From the highest to the lowest: {markdown(reading.ranking(found, name))}.")
-        parts.append("\n".join(f"- {markdown(line)}" for line in reading.differences(paired[name], name)))
         began = start.benchmarks[name]["mean"]["value"] if start and name in start.benchmarks else None
         parts.append("\n".join(f"- {markdown(line)}" for line in reading.broken(found, name, began)))
     parts += ["![Curves over seeds](methods.png)", *(to_markdown(table).strip() for table in tables)]

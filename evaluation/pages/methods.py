@@ -1,10 +1,13 @@
 """The series of a comparison sorted by method and seed, and the tables over them: Last and Best, and every pair."""
 
+import math
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from evaluation.pages import training_log
 from evaluation.pages.folders import Series
 from evaluation.pages.series_tables import choose_of
 from evaluation.pages.tables import NOTHING, Cell, Column, Table, benchmarks_of, title_of
@@ -12,6 +15,8 @@ from evaluation.scores import seeds
 from evaluation.scores.seeds import Difference, Mean
 from evaluation.scores.selection import Selection
 
+REWARD = "training reward"  # beside the benchmarks: the mean over all rollouts of a run, so that speed counts
+SAMPLED_BY_REWARD = "dynamic_filtering_pass_rate"  # logged where groups are dropped by their reward
 LABEL = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
 
 
@@ -29,7 +34,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Pair:
-    """`first` minus `second` at the last checkpoint; `holm` corrects p for the number of pairs."""
+    """`first` minus `second`; `holm` corrects p for the number of pairs."""
 
     first: str
     second: str
@@ -64,11 +69,28 @@ def last_of(method: Method, benchmark: str) -> dict[int, float]:
     return {seed: one.last.value for seed, one in selections(method, benchmark).items()}
 
 
+def rewards_of(method: Method) -> dict[int, float]:
+    """The mean reward over all rollouts of every run that logged it, save under dynamic sampling.
+
+    There it is the reward of the groups that were kept, which are kept by their reward.
+    """
+    found = {}
+    for seed, series in method.runs.items():
+        path = series.training_log
+        if path is not None and path.is_file():
+            rows = training_log.read(path)
+            values = training_log.curve(rows, "reward")[1]
+            if values and not any(SAMPLED_BY_REWARD in row for row in rows) and all(map(math.isfinite, values)):
+                found[seed] = statistics.mean(values)
+    return found
+
+
 def last_best(methods: Sequence[Method]) -> Table:
     """The paper's table, over seeds: brackets are 95 % for the mean of the method's runs."""
     names = benchmarks_of(run for method in methods for series in method.runs.values() for run in series.runs)
     heads = ("Last", "Best", "Best, corrected")
     columns = [Column(title_of(name), head, "share", ranked=True) for name in names for head in heads]
+    columns.append(Column("", REWARD, "share", ranked=True))
     rows = []
     for method in methods:
         cells: list[Cell] = []
@@ -79,10 +101,12 @@ def last_best(methods: Sequence[Method]) -> Table:
                 _mean_cell({seed: of.best.value for seed, of in found.items()}),
                 _mean_cell({seed: of.corrected for seed, of in found.items() if of.corrected is not None}),
             ]
+        cells.append(_mean_cell(rewards_of(method)))
         rows.append(((method.name, str(len(method.runs))), tuple(cells)))
     caption = (
         "Mean over runs of the score at the last checkpoint and at the best one; brackets: Student's 95 % over runs. "
-        "Best is picked on the test itself; corrected: picked on half of the samples and scored on the other."
+        "Best is picked on the test itself; corrected: picked on half of the samples and scored on the other. "
+        "Training reward: mean over all rollouts, so that speed counts; none where groups are kept by their reward."
     )
     return Table("last_best", caption, tuple(columns), tuple(rows), ("method", "runs"))
 
@@ -94,19 +118,19 @@ def _mean_cell(scores: dict[int, float]) -> Cell:
     return Cell(found.value, found.low, found.high)
 
 
-def pairs(methods: Sequence[Method], benchmark: str) -> list[Pair]:
-    """Every two methods that share a seed, in the order of methods."""
+def pairs(methods: Sequence[Method], measure: str) -> list[Pair]:
+    """Every two methods that share a seed, in the order of methods; `measure` is a benchmark's name, or REWARD."""
+    found = {method.name: rewards_of(method) if measure == REWARD else last_of(method, measure) for method in methods}
     named = []
-    for first, second in combinations(methods, 2):
-        scores = last_of(first, benchmark), last_of(second, benchmark)
-        if scores[0].keys() & scores[1].keys():
-            named.append((first.name, second.name, seeds.difference(*scores)))
-    corrected = seeds.holm([found.p for _, _, found in named])
+    for first, second in combinations(found, 2):
+        if found[first].keys() & found[second].keys():
+            named.append((first, second, seeds.difference(found[first], found[second])))
+    corrected = seeds.holm([difference.p for _, _, difference in named])
     return [Pair(*row, p) for row, p in zip(named, corrected, strict=True)]
 
 
-def pair_table(found: Sequence[Pair], benchmark: str) -> Table:
-    """Differences at the last checkpoint."""
+def pair_table(found: Sequence[Pair], measure: str) -> Table:
+    """The differences of all pairs."""
     columns = (Column("", "difference", "difference"), Column("", "p", "p"), Column("", "Holm's p", "p"))
     columns += (Column("", "seeds", "count"),)
     rows = []
@@ -114,8 +138,9 @@ def pair_table(found: Sequence[Pair], benchmark: str) -> Table:
         of = pair.found
         cells = (Cell(of.value, of.low, of.high), Cell(of.p), Cell(pair.holm), Cell(of.seeds))
         rows.append(((pair.first, pair.second), cells))
+    what = "Training reward, mean over rollouts" if measure == REWARD else f"{title_of(measure)}, last checkpoint"
     caption = (
-        f"{title_of(benchmark)}, last checkpoint: first minus second, paired by seed; Student's 95 % and two-sided p; "
+        f"{what}: first minus second, paired by seed; Student's 95 % and two-sided p; "
         f"Holm's p corrects for {len(found)} pairs."
     )
-    return Table(f"pairs_{benchmark}", caption, columns, tuple(rows), ("first", "second"))
+    return Table(f"pairs_{measure.replace(' ', '_')}", caption, columns, tuple(rows), ("first", "second"))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from evaluation.pages.methods import Method, Pair, last_of, selections
+from evaluation.pages.methods import REWARD, Method, Pair, last_of, rewards_of, selections
 from evaluation.pages.tables import title_of
 from evaluation.scores.seeds import Difference, mean_of
 
@@ -10,9 +10,10 @@ LEVEL = 0.05
 BROKEN = 0.5  # a run has broken when it ends below this share of its own best, or below where it began
 
 
-def differences(found: Sequence[Pair], benchmark: str) -> list[str]:
+def differences(found: Sequence[Pair], measure: str) -> list[str]:
     """Which pairs differ after Holm's correction, and how large a difference the others leave open."""
-    title = title_of(benchmark)
+    title = title_of(measure)
+    verb, where = ("is", "over the run") if measure == REWARD else ("ends", "at the last checkpoint")
     differ = [pair for pair in found if pair.holm is not None and pair.holm < LEVEL]
     open_ = [pair for pair in found if pair not in differ and pair.found.low is not None]
     lines = []
@@ -21,9 +22,9 @@ def differences(found: Sequence[Pair], benchmark: str) -> list[str]:
         higher, lower, gap = (
             (pair.first, pair.second, of.value) if of.value > 0 else (pair.second, pair.first, -of.value)
         )
-        lines.append(f"{title}: {higher} ends {gap:.3f} above {lower} ({_interval(of)}, Holm's p {pair.holm:.3f}).")
+        lines.append(f"{title}: {higher} {verb} {gap:.3f} above {lower} ({_interval(of)}, Holm's p {pair.holm:.3f}).")
     if not differ:
-        lines.append(f"{title}: after correction for {len(found)} pairs no two methods differ at the last checkpoint.")
+        lines.append(f"{title}: after correction for {len(found)} pairs no two methods differ {where}.")
     if open_:
         widest = max(open_, key=lambda pair: max(abs(pair.found.low or 0), abs(pair.found.high or 0)))
         reach = max(abs(widest.found.low or 0), abs(widest.found.high or 0))
@@ -43,9 +44,10 @@ def _interval(of: Difference) -> str:
     return f"95 %: {low:.3f} to {high:.3f}"
 
 
-def ranking(methods: Sequence[Method], benchmark: str) -> str:
-    """The methods from the highest mean at the last checkpoint down, with how much their runs spread."""
-    means = {method.name: mean_of(last_of(method, benchmark)) for method in methods if last_of(method, benchmark)}
+def ranking(methods: Sequence[Method], measure: str) -> str:
+    """The methods from the highest mean down."""
+    scores = {m.name: rewards_of(m) if measure == REWARD else last_of(m, measure) for m in methods}
+    means = {name: mean_of(found) for name, found in scores.items() if found}
     order = sorted(means, key=lambda name: -means[name].value)
     return ", ".join(f"{name} {means[name].value:.3f}" for name in order)
 

@@ -48,10 +48,23 @@ def test_the_table_has_the_mean_of_the_last_checkpoints(compared):
 def test_the_page_says_what_differs(compared):
     text = (compared / "out" / "methods.md").read_text()
     assert "2 methods, 3 runs of each, evaluated after 4, 8 rollouts." in text
-    assert "From the highest to the lowest: RPG-REINFORCE-URKL" in text
+    assert "Sums, from the highest down: RPG-REINFORCE-URKL" in text
     assert "RPG-REINFORCE-URKL ends" in text
     assert "above GRPO" in text
+    assert "Training reward, from the highest down: " in text
     assert (compared / "out" / "methods.png").stat().st_size > 20_000
+
+
+def test_a_reward_is_not_compared_where_groups_are_kept_by_it(tmp_path):
+    for seed in (1, 2):
+        fabricated.write_series(tmp_path / f"dapo-seed{seed}", f"dapo-seed{seed}", (4,), benchmarks=SUMS, n=2)
+    log = tmp_path / "dapo-seed2" / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()[:-1]]
+    log.write_text("".join(json.dumps(row | {"dynamic_filtering_pass_rate": 90.0}) + "\n" for row in rows))
+    (method,) = methods.by_method(folders.find([tmp_path]).series)
+    assert method.name == "DAPO"
+    assert methods.rewards_of(method).keys() == {1}
+    assert methods.rewards_of(method)[1] == pytest.approx(0.125, abs=0.2)
 
 
 def pair(first, second, value, low, high, p):
