@@ -1,17 +1,39 @@
-"""What a run is called in W&B and TensorBoard, where the user does not say: by its layers, which are its settings."""
+"""What a run is called in W&B and TensorBoard, where the user does not say: by its layers, which are its settings.
+
+And whether W&B would take the run at all.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rpg_openrlhf import config
+from rpg_openrlhf.config import Refusal
 
 METHOD = ("algo.objective", "algo.advantage.estimator", "rpg.divergence", "rpg.gradient_estimator")
+MODES, SHORTEST_KEY = ("online", "offline", "disabled"), 40
 LONGEST = {"group": 128, "tag": 64}  # characters that W&B takes
 # These decide where a run computes and what every run shares, not what it is compared with.
 NO_DIFFERENCE = ("base", "hardware")
+
+
+def check_wandb(v: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
+    """W&B itself refuses a mode or a key when the engines have started; the key is not repeated."""
+    mode, key = environ.get("WANDB_MODE") or "online", v["logger.wandb.key"]
+    if not key:
+        return
+    if mode not in MODES:
+        raise Refusal(f"--logger.wandb.key: WANDB_MODE={mode} is none of {', '.join(MODES)}")
+    netrc = Path(environ.get("NETRC") or "~/.netrc").expanduser()  # where `wandb login` leaves one
+    if mode == "online" and len(key) < SHORTEST_KEY and not (environ.get("WANDB_API_KEY") or netrc.exists()):
+        raise Refusal(
+            f"--logger.wandb.key: has {len(key)} characters, and W&B's keys have {SHORTEST_KEY} or more; give a whole "
+            "one, or set WANDB_MODE to offline or disabled"
+        )
 
 
 def fill_defaults(v: dict[str, Any], explicit: set[str], layers: tuple[str, ...]) -> None:

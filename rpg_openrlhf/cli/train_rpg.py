@@ -83,6 +83,7 @@ def _check(
     v = parsed.values
     checks.check_flags(parsed, platform)
     eval_sets.check_flags(v, parsed.explicit)
+    run_names.check_wandb(v)
     architecture = files.check_models(v, parsed.dry_run)
     files.check_has_chat_template(v)
     files.check_reward(v)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rpg_openrlhf.cli import flags, settle, train_rpg
+from rpg_openrlhf.cli import flags, run_names, settle, train_rpg
+from rpg_openrlhf.config import Refusal
 from tests.unit.launcher_case import argv, good_flags
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -53,9 +54,36 @@ def test_a_given_name_is_kept():
     assert parsed.values["logger.wandb.run_name"] == "mine"
 
 
+@pytest.mark.parametrize(
+    ("key", "environ", "says"),
+    [
+        (None, {"WANDB_MODE": "nonsense"}, None),
+        ("word", {}, "has 4 characters, and W&B's keys have 40 or more"),
+        ("word", {"WANDB_MODE": "online"}, "has 4 characters"),
+        ("word", {"WANDB_MODE": "offline"}, None),
+        ("word", {"WANDB_MODE": "disabled"}, None),
+        ("word", {"WANDB_API_KEY": "x" * 40}, None),
+        ("x" * 40, {}, None),
+        ("x" * 40, {"WANDB_MODE": "off"}, "WANDB_MODE=off is none of online, offline, disabled"),
+    ],
+)
+def test_what_wandb_would_refuse_after_the_start(tmp_path, key, environ, says):
+    """Also no netrc: NETRC names a file that is not there."""
+    environ = {"NETRC": str(tmp_path / "netrc"), **environ}
+    if says is None:
+        return run_names.check_wandb({"logger.wandb.key": key}, environ)
+    with pytest.raises(Refusal) as refused:
+        run_names.check_wandb({"logger.wandb.key": key}, environ)
+    assert says in str(refused.value)
+    assert key not in str(refused.value)
+    (tmp_path / "netrc").touch()
+    assert "keys have" not in says or run_names.check_wandb({"logger.wandb.key": key}, environ) is None
+
+
 def test_what_wandb_is_given(tmp_path, monkeypatch):
     """A tag a layer; the configuration is that of config.yaml, and the key is in neither."""
     monkeypatch.chdir(CONFIGS.parent)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     (tmp_path / "over.yaml").write_text("rpg: {beta: 0.25}\n")
     launched = []
     words = [*layers("algorithm/rpg_reinforce_urkl"), "--config", str(tmp_path / "over.yaml")]
