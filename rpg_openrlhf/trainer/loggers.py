@@ -12,12 +12,10 @@ STEP = "step"  # rollouts trained on
 SAMPLE = "generated_samples"  # a text and its reward, which no table of numbers has
 
 
-def build(args: SimpleNamespace) -> dict[str, "WandbLog | TensorboardLog | None"]:
-    """Upstream's names for the two -> those that the flags ask for."""
-    return {
-        "wandb_logger": WandbLog(args) if args.logger.wandb.key else None,
-        "tensorboard_logger": TensorboardLog(args) if args.logger.tensorboard_dir else None,
-    }
+def build(args: SimpleNamespace) -> "tuple[WandbLog | None, TensorboardLog | None]":
+    """Those of the two that the flags ask for."""
+    chosen = args.logger
+    return WandbLog(args) if chosen.wandb.key else None, TensorboardLog(args) if chosen.tensorboard_dir else None
 
 
 class WandbLog:

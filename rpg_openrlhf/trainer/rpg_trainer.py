@@ -19,13 +19,13 @@ from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator
 
 
 class RPGTrainer(PPOTrainer.__ray_actor_class__):
-    """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in reporting steps."""
+    """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in what it logs."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         torch.manual_seed(strategy.args.train.seed)
         with without_loggers(strategy.args.logger):  # upstream builds its own while it is built
             super().__init__(pretrain, strategy, *args, **kwargs)
-        vars(self).update(loggers.build(strategy.args))
+        self.wandb_logger, self.tensorboard_logger = loggers.build(strategy.args)
         self.samples_generator = RPGSamplesGenerator(
             strategy, self.prompts_dataloader, self.eval_dataloader, self.tokenizer, self.vllm_engines
         )

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rpg_openrlhf.trainer.evaluation import graded, metrics
 
@@ -61,3 +63,26 @@ def test_an_agents_own_prompts_are_nobodys():
 
 def test_labels_may_be_numbers():
     assert metrics(loader(("a", "p", 7)), [answer("p", label=7)], 1)["eval/a/mean@1"] == pytest.approx(1)
+
+
+benchmarks = st.dictionaries(
+    st.sampled_from("abc"),
+    st.lists(st.lists(st.booleans(), min_size=2, max_size=2), min_size=1, max_size=5),
+    min_size=1,
+)
+
+
+@given(benchmarks, st.randoms())
+def test_the_order_of_answers_decides_nothing(found, random):
+    """Prompts are finished in any order, the samples of one together."""
+    asked = [(name, f"{name}{place}", "1") for name, groups in found.items() for place in range(len(groups))]
+    groups = [
+        [answer(f"{name}{place}", float(right)) for right in group]
+        for name, grades in found.items()
+        for place, group in enumerate(grades)
+    ]
+    straight = metrics(loader(*asked), [sample for group in groups for sample in group], 2)
+    random.shuffle(groups)
+    assert metrics(loader(*asked), [sample for group in groups for sample in group], 2) == pytest.approx(straight)
+    for name, grades in found.items():
+        assert straight[f"eval/{name}/mean@2"] == pytest.approx(sum(map(sum, grades)) / (2 * len(grades)))
