@@ -73,8 +73,9 @@ def read(v: dict[str, Any], training: list[data.Source]) -> EvalSets | None:
                 )
             owner[benchmark] = name
         rows += found
-    sets = EvalSets(_alike(rows, v), dict(Counter(row["datasource"] for row in rows)), worded)
-    _check_cut(v, sets)
+    _check_cut(v, rows)
+    rows = _alike(rows[: v["data.max_samples"]], v)
+    sets = EvalSets(rows, dict(Counter(row["datasource"] for row in rows)), worded)
     _check_best(v, sets)
     return sets
 
@@ -153,11 +154,11 @@ def _turns(prompt: str | list[Any]) -> list[Any]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _check_cut(v: dict[str, Any], sets: EvalSets) -> None:
-    if len(sets.rows) > v["data.max_samples"] and len(sets.sizes) > 1:
+def _check_cut(v: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    if len(rows) > v["data.max_samples"] and len({row["datasource"] for row in rows}) > 1:
         raise Refusal(
             f"--data.max_samples {v['data.max_samples']}: upstream cuts the evaluation by it too, to the first of its "
-            f"{len(sets.rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+            f"{len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
         )
 
 

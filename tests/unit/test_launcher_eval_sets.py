@@ -138,4 +138,4 @@ def test_two_sets_of_one_name_and_a_cut_that_would_lose_one(good, tmp_path, caps
     cut = {"data.max_samples": "32", "train.batch_size": "64"}
     said = refused(good | cut | {"eval.dataset": f"{first},{third}"}, capsys)
     assert "--data.max_samples 32: upstream cuts the evaluation by it too" in said
-    run(good | cut | {"eval.dataset": str(third)})
+    assert len(run(good | cut | {"eval.dataset": str(third)})[1]) == 32
