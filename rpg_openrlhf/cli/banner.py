@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,10 +35,12 @@ def rollouts(args: SimpleNamespace, prompts: int) -> int:
     return min(found, args.train.max_rollouts or found)
 
 
-def banner(args: SimpleNamespace, prompts: int | None, notes: list[str]) -> str:
+def banner(
+    args: SimpleNamespace, prompts: int | None, notes: list[str], evaluation: Sequence[tuple[str, str]] = ()
+) -> str:
     """The whole block. `prompts` is the length of an episode, None where the data set does not tell it beforehand."""
     facts = _rpg_facts(args) if args.algo.objective == "rpg" else _baseline_facts(args)
-    facts += _run_facts(args, prompts)
+    facts += [*_run_facts(args, prompts), *evaluation]
     width = max(len(name) for name, _ in facts)
     lines = [f"  {name:<{width}}  {value}" for name, value in facts] + [f"  note: {note}" for note in notes]
     rule = "-" * 100

@@ -28,13 +28,13 @@ class Source(NamedTuple):
 
 
 def check_data(v: dict[str, Any]) -> list[Source]:
-    """The training set's sources; the evaluation set is checked and forgotten."""
+    """The training set's sources. What it is evaluated on is read whole, in eval_sets.py."""
     if not v["data.prompt_dataset"]:
         raise Refusal(
             "--data.prompt_dataset is missing: give a file (json, jsonl, csv, parquet, arrow), a folder or a hub id"
         )
     _check_template(v)
-    sources = _check_set("data.prompt_dataset", "data.prompt_split", v)
+    sources = check_set("data.prompt_dataset", "data.prompt_split", v)
     probabilities = v["data.prompt_probs"]
     if probabilities is not None:
         try:
@@ -51,8 +51,6 @@ def check_data(v: dict[str, Any]) -> list[Source]:
             f"--rollout.batch_size {v['rollout.batch_size']}: the data set has only {prompts} prompts, less than one "
             "rollout; lower it"
         )
-    if v["eval.dataset"]:
-        _check_set("eval.dataset", "eval.split", v)
     return sources
 
 
@@ -75,57 +73,67 @@ def _check_template(v: dict[str, Any]) -> None:
         ) from None
 
 
-def _check_set(flag: str, split_flag: str, v: dict[str, Any]) -> list[Source]:
+def check_set(flag: str, split_flag: str, v: dict[str, Any]) -> list[Source]:
+    """The sets of a comma-separated list, their first rows checked."""
     sources = []
     for part in v[flag].split(","):
         name, _, folder = (word.strip() for word in part.partition("@"))
         if v["use_ms"] and not Path(name).exists():  # ModelScope's hub is upstream's to ask
             sources.append(Source(name, None, []))
             continue
-        source = _open(flag, name, folder or None, split_flag, v)
-        if not source.first_rows:
-            raise Refusal(f"--{flag} {name}: holds no rows")
+        source = open_source(flag, name, folder or None, split_flag, v)
         for number, row in enumerate(source.first_rows, 1):
-            _check_row(flag, name, number, row, v)
+            check_row(flag, name, number, row, v)
         sources.append(source)
     return sources
 
 
-def _open(flag: str, name: str, folder: str | None, split_flag: str, v: dict[str, Any]) -> Source:
+def open_source(
+    flag: str, name: str, folder: str | None, split_flag: str, v: dict[str, Any], first: int = FIRST_ROWS
+) -> Source:
+    """The set that `name` means, with its first rows. A Refusal where it cannot be read, or holds none."""
+    source = _open(flag, name, folder, split_flag, v, first)
+    if not source.first_rows:
+        raise Refusal(f"--{flag} {name}: holds no rows")
+    return source
+
+
+def _open(flag: str, name: str, folder: str | None, split_flag: str, v: dict[str, Any], first: int) -> Source:
     path, kind = Path(name), Path(name).suffix
     if kind == ".py" or (path.is_dir() and (path / f"{path.name}.py").exists()):
         if not v["trust_remote_code"]:
             raise Refusal(
                 f"--{flag} {name}: is loaded by a Python script of its own; read it, then give --trust_remote_code"
             )
-        return _from_library(flag, name, folder, split_flag, v)
+        return _from_library(flag, name, folder, split_flag, v, first)
     if kind in FILE_KINDS:
         if not path.is_file():
             raise Refusal(f"--{flag} {name}: no such file")
         if v[split_flag] != "train":
             raise Refusal(f"--{split_flag} {v[split_flag]}: a single file has only the split train")
-        return _from_file(flag, name, kind)
+        return _from_file(flag, name, kind, first)
     if not path.is_dir() and (path.exists() or looks_like_path(name)):
         raise Refusal(f"--{flag} {name}: no such folder, nor a file of a known kind ({', '.join(FILE_KINDS)})")
-    return _from_library(flag, name, folder, split_flag, v)
+    return _from_library(flag, name, folder, split_flag, v, first)
 
 
-def _from_file(flag: str, name: str, kind: str) -> Source:
+def _from_file(flag: str, name: str, kind: str, first: int) -> Source:
     try:
         if kind == ".parquet":
             import pyarrow.parquet
 
             file = pyarrow.parquet.ParquetFile(name)
-            batch = next(file.iter_batches(batch_size=FIRST_ROWS), None)
-            return Source(name, file.metadata.num_rows, batch.to_pylist() if batch else [])
+            batches = file.iter_batches(batch_size=min(first, FIRST_ROWS))
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            return Source(name, file.metadata.num_rows, list(itertools.islice(rows, first)))
         if kind == ".arrow":
             from datasets import Dataset
 
             table = Dataset.from_file(name)
-            return Source(name, len(table), list(itertools.islice(table, FIRST_ROWS)))
-        rows = _csv_rows(name) if kind == ".csv" else _json_rows(flag, name)
-        first = list(itertools.islice(rows, FIRST_ROWS))
-        return Source(name, len(first) + (_count_rest(rows)), first)
+            return Source(name, len(table), list(itertools.islice(table, first)))
+        rows = _csv_rows(name) if kind == ".csv" else _json_rows(flag, name, first)
+        read = list(itertools.islice(rows, first))
+        return Source(name, len(read) + (_count_rest(rows)), read)
     except Refusal:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
@@ -141,7 +149,7 @@ def _csv_rows(name: str) -> Iterator[dict[str, Any]]:
         yield from csv.DictReader(file)
 
 
-def _json_rows(flag: str, name: str) -> Iterator[dict[str, Any]]:
+def _json_rows(flag: str, name: str, first: int) -> Iterator[dict[str, Any]]:
     """A JSON array, or one object a line: the first rows parsed, the others only counted."""
     with open(name, encoding="utf-8") as file:
         if file.read(64).lstrip().startswith("["):
@@ -154,7 +162,7 @@ def _json_rows(flag: str, name: str) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             seen += 1
-            if seen > FIRST_ROWS:
+            if seen > first:
                 yield {}
                 continue
             try:
@@ -163,7 +171,7 @@ def _json_rows(flag: str, name: str) -> Iterator[dict[str, Any]]:
                 raise Refusal(f"--{flag} {name}: line {number} is not JSON: {error}") from None
 
 
-def _from_library(flag: str, name: str, folder: str | None, split_flag: str, v: dict[str, Any]) -> Source:
+def _from_library(flag: str, name: str, folder: str | None, split_flag: str, v: dict[str, Any], first: int) -> Source:
     """Folders and hub ids, through the datasets library as upstream does, streaming where it can."""
     import datasets
     import huggingface_hub
@@ -182,9 +190,9 @@ def _from_library(flag: str, name: str, folder: str | None, split_flag: str, v: 
             if split not in data:
                 raise Refusal(f"--{split_flag} {split}: {name} has the splits {', '.join(map(str, data))}")
             data = data[split]
-        first = [dict(row) for row in itertools.islice(data, FIRST_ROWS)]
+        read = [dict(row) for row in itertools.islice(data, first)]
         counted = data.num_rows if isinstance(data, datasets.Dataset) else _promised_rows(data, split)
-        return Source(name, counted if len(first) == FIRST_ROWS else len(first), first)
+        return Source(name, counted if len(read) == first else len(read), read)
     except Refusal:
         raise
     except Exception as error:  # the library raises a dozen kinds, some of its own, for an unreadable set
@@ -199,7 +207,8 @@ def _promised_rows(data: Any, split: str) -> int | None:
     return splits[split].num_examples if splits and split in splits else None
 
 
-def _check_row(flag: str, name: str, number: int, row: Any, v: dict[str, Any]) -> None:
+def check_row(flag: str, name: str, number: int, row: Any, v: dict[str, Any]) -> None:
+    """A Refusal where upstream could make no prompt of it, or our grader nothing of its answer."""
     where = f"--{flag} {name}: row {number}"
     if not isinstance(row, dict):
         raise Refusal(f"{where} is not an object of columns but a {type(row).__name__}")

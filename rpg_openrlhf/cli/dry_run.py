@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import warnings
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,19 +15,24 @@ from rpg_openrlhf.cli.files import hub_is_reachable
 from rpg_openrlhf.config import Refusal
 
 
-def report(args: SimpleNamespace, sources: list[Source]) -> str:
-    """The report printed under the banner; raises a Refusal where the model, tokenizer or prompts do not go
-    together."""
+def report(args: SimpleNamespace, sources: list[Source], evaluated: Sequence[dict[str, Any]] = ()) -> str:
+    """The report printed under the banner; `evaluated` has the rows of the evaluation.
+
+    A Refusal where the model, tokenizer or prompts do not go together.
+    """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _report(args, sources)
+        return _report(args, sources, evaluated)
 
 
-def _report(args: SimpleNamespace, sources: list[Source]) -> str:
+def _report(args: SimpleNamespace, sources: list[Source], evaluated: Sequence[dict[str, Any]]) -> str:
     config, tokenizer = _load(args)
-    prompts = _prompts(args, sources, tokenizer)
+    prompts = _prompts(args, "data.prompt_dataset", sources, tokenizer)
     lines = _prompt_lines(args, prompts, tokenizer)
+    if evaluated:
+        source = Source(args.eval.dataset, len(evaluated), list(evaluated))
+        lines.append(_evaluation_line(args, _prompts(args, "eval.dataset", [source], tokenizer), tokenizer))
     lines += _memory_lines(args, config)
     return "\n".join([*lines, "dry run: all checks passed, nothing was started"])
 
@@ -56,7 +62,7 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
     return config, tokenizer
 
 
-def _prompts(args: SimpleNamespace, sources: list[Source], tokenizer: Any) -> list[str]:
+def _prompts(args: SimpleNamespace, flag: str, sources: list[Source], tokenizer: Any) -> list[str]:
     """The first prompts through upstream's own template code."""
     from openrlhf.datasets.prompts_dataset import preprocess_data
 
@@ -69,9 +75,7 @@ def _prompts(args: SimpleNamespace, sources: list[Source], tokenizer: Any) -> li
                     row, args.data.input_template, args.data.input_key, args.data.label_key, template
                 )
             except Exception as error:  # a chat template is a program of the model's author
-                raise Refusal(
-                    f"--data.prompt_dataset {source.name}: row {len(prompts) + 1} makes no prompt: {error}"
-                ) from None
+                raise Refusal(f"--{flag} {source.name}: row {len(prompts) + 1} makes no prompt: {error}") from None
             prompts.append(prompt)
     return prompts
 
@@ -79,9 +83,7 @@ def _prompts(args: SimpleNamespace, sources: list[Source], tokenizer: Any) -> li
 def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> list[str]:
     if not prompts:
         return ["  prompts: not looked at, as the data set is on ModelScope's hub"]
-    lengths = [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    room = args.data.max_len - (args.rollout.max_new_tokens or 1)
-    long = sum(length > room for length in lengths)
+    lengths, room, long = _lengths(args, prompts, tokenizer)
     if long == len(lengths):
         raise Refusal(
             f"--data.max_len {args.data.max_len}: all of the first {long} prompts are longer than the {room} tokens "
@@ -96,6 +98,19 @@ def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> 
         "  the first one, as the model reads it:",
         *shown,
     ]
+
+
+def _lengths(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> tuple[list[int], int, int]:
+    """Tokens of each prompt, the tokens there is room for, and how many prompts are longer."""
+    lengths = [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    room = args.data.max_len - (args.rollout.max_new_tokens or 1)
+    return lengths, room, sum(length > room for length in lengths)
+
+
+def _evaluation_line(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> str:
+    lengths, room, long = _lengths(args, prompts, tokenizer)
+    cut = f"; {long} are longer and would lose their beginning" if long else ""
+    return f"  all {len(prompts)} prompts of the evaluation: {max(lengths)} tokens at most, room for {room}{cut}"
 
 
 def _memory_lines(args: SimpleNamespace, config: Any) -> list[str]:

@@ -55,7 +55,7 @@ def _default(name: str, action: argparse.Action) -> str:
     if action.nargs == 0:
         return "on" if action.default else ""
     if name == "logger.wandb.run_name":
-        return "ppo_ and the time"
+        return "method, seed and time"
     value = action.default
     return "" if value is None else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 

@@ -20,6 +20,7 @@ class Parsed(NamedTuple):
     config: config.Config
     print_config: bool
     dry_run: bool
+    layers: tuple[str, ...] = ()  # paths given with --config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -103,8 +104,8 @@ def _turned_off(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[l
     return rest, values
 
 
-def _layers(paths: list[str], actions: dict[str, argparse.Action]) -> dict[str, Any]:
-    flat = config.read_layers([p.strip() for path in paths for p in path.split(",") if p.strip()])
+def _layers(paths: tuple[str, ...], actions: dict[str, argparse.Action]) -> dict[str, Any]:
+    flat = config.read_layers(list(paths))
     unknown = [name for name in flat if name not in actions or name in LAUNCHER_ONLY]
     if unknown:
         raise Refusal(f"unknown YAML key {unknown[0]}: {nearest(unknown[0], actions)}")
@@ -126,9 +127,10 @@ def parse(argv: list[str]) -> Parsed:
             raise Refusal(f"unexpected argument {extra[0]!r}: it belongs to no flag")
         raise Refusal(f"unknown flag {name}: {nearest(name, ['--' + known for known in actions])}")
     typed = {dest: value for dest, value in vars(given).items() if value is not _UNSET} | switched
-    layers = _layers(typed.get("config") or [], actions)
+    paths = tuple(p.strip() for path in typed.get("config") or [] for p in path.split(",") if p.strip())
+    layers = _layers(paths, actions)
     values = {dest: parser.get_default(dest) for dest in sorted(dests)} | layers | typed
     launcher = {dest: values.pop(dest) for dest in LAUNCHER_ONLY if dest in values}
     explicit = (set(layers) | set(typed)) - set(LAUNCHER_ONLY)
     ours = config.Config.from_flags(values)
-    return Parsed(values, explicit, ours, bool(launcher["print_config"]), bool(launcher["dry_run"]))
+    return Parsed(values, explicit, ours, bool(launcher["print_config"]), bool(launcher["dry_run"]), paths)

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rpg_openrlhf.cli.problem_sources import HUB, Source, open_source
 from rpg_openrlhf.config import Refusal
-from rpg_openrlhf.problems import decontaminate, gym, output, pipeline
+from rpg_openrlhf.problems import benchmarks, decontaminate, gym, output, pipeline
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
     parser = Parser(prog="python -m rpg_openrlhf.cli.prepare_data", description=__doc__, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add, benchmarks = parser.add_argument, ", ".join(decontaminate.HUB)
+    add, named = parser.add_argument, ", ".join(benchmarks.HUB)
     add("source", metavar="SOURCE", help=f"{', '.join(HUB)}, arithmetic, FILE, gym:FAMILY ({', '.join(gym.FAMILIES)})")
     add("--input", type=Path, help="a copy of the hub's file, instead of downloading it")
     add("--revision", help="commit, tag or branch on the hub (its newest)")
@@ -37,7 +37,7 @@ def build_parser() -> Parser:
     add("--answers", choices=("integer", "gradable", "any"), help=f"{kinds} (gradable; dapo-math-17k: integer)")
     add("--problem_key", help="column of the problem (looked for)")
     add("--answer_key", help="column of the answer (looked for)")
-    add("--decontaminate", metavar="BENCHMARKS", help=f"files, folders, or {benchmarks}; separated by commas")
+    add("--decontaminate", metavar="BENCHMARKS", help=f"files, folders, or {named}; separated by commas")
     add("--benchmark_dir", type=Path, help="folder with NAME.jsonl of the benchmarks named (the hub)")
     add("--validation", type=int, default=0, help="rows held out in validation.jsonl (%(default)s)")
     add("--prompt", choices=("published", "raw"), default="published", help="words around the problem (%(default)s)")

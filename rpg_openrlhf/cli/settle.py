@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
-from rpg_openrlhf.cli import layout, optimizer, weight_sync
+from rpg_openrlhf.cli import layout, optimizer, run_names, weight_sync
 from rpg_openrlhf.cli.flags import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
@@ -25,6 +25,7 @@ def fill_defaults(parsed: Parsed) -> None:
     if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
         v["reward.remote_url"] = REWARD_FUNC
     optimizer.fill_default(v, parsed.explicit)
+    run_names.fill_defaults(v, parsed.explicit, parsed.layers)
     if "vllm.enable_prefix_caching" not in parsed.explicit:
         # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
         v["vllm.enable_prefix_caching"] = not v["train.full_determinism_enable"]

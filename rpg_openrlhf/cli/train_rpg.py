@@ -15,8 +15,22 @@ from types import SimpleNamespace
 import yaml
 
 from rpg_openrlhf import config
-from rpg_openrlhf.cli import checks, data, files, flags, layout, machine, reference_checks, resume, settle, upstream
+from rpg_openrlhf.cli import (
+    checks,
+    data,
+    eval_sets,
+    files,
+    flags,
+    layout,
+    machine,
+    reference_checks,
+    resume,
+    run_names,
+    settle,
+    upstream,
+)
 from rpg_openrlhf.cli.banner import banner
+from rpg_openrlhf.cli.eval_sets import EvalSets
 from rpg_openrlhf.config import Refusal
 
 
@@ -38,39 +52,47 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
         print(as_yaml(parsed), end="")
         return 0
     platform = machine.resolve_platform(parsed.config.platform)
-    sources, prompts, architecture, notes = _check(parsed, platform)
+    sources, sets, prompts, architecture, notes = _check(parsed, platform)
     record = resume.record(parsed.values, prompts, architecture)
     resumption = resume.choose(parsed.values, record)
     args, more_notes = validate(parsed, platform)
+    eval_sets.settle(args, sets)
     resume.settle(args, resumption, record, parsed.explicit)
-    block = banner(args, prompts, notes + more_notes + resumption.notes)
+    parsed.values[resume.RUN_NAME] = args.logger.wandb.run_name
+    args.logger.config, args.logger.tags = resolved(parsed), run_names.tags(parsed.layers)
+    block = banner(args, prompts, notes + more_notes + resumption.notes, eval_sets.facts(args, sets))
     if resumption.finished:
         print(block, f"this run has ended well already: nothing to do  ({args.ckpt.output_dir})", sep="\n")
         return 0
     if parsed.dry_run:
         from rpg_openrlhf.cli.dry_run import report
 
-        print(block, report(args, sources), sep="\n")
+        print(block, report(args, sources, sets.rows if sets else []), sep="\n")
         return 0
-    _write_config(parsed)
+    _write_config(parsed, sets)
     print(block, flush=True)
     if launch is None:
         from rpg_openrlhf.trainer.supervise import launch
     return launch(args)
 
 
-def _check(parsed: flags.Parsed, platform: str) -> tuple[list[data.Source], int | None, dict, list[str]]:
-    """Every refusal there is -> the data set's sources, its prompts per episode, config.json, and notes to print."""
+def _check(
+    parsed: flags.Parsed, platform: str
+) -> tuple[list[data.Source], EvalSets | None, int | None, dict, list[str]]:
+    """Every refusal there is -> the training sources, what is evaluated, prompts an episode, config.json, notes."""
     v = parsed.values
     checks.check_flags(parsed, platform)
+    eval_sets.check_flags(v, parsed.explicit)
+    run_names.check_wandb(v)
     architecture = files.check_models(v, parsed.dry_run)
     files.check_has_chat_template(v)
     files.check_reward(v)
     files.check_directories(v)
     sources = data.check_data(v)
+    sets = eval_sets.read(v, sources)
     prompts = data.count_prompts(v, sources)
     notes = layout.check_last_rollout(v, prompts) + reference_checks.check_run_length(v, prompts)
-    return sources, prompts, architecture, notes
+    return sources, sets, prompts, architecture, notes
 
 
 def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list[str]]:
@@ -82,19 +104,25 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
     return args, notes + settle.settle(args)
 
 
-def as_yaml(parsed: flags.Parsed) -> str:
+def resolved(parsed: flags.Parsed) -> dict:
     """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
     refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", *reference_checks.OURS)
     shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}
-    return yaml.safe_dump(config.nest(shown), sort_keys=False)
+    return config.nest(shown)
 
 
-def _write_config(parsed: flags.Parsed) -> None:
+def as_yaml(parsed: flags.Parsed) -> str:
+    """The same as a file."""
+    return yaml.safe_dump(resolved(parsed), sort_keys=False)
+
+
+def _write_config(parsed: flags.Parsed, sets: EvalSets | None) -> None:
     run_dir = Path(parsed.values["logger.run_dir"])
     try:
         Path(parsed.values["ckpt.output_dir"]).mkdir(parents=True, exist_ok=True)
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.yaml").write_text(as_yaml(parsed), encoding="utf-8")
+        eval_sets.write(run_dir, sets)
     except OSError as error:
         raise Refusal(f"--logger.run_dir {run_dir}: cannot be written: {error}; give another directory") from None
 

@@ -21,7 +21,9 @@ from rpg_openrlhf.trainer.supervise import ATTEMPT, DIED, log_of
 PASSED_ON = (
     "WANDB_MODE",
     "WANDB_API_KEY",
+    "WANDB_BASE_URL",
     "WANDB_DIR",
+    "WANDB_TAGS",
     "HF_HOME",
     "HF_HUB_OFFLINE",
     "NCCL_DEBUG",
@@ -144,7 +146,7 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     env_vars |= {name: os.environ[name] for name in (*PASSED_ON, ATTEMPT) if name in os.environ}
     if args.logger.wandb.key:
         env_vars |= {"WANDB_RUN_ID": _wandb_id(args), "WANDB_RESUME": "allow"}
-    if env_vars.get("WANDB_MODE") == "offline":
+    if env_vars.get("WANDB_MODE") in ("offline", "disabled"):
         env_vars.setdefault(
             "WANDB_API_KEY", "0" * 40
         )  # never sent; without one upstream logs in, which needs a real key

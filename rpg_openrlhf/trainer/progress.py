@@ -67,16 +67,13 @@ class ProgressReader(threading.Thread):
                 self._end_refresh(report["kl_after"])
             return
         if kind == "train":
-            seconds = report.get("timing/step_total", 0.0)
-            tokens = report["rollout/num_samples"] * report["rollout/response_length_mean"]
-            report["tokens_per_second"] = tokens / seconds if seconds else 0.0
             self.steps_seen += 1
             self._end_refresh(report.get("ref/kl_start"))
             lines = [train_line(report, self.rollouts, self._eta(report["step"])), *warnings(report)]
         elif kind == "resume":
             lines = []
         else:
-            lines = [eval_line(report)]
+            lines = [eval_line(report), *eval_warnings(report)]
         self._record(kind, report, lines)
 
     def _end_refresh(self, kl_after: float | None) -> None:
@@ -173,6 +170,21 @@ def refresh_line(report: dict) -> str:
 
 
 def eval_line(report: dict) -> str:
-    """One evaluation in one line."""
-    values = [f"{key} {value:.3f}" for key, value in report.items() if key not in ("step", "time")]
-    return f"eval at step {int(report['step'])}  " + "  ".join(values)
+    """One evaluation in one line: the scores, by benchmark."""
+    by_benchmark: dict[str, list[str]] = {}
+    for key, value in report.items():
+        place, _, kind = key.removeprefix("eval/").rpartition("/")
+        if place and kind.startswith(("mean@", "pass@")):
+            by_benchmark.setdefault(place, [place]).append(f"{kind} {value:.3f}")
+    seconds = [f"{report['timing/evaluate']:.1f} s"] if "timing/evaluate" in report else []
+    return "  ".join([f"eval at step {int(report['step'])}", *map(" ".join, by_benchmark.values()), *seconds])
+
+
+def eval_warnings(report: dict) -> list[str]:
+    """The benchmarks whose score says more of the format than of the model."""
+    shares = {key.split("/")[1]: share for key, share in report.items() if key.endswith("/no_answer")}
+    return [
+        f"WARNING: {share:.0%} of the responses to {name} hold no answer: see docs/logs.md, `no_answer`"
+        for name, share in shares.items()
+        if share > NO_ANSWER_ALARM
+    ]

@@ -3,6 +3,7 @@
 It reports each step, and each phase as it begins.
 """
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 
 from rpg_openrlhf.reference import RefreshSchedule
+from rpg_openrlhf.trainer import evaluation, loggers
 from rpg_openrlhf.trainer.experience_maker import PolicyAsReference, RPGExperienceMaker
 from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator
 
 
 class RPGTrainer(PPOTrainer.__ray_actor_class__):
-    """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in reporting steps."""
+    """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in what it logs."""
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         torch.manual_seed(strategy.args.train.seed)
-        super().__init__(pretrain, strategy, *args, **kwargs)
+        with without_loggers(strategy.args.logger):  # upstream builds its own while it is built
+            super().__init__(pretrain, strategy, *args, **kwargs)
+        self.wandb_logger, self.tensorboard_logger = loggers.build(strategy.args)
         self.samples_generator = RPGSamplesGenerator(
             strategy, self.prompts_dataloader, self.eval_dataloader, self.tokenizer, self.vllm_engines
         )
@@ -141,6 +145,14 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         if not isinstance(self.kl_ctl, FixedKLController):
             self.kl_ctl.value = state["kl_coefficient"]
 
+    def restore_best_checkpoint_state(self, checkpoint_states) -> None:
+        """Differs from upstream: the best so far counts only where it is of the metric that is chosen now.
+
+        Upstream goes on with the metric of the checkpoint, whatever the flag says.
+        """
+        if (checkpoint_states or {}).get("best_eval_metric_key") == self.best_eval_metric_key:
+            super().restore_best_checkpoint_state(checkpoint_states)
+
     def get_max_steps(self) -> int:
         """Differs from upstream: the driver learns how many rollouts to expect, and the schedule ends with them."""
         args = self.args
@@ -155,7 +167,8 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
 
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
         """Differs from upstream: the step is reported to the driver too, and a checkpoint holds our own state."""
-        self._report("train", global_step, logs_dict or {})
+        logs_dict = with_rate(logs_dict)
+        self._report("train", global_step, logs_dict)
         if self._moved:
             self.strategy.progress.put({"kind": "refresh", **self._moved})
             self._moved = None
@@ -165,9 +178,14 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("generate")
 
     def evaluate(self, global_step, **generate_kwargs):
-        """Differs from upstream: the result is reported to the driver too."""
+        """Differs from upstream: the metrics (eval_metrics.py), which are reported to the driver too."""
         self._phase("evaluate")
-        logs = super().evaluate(global_step, **generate_kwargs)
+        start = time.time()
+        samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
+        logs = evaluation.metrics(self.eval_dataloader, samples, generate_kwargs["n_samples_per_prompt"])
+        logs["timing/evaluate"] = time.time() - start
+        for log in filter(None, (self.wandb_logger, self.tensorboard_logger)):
+            log.log_eval(global_step, logs)
         self._report("eval", global_step, logs)
         self._phase("generate")
         return logs
@@ -176,8 +194,25 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self.strategy.progress.put({"kind": "phase", "name": name})
 
     def _report(self, kind: str, step: int, values: dict) -> None:
-        numbers = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-        self.strategy.progress.put({"kind": kind, "step": step, **numbers})
+        self.strategy.progress.put({"kind": kind, "step": step, **loggers.numbers(values)})
+
+
+@contextlib.contextmanager
+def without_loggers(chosen):
+    """`args.logger` as it is where neither W&B nor TensorBoard is asked for."""
+    asked = chosen.wandb.key, chosen.tensorboard_dir
+    chosen.wandb.key = chosen.tensorboard_dir = None
+    try:
+        yield
+    finally:
+        chosen.wandb.key, chosen.tensorboard_dir = asked
+
+
+def with_rate(logs: dict) -> dict:
+    """A step's logs, and how many tokens it sampled in a second."""
+    seconds = logs.get("timing/step_total")
+    tokens = logs["rollout/num_samples"] * logs["rollout/response_length_mean"]
+    return logs | {"tokens_per_second": tokens / seconds if seconds else 0.0}
 
 
 def evaluation_is_owed(args, step: int) -> bool:

@@ -19,6 +19,8 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.config": {"torch"},
     "rpg_openrlhf.reference": {"torch"},
     "rpg_openrlhf.checkpoints": {"torch"},
+    "rpg_openrlhf.eval_metrics": {"torch"},
+    "rpg_openrlhf.cli.eval_sets": {"torch", "datasets", "huggingface_hub"},
     "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.trainer.weight_sync.plan": set(),

@@ -189,6 +189,7 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
         "self global_step logs_dict= client_states=",
     ),
     ("rpg_trainer.py", PPO_TRAINER, "PPOTrainer.evaluate", "self global_step **generate_kwargs"),
+    ("rpg_trainer.py", PPO_TRAINER, "BasePPOTrainer.restore_best_checkpoint_state", "self checkpoint_states"),
     ("rpg_trainer.py", PPO_TRAINER, "PPOTrainer.get_max_steps", "self"),
     (
         "rollout_actor.py",
@@ -636,6 +637,50 @@ def test_trainers_loop_calls_what_we_override():
     build = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.__init__"))
     assert "self.experience_maker = RemoteExperienceMaker(" in build
     assert "self.kl_ctl = FixedKLController(" in build
+
+
+def test_the_loggers_are_two_attributes():
+    """loggers.py stands in for them: built by rpg_trainer.py where upstream would, and asked no more than this."""
+    build = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.__init__"))
+    assert "self.wandb_logger = WandbLogger(self.args) if self.args.logger.wandb.key else None" in build
+    tensorboard = "TensorboardLogger(self.args) if self.args.logger.tensorboard_dir else None"
+    assert f"self.tensorboard_logger = {tensorboard}" in build
+    asked = set(re.findall(r"self\.(?:wandb|tensorboard)_logger\.(\w+)", source(PPO_TRAINER)))
+    assert asked == {"log_train", "log_eval", "close"}
+    from rpg_openrlhf.trainer import loggers
+
+    assert all(hasattr(log, name) for log in (loggers.WandbLog, loggers.TensorboardLog) for name in asked)
+
+
+def test_the_best_checkpoint_goes_by_a_name_of_ours():
+    """eval_sets.py always gives one; restored from a checkpoint it would win, which rpg_trainer.py prevents."""
+    text = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer._detect_eval_metric_key"))
+    assert "return self.best_eval_metric_key if self.best_eval_metric_key in eval_metrics else None" in text
+    assert "self.best_eval_metric_key == 'none'" in text
+    saved = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.save_best_checkpoint"))
+    assert "if current_value > self.best_eval_metric_value" in saved
+    fit = ast.unparse(definition(PPO_TRAINER, "PPOTrainer.fit"))
+    assert "eval_generate_kwargs['n_samples_per_prompt'] = self.args.eval.n_samples_per_prompt" in fit
+
+
+def test_a_rows_benchmark_is_its_datasource():
+    """eval_sets.py writes the column; evaluation.py reads what collate_fn gives, in this order."""
+    file = "openrlhf/datasets/prompts_dataset.py"
+    assert "self.datasources.append(data.get('datasource', 'default'))" in ast.unparse(
+        definition(file, "PromptDataset.__init__")
+    )
+    collate = ast.unparse(definition(file, "PromptDataset.collate_fn"))
+    assert "return (datasources, prompts, labels, images)" in collate
+
+
+def test_what_no_run_of_ours_logs_is_still_upstreams():
+    """docs/logs.md documents these, which tests/integration does not see."""
+    actor, critic = (source(f"openrlhf/trainer/ray/ppo_{name}.py") for name in ("actor", "critic"))
+    for key in ("vllm_kl", "is_filter_ratio"):
+        assert f'experience.info["{key}"]' in actor
+    for key in ("critic_loss", "values", "critic_lr", "critic_grad_norm"):
+        assert f'"{key}": ' in critic
+    assert 'status["dynamic_filtering_pass_rate"]' in source(PPO_TRAINER)
 
 
 @pytest.mark.parametrize("name", cpu_platform.PATCHES)

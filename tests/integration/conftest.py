@@ -32,8 +32,12 @@ class Run:
     @property
     def metrics(self) -> list[dict]:
         """The reports of the training steps."""
+        return self.reports("train")
+
+    def reports(self, kind: str) -> list[dict]:
+        """Those of another kind."""
         lines = (self.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        return [report for report in map(json.loads, lines) if report["kind"] == "train"]
+        return [report for report in map(json.loads, lines) if report["kind"] == kind]
 
     @property
     def log(self) -> str:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from rpg_openrlhf.reference import RefreshSchedule
+from tests import logged_keys
 
 
 def refreshes(run) -> list[dict]:
@@ -38,6 +39,8 @@ def test_kl_and_interval_move_the_reference(train):
         )
     assert all(record["kl_after"] == 0 < record["kl_before"] for record in moved)
     assert "reference moved after step" in run.output
+    keys = {key for step in run.metrics for key in step}
+    logged_keys.check(keys, *("RPG", "entropy", "group", "score", "grader", "reference", "refresh", "replaced"))
 
 
 def test_ema_follows_the_policy(train, tiny):

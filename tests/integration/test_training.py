@@ -4,9 +4,34 @@ import json
 import math
 
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 
+from tests import logged_keys, three_logs
+from tests.logged_keys import BESIDE
+
 LINE = r"step 3/3  reward .*accuracy .*KL .*entropy .*length .*tokens/s .* s"
+
+
+def check_three_logs(run, tmp_path) -> None:
+    """metrics.jsonl, TensorBoard and W&B: the same names, steps and values; W&B's configuration is config.yaml."""
+    lines = (run.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    expected: dict[int, dict[str, float]] = {}
+    for row in map(json.loads, lines):
+        expected.setdefault(int(row["step"]), {}).update({k: v for k, v in row.items() if k not in BESIDE})
+    assert sorted(expected) == [1, 2, 3]
+    (folder,) = (tmp_path / "tensorboard").iterdir()
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*")
+    steps, config, about = three_logs.wandb(offline)
+    assert steps == expected
+    shown = three_logs.tensorboard(folder)
+    assert {step: set(row) for step, row in shown.items()} == {step: set(row) for step, row in expected.items()}
+    for step, row in expected.items():
+        assert shown[step] == {name: pytest.approx(value, rel=1e-6) for name, value in row.items()}, "float32"
+    resolved = yaml.safe_load((run.run_dir / "config.yaml").read_text(encoding="utf-8"))
+    assert {name: config[name] for name in resolved} == resolved
+    assert (about["name"], about["group"]) == (folder.name, "rpg_reinforce_urkl")
+    assert about["tags"] == ["a tag"]
 
 
 def check(run, steps: int = 3) -> list[dict]:
@@ -18,9 +43,17 @@ def check(run, steps: int = 3) -> list[dict]:
     return run.metrics
 
 
-def test_default_run(train, tmp_path):
-    """RPG-REINFORCE-URKL, π_ref = π_old: progress, logs, TensorBoard, resolved config and a model to load."""
-    run = train("--logger.tensorboard_dir", str(tmp_path / "tensorboard"), "--actor.dual_clip", "10")
+def test_default_run(train, tiny, tmp_path):
+    """RPG-REINFORCE-URKL, π_ref = π_old: progress, three logs, two benchmarks, resolved config and a model to load."""
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text("".join(tiny[1].read_text().splitlines(keepends=True)[:6]))
+    run = train(
+        *("--logger.tensorboard_dir", str(tmp_path / "tensorboard"), "--actor.dual_clip", "10"),
+        *("--eval.dataset", f"{tiny[1].with_name('heldout.jsonl')},{sums}", "--eval.steps", "2"),
+        *("--eval.n_samples_per_prompt", "4", "--ckpt.best_metric_key", "eval/heldout/pass@4"),
+        *("--logger.wandb.key", "a-word-nobody-should-read"),
+        env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_TAGS": "a tag"},
+    )
     for step in check(run):
         weights = [step[f"policy/importance_weight_{name}"] for name in ("min", "mean", "max")]
         assert weights == sorted(weights)
@@ -34,8 +67,19 @@ def test_default_run(train, tmp_path):
     assert run.output.count("step ") >= 3
     assert "ETA" in run.output
     assert "Traceback" not in run.log
-    assert list((tmp_path / "tensorboard").rglob("events.*"))
-    assert (run.run_dir / "config.yaml").exists()
+    check_three_logs(run, tmp_path)
+    evaluated = run.reports("eval")
+    assert [row["step"] for row in evaluated] == [2]
+    assert evaluated[0]["eval/num_samples"] == 4 * (8 + 6)
+    logged_keys.check(
+        {*run.metrics[0], *evaluated[0]},
+        *("RPG", "entropy", "group", "score", "grader", "evaluation", "samples"),
+    )
+    (best,) = (run.run_dir.parent / "checkpoints" / "_actor").glob("best_*")
+    record = json.loads((best / "checkpoint.json").read_text(encoding="utf-8"))
+    assert record["metric_key"] == "eval/heldout/pass@4"
+    assert record["metric_value"] == evaluated[0]["eval/heldout/pass@4"]
+    assert "a-word-nobody-should-read" not in run.log
     AutoModelForCausalLM.from_pretrained(run.run_dir.parent / "model")
 
 
@@ -77,16 +121,16 @@ def test_dynamic_batches_fp32_and_no_baseline(train):
 
 
 def test_grpo_runs_upstreams_loss(train, tmp_path):
-    """The same launcher and logs with upstream's loss, k3 KL to a fixed reference; W&B offline, its key unseen."""
+    """The same launcher and logs with upstream's loss, k3 KL to a fixed reference; W&B disabled, its key unseen."""
     run = train(
         *("--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm", "--algo.kl.use_loss"),
         *("--algo.kl.estimator", "k3", "--algo.kl.init_coef", "1e-3", "--actor.eps_clip_low_high", "0.2", "0.2"),
         *("--logger.wandb.key", "a-word-nobody-should-read"),
-        env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)},
+        env={"WANDB_MODE": "disabled", "WANDB_DIR": str(tmp_path)},
     )
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    assert not (tmp_path / "wandb").exists()
     assert "a-word-nobody-should-read" not in run.log
     steps = check(run)
     assert "policy/kl_ref_k3" not in steps[0]
     assert steps[-1]["kl"] > 0
-    assert json.loads((run.run_dir / "metrics.jsonl").read_text().splitlines()[0])["kind"] == "train"
+    logged_keys.check(set(steps[0]), "entropy", "group", "score", "grader")

@@ -6,17 +6,20 @@ import pytest
 from transformers import Qwen3Config
 
 from rpg_openrlhf.cli import machine, memory, train_rpg
-from tests.unit.launcher_case import CONFIG, argv, good_flags
+from tests.unit.launcher_case import CONFIG, argv, good_flags, write_rows
 from tests.unit.test_launcher_settings import args_of
 
 
 def test_dry_run_reports_and_starts_nothing(tmp_path, capsys):
     good = good_flags(tmp_path)
+    problems = [{"problem": "1+1=", "answer": "2"}, {"problem": "1" * 200, "answer": "2"}]
+    good |= {"eval.steps": "1", "eval.dataset": str(write_rows(tmp_path / "sums.jsonl", problems))}
     (tmp_path / "model" / "model.safetensors").unlink()  # planning a run needs only the shapes
     assert train_rpg.main([*argv(good), "--dry_run"], launch=lambda args: pytest.fail("launched")) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for fact in ("first 100 prompts: 6 tokens in the median, 6 at most", "| 0+0=", "fits: ", "nothing was started"):
+    facts = ("first 100 prompts: 6 tokens in the median, 6 at most", "| 0+0=", "fits: ", "nothing was started")
+    for fact in (*facts, "all 2 prompts of the evaluation: 200 tokens at most, room for 95; 1 are longer"):
         assert fact in out
     assert not (tmp_path / "out").exists()
 

@@ -137,7 +137,6 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ),
         ({"data.label_key": "answer"}, "--data.label_key answer: "),
         ({"data.prompt_split": "test"}, "--data.prompt_split test: a single file has only the split train"),
-        ({"eval.dataset": "nowhere.jsonl"}, "--eval.dataset nowhere.jsonl: no such file"),
         ({"reward.remote_url": "nowhere.py"}, "--reward.remote_url nowhere.py: no such file"),
         ({"train.agent_func_path": "nowhere.py"}, "--train.agent_func_path nowhere.py: no such file"),
         ({"data.apply_chat_template": ""}, "--data.apply_chat_template: the model's tokenizer has no chat template"),

@@ -192,9 +192,9 @@ def test_decontamination_and_a_validation_part(tmp_path):
 
 def test_a_benchmark_named_is_found_in_a_folder_and_is_the_evaluations(tmp_path, capsys):
     from evaluation.problems.benchmarks import known
-    from rpg_openrlhf.problems.decontaminate import HUB
+    from rpg_openrlhf.problems.benchmarks import HUB
 
-    assert {name: (each.hub_id, each.config, each.split) for name, each in known().items()} == HUB
+    assert {name: (each.hub_id, each.config, each.split, each.revision) for name, each in known().items()} == HUB
     file = write_lines(tmp_path / "raw.jsonl", {"problem": SUM, "answer": "3"}, {"problem": PRODUCT, "answer": "4"})
     write_lines(tmp_path / "aime24.jsonl", {"problem": SUM, "answer": "3"})
     folder = prepare(tmp_path, file, "--decontaminate", "aime24", "--benchmark_dir", tmp_path)

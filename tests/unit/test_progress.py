@@ -9,7 +9,7 @@ import pytest
 from ray.util.queue import Empty
 
 from rpg_openrlhf.trainer import progress
-from rpg_openrlhf.trainer.progress import ProgressReader, eval_line, train_line, warnings
+from rpg_openrlhf.trainer.progress import ProgressReader, eval_line, eval_warnings, train_line, warnings
 
 STEP = {
     "step": 7,
@@ -58,9 +58,26 @@ def test_grading_timeouts_are_noted():
     assert warnings({}) == []
 
 
-def test_eval_line_names_every_value_but_the_clock():
-    line = eval_line({"step": 4, "time": 1.7e9, "eval_math_pass1": 0.5, "eval_num_samples": 32.0})
-    assert line == "eval at step 4  eval_math_pass1 0.500  eval_num_samples 32.000"
+EVALUATION = {
+    "eval/aime24/mean@4": 0.5,
+    "eval/aime24/pass@4": 0.75,
+    "eval/aime24/truncated_rate": 0.125,
+    "eval/amc23/mean@4": 0.25,
+    "eval/mean@4": 0.375,
+    "eval/num_samples": 32.0,
+    "timing/evaluate": 3.21,
+}
+
+
+def test_eval_line_has_the_scores_by_benchmark():
+    line = eval_line({"step": 4, "time": 1.7e9, **EVALUATION})
+    assert line == "eval at step 4  aime24 mean@4 0.500 pass@4 0.750  amc23 mean@4 0.250  3.2 s"
+
+
+def test_a_benchmark_without_answers_is_loud():
+    assert eval_warnings({"eval/aime24/no_answer": 0.5, "no_answer": 0.9}) == []
+    (line,) = eval_warnings({"eval/aime24/no_answer": 0.75, "eval/amc23/no_answer": 0.0})
+    assert line.startswith("WARNING: 75% of the responses to aime24 hold no answer")
 
 
 class Reports:
@@ -96,9 +113,9 @@ def test_reader_prints_and_writes_every_report(tmp_path):
     lines, records = read(
         tmp_path / "metrics.jsonl",
         report("start", 0, rollouts=2.0),
-        report("train", 1, **{"timing/step_total": 2.0, "no_answer": 0.75}),
-        report("eval", 1, eval_math_pass1=0.5),
-        report("train", 2, **{"timing/step_total": 4.0}),
+        report("train", 1, **{"timing/step_total": 2.0, "tokens_per_second": 320.0, "no_answer": 0.75}),
+        report("eval", 1, **{"eval/math/mean@1": 0.5}),
+        report("train", 2, **{"timing/step_total": 4.0, "tokens_per_second": 160.0}),
     )
     assert [line.split("  ")[0] for line in lines] == ["step 1/2", lines[1], "eval at step 1", "step 2/2"]
     assert lines[1].startswith("WARNING: 75%")
@@ -108,7 +125,6 @@ def test_reader_prints_and_writes_every_report(tmp_path):
     assert lines[3].endswith("ETA 0:00")
     assert [(record["kind"], record["step"]) for record in records] == [("train", 1), ("eval", 1), ("train", 2)]
     assert records[0]["no_answer"] == 0.75
-    assert records[0]["tokens_per_second"] == 64 * 10 / 2
     assert all(record["time"] > 1.7e9 for record in records)
 
 

@@ -70,6 +70,29 @@ def test_ema_has_moved_in_the_actors_already(controller):
     assert made._moved["reason"] == "ema"
 
 
+def test_the_best_so_far_is_of_the_metric_that_is_chosen_now():
+    made = object.__new__(RPGTrainer)
+    for chosen, value in (("eval/mean@4", 0.75), ("eval/aime24/mean@4", 0.0)):
+        made.best_eval_metric_key, made.best_eval_metric_value = chosen, 0.0
+        made.restore_best_checkpoint_state({"best_eval_metric_key": "eval/mean@4", "best_eval_metric_value": 0.75})
+        assert (made.best_eval_metric_key, made.best_eval_metric_value) == (chosen, value)
+    made.restore_best_checkpoint_state({})
+    made.restore_best_checkpoint_state(None)
+
+
+def test_upstream_is_built_without_its_loggers():
+    chosen = SimpleNamespace(wandb=SimpleNamespace(key="key"), tensorboard_dir="folder")
+    with rpg_trainer.without_loggers(chosen):
+        assert (chosen.wandb.key, chosen.tensorboard_dir) == (None, None)
+    assert (chosen.wandb.key, chosen.tensorboard_dir) == ("key", "folder")
+
+
+def test_tokens_in_a_second():
+    rollout = {"rollout/num_samples": 64.0, "rollout/response_length_mean": 10.0}
+    assert rpg_trainer.with_rate(rollout | {"timing/step_total": 2.0})["tokens_per_second"] == 320
+    assert rpg_trainer.with_rate(rollout)["tokens_per_second"] == 0
+
+
 def test_an_owed_evaluation_saves_its_best_without_deepspeeds_own_entries():
     """DeepSpeed refuses a checkpoint whose client state has one of its names, which a loaded one has."""
     made, saved = object.__new__(RPGTrainer), []
