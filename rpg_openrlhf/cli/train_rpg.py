@@ -50,7 +50,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     if parsed.dry_run:
         from rpg_openrlhf.cli.dry_run import report
 
-        print(block, report(args, sources), sep="\n")
+        print(block, report(args, sources, prompts), sep="\n")
         return 0
     _write_config(parsed)
     print(block, flush=True)
