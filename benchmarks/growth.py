@@ -1,6 +1,6 @@
 """How a step grows: seconds by phase and memory by process, against batch, response length, model size and ranks.
 
-    python benchmarks/growth.py --work out/growth --out growth.json --png docs/growth.png
+    python benchmarks/growth.py --work out/growth --out growth.json --png docs/growth.png     # --points: none is run
 
 Every point is a run of the real command on the CPU platform. A point that is in --out is not run again, so the command
 can be stopped and given again. The models have random weights and never end a reply: every reply is as long as
@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from growth_report import KINDS, draw, memory_table, predict_memory, time_table
 
 ROOT = Path(__file__).parents[1]
 PHASES = {"generate": "generation", "experience": "make_experience", "train": "ppo_train", "sync": "broadcast"}
-COLORS = {"generate": "#2166ac", "experience": "#d9741a", "train": "#3a8f5c", "sync": "#7b5aa6", "step": "#111827"}
-KINDS = {"policy rank": "#3a8f5c", "engine": "#2166ac", "trainer": "#d9741a", "driver": "#6b7280"}
 MODELS = {"1M": (128, 2), "4M": (256, 4), "22M": (512, 6), "95M": (768, 12)}  # hidden size, layers
 VOCABULARY, GROUP, PROMPT = 4096, 8, 12
 MICRO_TOKENS = 8192  # of a micro-batch, so that its memory is the same at every length
@@ -48,10 +47,13 @@ class Point(NamedTuple):
         return min(1 << (fits.bit_length() - 1), self.sequences // 2 // self.ranks)
 
 
-BATCHES = [Point(sequences=n, ranks=r) for r in (1, 2) for n in (64, 256, 1024, 4096)]
-LENGTHS = [Point(response=n) for n in (64, 128, 512, 2048, 4096)]
-SIZES = [Point(model=m, ranks=r) for r in (1, 2) for m in MODELS]
-POINTS = {p.name: p for p in [*BATCHES, *LENGTHS, *SIZES, Point("95M", ranks=2, zero=3)]}
+AXES = {
+    "sequences": {r: [Point(sequences=n, ranks=r) for n in (64, 256, 1024, 4096)] for r in (1, 2)},
+    "response": {1: [Point(response=n) for n in (64, 128, 512, 2048, 4096)]},
+    "model": {r: [Point(model=m, ranks=r) for m in MODELS] for r in (1, 2)},
+}
+POINTS = {p.name: p for axis in AXES.values() for points in axis.values() for p in points}
+POINTS |= {p.name: p for p in [Point("95M", ranks=2, zero=3)]}
 
 
 def make_model(folder: Path, hidden: int, layers: int) -> None:
@@ -173,6 +175,7 @@ def measure(point: Point, work: Path, limit: float) -> dict:
                 return {"left_out": f"took more than {limit:.0f} s"}
             time.sleep(0.5)
         if run.returncode:
+            print((out / "logs" / "train.log").read_text(errors="replace")[-4000:], file=sys.stderr)
             return {"left_out": f"the run ended with status {run.returncode}"}
         lines = (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [report for report in map(json.loads, lines) if report["kind"] == "train"]
@@ -185,20 +188,12 @@ def measure(point: Point, work: Path, limit: float) -> dict:
 
 def main() -> None:
     """Run what is missing, then write the tables and the figure."""
-    parser = argparse.ArgumentParser(
-        description="Seconds and memory of a step against batch, length, model and ranks."
-    )
+    parser = argparse.ArgumentParser(description="Seconds and memory of a step against batch, length, model, ranks.")
     parser.add_argument("--work", type=Path, required=True, help="folder for models and prompts; kept")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="JSON of all points; one that is in it is not run again"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON of points; one that is in it is not run again")
     parser.add_argument("--png", type=Path, help="figure to write")
-    parser.add_argument(
-        "--points", nargs="*", choices=POINTS, metavar="POINT", default=list(POINTS), help="to run; none: only report"
-    )
-    parser.add_argument(
-        "--limit", type=float, default=400, help="seconds after which a point is left out (%(default)s)"
-    )
+    parser.add_argument("--points", nargs="*", choices=POINTS, metavar="POINT", default=list(POINTS))
+    parser.add_argument("--limit", type=float, default=400, help="seconds, then a point is left out (%(default)s)")
     args = parser.parse_args()
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in args.points:
@@ -206,7 +201,18 @@ def main() -> None:
             prepare(args.work, POINTS[name].model)
             results[name] = measure(POINTS[name], args.work, args.limit)
             args.out.write_text(json.dumps(results, indent=1) + "\n")
-            print(name, results[name], flush=True)
+    print(time_table(results, POINTS))
+    measured = {name: point for name, point in POINTS.items() if "seconds" in results.get(name, {})}
+    predicted = {name: predict_memory(command(p, args.work, args.work)[3:]) for name, p in measured.items()}
+    print("", memory_table(results, POINTS, predicted), sep="\n")
+    print("", *(f"left out: {name}, {r['left_out']}" for name, r in results.items() if "left_out" in r), sep="\n")
+    if args.png:
+        draw(results, AXES, {name: parameters(*size) for name, size in MODELS.items()}, args.png)
+
+
+def parameters(hidden: int, layers: int) -> int:
+    """Of a model here: 13 hidden² a layer (four square matrices, three of the MLP), and the embedding."""
+    return 13 * hidden**2 * layers + VOCABULARY * hidden
 
 
 def prepare(work: Path, model: str) -> None:

@@ -170,10 +170,10 @@ def estimate(args: SimpleNamespace, shapes: Shapes, device_gib: float | None = N
 
 
 def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | None) -> Estimate:
-    """One GPU in its fullest phase.
+    """One GPU in its fuller phase.
 
-    Sleeping engines give their share back while training, a sleeping trainer its states while generating and while
-    weights are sent, when the engines hold theirs without their caches.
+    Sleeping engines give their share back while training, a sleeping trainer its states while generating. Sending
+    weights is never the fuller one: engines wake without their caches, and the bucket is counted in all.
     """
     known = [device_gib] if device_gib else [gib for gib in machine.gpu_memory_gib() if gib is not None]
     device = min(known) if known else ASSUMED_GPU_GIB
@@ -194,9 +194,6 @@ def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | Non
         stays = sum(gib for name, gib in states.items() if not asleep or name in ("weights", "reference model"))
         phases["generating"] += stays
         phases["training"] += 0 if args.vllm.enable_sleep else share
-        gathered = min(bucket, passing.get("gathered weights", 0))
-        held = engine["vLLM, weights"] + VLLM_OWN_GIB if args.vllm.enable_sleep else share
-        phases["sending weights"] = always + stays + held + gathered
     fullest = max(phases, key=lambda phase: phases[phase])
     how = "" if device_gib else " found here" if known else " assumed, as no GPU is seen here"
     remark = f"{fullest}; {device:.0f} GiB per GPU{how}"
