@@ -207,7 +207,7 @@ def main() -> None:
     print("", memory_table(results, POINTS, predicted), sep="\n")
     print("", *(f"left out: {name}, {r['left_out']}" for name, r in results.items() if "left_out" in r), sep="\n")
     if args.png:
-        draw(results, AXES, {name: parameters(*size) for name, size in MODELS.items()}, args.png)
+        draw(results, AXES, {name: parameters(*size) for name, size in MODELS.items()}, predicted, args.png)
 
 
 def parameters(hidden: int, layers: int) -> int:

@@ -78,39 +78,32 @@ def predict_memory(words: list[str]) -> dict[str, float]:
     return {"policy rank": 1024 * rank, "engine": 1024 * engine, "driver": 1024 * memory.DRIVER_GIB}
 
 
-def draw(results: dict[str, dict], axes_of: dict, sizes: dict[str, float], png: Path) -> None:
-    """CPU seconds against batch, length and model; memory against the model. `axes_of`: points by axis and ranks."""
+TITLES = {
+    "sequences": ("sequences a step", "1M parameters, replies of 64 tokens"),
+    "response": ("tokens of a reply", "1M parameters, 64 sequences"),
+    "model": ("parameters", "64 sequences of 64 tokens"),
+}
+
+
+def draw(results: dict[str, dict], axes: dict, sizes: dict[str, float], estimated: dict, png: Path) -> None:
+    """CPU seconds against batch, length and model; memory against the model. `axes`: points by axis and ranks."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, 2, figsize=(12, 9), layout="constrained")
-    titles = {
-        "sequences": ("sequences a step", "1M parameters, 64 tokens each"),
-        "response": ("tokens of a reply", "1M parameters, 64 sequences"),
-        "model": ("parameters", "64 sequences of 64 tokens"),
+    figure, panels = plt.subplots(2, 2, figsize=(12, 9.4), layout="constrained")
+    measured = {
+        axis: {r: [p for p in points if "seconds" in results.get(p.name, {})] for r, points in by_ranks.items()}
+        for axis, by_ranks in axes.items()
     }
-    for panel, (axis, (label, setting)) in zip(panels.flat, titles.items(), strict=False):
-        for ranks, points in axes_of[axis].items():
-            found = {p: results[p.name] for p in points if "seconds" in results.get(p.name, {})}
-            xs = [sizes[p.model] if axis == "model" else getattr(p, axis) for p in found]
-            for name, color in LINES.items():
-                ys = [cpu_of(result)[name] for result in found.values()]
-                style = {"linestyle": "-", "marker": "o"} if ranks == 1 else {"linestyle": ":", "marker": "s"}
-                grows = f" ({slope(xs, ys):.2f})" if len(xs) > 1 else ""
-                text = f"{name}{grows}" if ranks == 1 else None
-                panel.plot(xs, ys, color=color, label=text, markerfacecolor=color if ranks == 1 else "white", **style)
-        panel.set(title=f"a step against {label}: {setting}", xlabel=label, ylabel="CPU seconds a step")
-    for ranks, style in ((1, "-o"), (2, ":s")):
-        found = [p for p in axes_of["model"][ranks] if "seconds" in results.get(p.name, {})]
-        for kind, color in KINDS.items():
-            ys = [results[p.name]["peak_mib"][kind] for p in found]
-            face = color if ranks == 1 else "white"
-            text = kind if ranks == 1 else None
-            panels[1][1].plot(
-                [sizes[p.model] for p in found], ys, style, color=color, label=text, markerfacecolor=face
-            )
+    for panel, (axis, (label, setting)) in zip(panels.flat, TITLES.items(), strict=False):
+        for ranks, points in measured[axis].items():
+            xs = [sizes[p.model] if axis == "model" else getattr(p, axis) for p in points]
+            _time_lines(panel, xs, [cpu_of(results[p.name]) for p in points], ranks)
+        panel.set(title=f"against {label} ({setting})", xlabel=label, ylabel="CPU seconds a step")
+    for ranks, points in measured["model"].items():
+        _memory_lines(panels[1][1], points, sizes, results, estimated, ranks)
     panels[1][1].set(title="peak memory against parameters", xlabel="parameters", ylabel="MiB, resident")
     for panel in panels.flat:
         panel.set(xscale="log", yscale="log")
@@ -118,6 +111,36 @@ def draw(results: dict[str, dict], axes_of: dict, sizes: dict[str, float], png: 
         panel.grid(color="#e5e7eb", which="both", linewidth=0.5)
         panel.legend(frameon=False, fontsize=9)
     figure.suptitle(
-        "filled: one rank; open: two, their sum (memory: one of them). In brackets: slope of the last two points"
+        "filled: one rank; open: two, together (memory: one of them). Number: slope of the last two points of one rank"
     )
     figure.savefig(png, dpi=110)
+
+
+def _style(ranks: int, color: str) -> dict:
+    if ranks == 1:
+        return {"color": color, "linestyle": "-", "marker": "o"}
+    return {"color": color, "linestyle": ":", "marker": "s", "markerfacecolor": "white"}
+
+
+def _time_lines(panel, xs: list[float], found: list[dict[str, float]], ranks: int) -> None:
+    for name, color in LINES.items():
+        ys = [seconds[name] for seconds in found]
+        grows = f", {slope(xs, ys):.2f}" if len(xs) > 1 else ""
+        panel.plot(xs, ys, label=name + grows if ranks == 1 else None, **_style(ranks, color))
+
+
+def _memory_lines(panel, points: list, sizes: dict, results: dict, estimated: dict, ranks: int) -> None:
+    xs = [sizes[p.model] for p in points]
+    for kind, color in KINDS.items():
+        ys = [results[p.name]["peak_mib"][kind] for p in points]
+        panel.plot(xs, ys, label=kind if ranks == 1 else None, **_style(ranks, color))
+        if ranks == 1 and kind in ("policy rank", "engine"):
+            panel.plot(
+                xs,
+                [estimated[p.name][kind] for p in points],
+                "--",
+                color=color,
+                linewidth=1,
+                alpha=0.6,
+                label=f"{kind}, estimated",
+            )

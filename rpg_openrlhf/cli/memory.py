@@ -12,10 +12,10 @@ from rpg_openrlhf.cli.gpus import H100
 GIB = 2**30
 ASSUMED_GPU_GIB = H100.gib  # the published runs'
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
-PROCESS_GIB = 1.2  # a worker's libraries in host memory, on the CPU platform
+PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform (benchmarks/growth.py)
 TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
-ENGINE_PROCESSES = 2
-DRIVER_GIB = 3.0  # driver, Ray head and object store there
+ENGINE_PROCESSES = 3
+DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store there
 BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # of the weight sync's buffers; two of them in shared memory
 # DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" leaves: elements of the bucket that gradients are reduced in,
 # and of gathered weights that ZeRO-3 lets live.

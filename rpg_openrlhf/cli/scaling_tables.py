@@ -17,6 +17,7 @@ from rpg_openrlhf.cli import flags, memory, settle, throughput, train_rpg
 from rpg_openrlhf.cli.gpus import CONSTANTS, GPU, H100, H200, assuming
 from rpg_openrlhf.cli.model_shapes import shapes_of
 from rpg_openrlhf.cli.tables import CONFIGS, ROLLOUTS
+from rpg_openrlhf.config import Refusal
 
 MODELS = ("Qwen/Qwen3-4B", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-14B", "Qwen/Qwen3-32B")
 GPUS, NODE = (1, 8, 16, 64), 8
@@ -191,5 +192,15 @@ def pages() -> str:
     return "\n\n".join(blocks)
 
 
+def main() -> int:
+    """The exit status: 0, or 2 for a refusal, as where the layers of a checkout are missing."""
+    try:
+        print(pages())
+    except Refusal as refusal:
+        print(f"scaling_tables: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    sys.stdout.write(pages() + "\n")
+    sys.exit(main())
