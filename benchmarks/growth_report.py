@@ -86,33 +86,35 @@ TITLES = {
 
 
 def draw(results: dict[str, dict], axes: dict, sizes: dict[str, float], estimated: dict, png: Path) -> None:
-    """CPU seconds against batch, length and model; memory against the model. `axes`: points by axis and ranks."""
+    """CPU seconds, and memory beside them, against batch, length and model; an axis without two points is left out.
+
+    `axes`: points by axis and ranks.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, 2, figsize=(12, 9.4), layout="constrained")
     measured = {
         axis: {r: [p for p in points if "seconds" in results.get(p.name, {})] for r, points in by_ranks.items()}
         for axis, by_ranks in axes.items()
     }
-    for panel, (axis, (label, setting)) in zip(panels.flat, TITLES.items(), strict=False):
+    shown = [axis for axis in TITLES if len(measured[axis][1]) > 1]
+    figure, panels = plt.subplots(len(shown), 2, figsize=(12, 5.2 * len(shown)), layout="constrained", squeeze=False)
+    for axis, (times, memory) in zip(shown, panels, strict=True):
+        label, setting = TITLES[axis]
         for ranks, points in measured[axis].items():
             xs = [sizes[p.model] if axis == "model" else getattr(p, axis) for p in points]
-            _time_lines(panel, xs, [cpu_of(results[p.name]) for p in points], ranks)
-        panel.set(title=f"against {label} ({setting})", xlabel=label, ylabel="CPU seconds a step")
-    for ranks, points in measured["model"].items():
-        _memory_lines(panels[1][1], points, sizes, results, estimated, ranks)
-    panels[1][1].set(title="peak memory against parameters", xlabel="parameters", ylabel="MiB, resident")
+            _time_lines(times, xs, [cpu_of(results[p.name]) for p in points], ranks)
+            _memory_lines(memory, xs, points, results, estimated, ranks)
+        times.set(title=f"a step against {label} ({setting})", xlabel=label, ylabel="CPU seconds a step")
+        memory.set(title=f"memory against {label}", xlabel=label, ylabel="peak resident memory, MiB")
     for panel in panels.flat:
         panel.set(xscale="log", yscale="log")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(color="#e5e7eb", which="both", linewidth=0.5)
-        panel.legend(frameon=False, fontsize=9)
-    figure.suptitle(
-        "filled: one rank; open: two, together (memory: one of them). Number: slope of the last two points of one rank"
-    )
+        panel.legend(frameon=False, fontsize=9, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    figure.suptitle("filled: one rank; open: two (memory: one of them). Number: slope of the last two points")
     figure.savefig(png, dpi=110)
 
 
@@ -129,18 +131,10 @@ def _time_lines(panel, xs: list[float], found: list[dict[str, float]], ranks: in
         panel.plot(xs, ys, label=name + grows if ranks == 1 else None, **_style(ranks, color))
 
 
-def _memory_lines(panel, points: list, sizes: dict, results: dict, estimated: dict, ranks: int) -> None:
-    xs = [sizes[p.model] for p in points]
+def _memory_lines(panel, xs: list[float], points: list, results: dict, estimated: dict, ranks: int) -> None:
     for kind, color in KINDS.items():
         ys = [results[p.name]["peak_mib"][kind] for p in points]
         panel.plot(xs, ys, label=kind if ranks == 1 else None, **_style(ranks, color))
         if ranks == 1 and kind in ("policy rank", "engine"):
-            panel.plot(
-                xs,
-                [estimated[p.name][kind] for p in points],
-                "--",
-                color=color,
-                linewidth=1,
-                alpha=0.6,
-                label=f"{kind}, estimated",
-            )
+            guess = [estimated[p.name][kind] for p in points]
+            panel.plot(xs, guess, "--", color=color, linewidth=1, alpha=0.6, label=f"{kind}, estimated")

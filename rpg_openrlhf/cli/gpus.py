@@ -44,7 +44,7 @@ CONSTANTS = {
     "front": Constant(9e-6, "s of vLLM's front end a token, one process an engine", "measured, one AMD EPYC core"),
     "front_log_probs": Constant(28e-6, "the same with log-probs of the sampled tokens", "measured, one AMD EPYC core"),
     "bucket": Constant(15e-3, "s a bucket of the weight sync besides its bytes", "measured, docs/performance.md"),
-    "driver": Constant(1e-3, "s of the trainer's own Python a sequence", "assumption"),
+    "driver": Constant(6e-4, "s of the trainer's own Python a sequence", "measured, docs/performance.md"),
     "driver_token": Constant(5e-7, "s of the trainer's own Python a token", "assumption"),
     "filled": Constant(0.6, "of the response budget is the mean response; the longest fills it", "assumption"),
     "drawn": Constant(1.5, "groups drawn for each that dynamic sampling keeps", "assumption"),
