@@ -34,17 +34,29 @@ CONSTANTS = {
     "train": Constant(0.40, "of peak FLOP/s in training and in forward passes", "assumption"),
     "prefill": Constant(0.50, "of peak FLOP/s where vLLM computes: prefill, and decoding of very many", "assumption"),
     "decode": Constant(0.70, "of memory bandwidth while decoding", "assumption"),
-    "copy": Constant(0.90, "of memory bandwidth where memory is copied", "4.3 of 4.8 TB/s, as published for an H200"),
+    "copy": Constant(
+        0.90,
+        "of memory bandwidth where memory is copied",
+        "4.3 of 4.8 TB/s on an H200, by the project's notes; not checked here",
+    ),
     "link": Constant(0.80, "of NVLink, network and PCIe", "assumption"),
     "launch": Constant(2e-3, "s a decoding step besides, with CUDA graphs", "assumption"),
     "reduce": Constant(15e-6, "s each of two all-reduces a layer, where an engine has several GPUs", "assumption"),
     "sequences": Constant(
         128, "sequences an engine decodes at a time", "vLLM 0.29's DEFAULT_MAX_NUM_SEQS, which its engine class has"
     ),
-    "front": Constant(9e-6, "s of vLLM's front end a token, one process an engine", "measured, one AMD EPYC core"),
-    "front_log_probs": Constant(28e-6, "the same with log-probs of the sampled tokens", "measured, one AMD EPYC core"),
-    "bucket": Constant(15e-3, "s a bucket of the weight sync besides its bytes", "measured, docs/performance.md"),
-    "driver": Constant(6e-4, "s of the trainer's own Python a sequence", "measured, docs/performance.md"),
+    "front": Constant(
+        9e-6,
+        "s of vLLM's front end a token, one process an engine",
+        "measured on one AMD EPYC core, by the project's notes",
+    ),
+    "front_log_probs": Constant(
+        28e-6, "the same with log-probs of the sampled tokens", "measured on one AMD EPYC core, by the project's notes"
+    ),
+    "bucket": Constant(
+        15e-3, "s a bucket of the weight sync besides its bytes", "measured on a CPU, docs/performance.md"
+    ),
+    "driver": Constant(6e-4, "s of the trainer's own Python a sequence", "measured on a CPU, docs/performance.md"),
     "driver_token": Constant(5e-7, "s of the trainer's own Python a token", "assumption"),
     "filled": Constant(0.6, "of the response budget is the mean response; the longest fills it", "assumption"),
     "drawn": Constant(1.5, "groups drawn for each that dynamic sampling keeps", "assumption"),
