@@ -9,31 +9,39 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from rpg_openrlhf.cli import memory
+from rpg_openrlhf.cli import gpus, machine, memory, throughput
+from rpg_openrlhf.cli.banner import rollouts
 from rpg_openrlhf.cli.data import Source
 from rpg_openrlhf.cli.files import hub_is_reachable
 from rpg_openrlhf.config import Refusal
 
 
-def report(args: SimpleNamespace, sources: list[Source], evaluated: Sequence[dict[str, Any]] = ()) -> str:
-    """The report printed under the banner; `evaluated` has the rows of the evaluation.
+def report(
+    args: SimpleNamespace, sources: list[Source], prompts: int | None, evaluated: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The report printed under the banner. `prompts`: of an episode, where the data set tells; `evaluated`: all rows.
 
     A Refusal where the model, tokenizer or prompts do not go together.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _report(args, sources, evaluated)
+        return _report(args, sources, prompts, evaluated)
 
 
-def _report(args: SimpleNamespace, sources: list[Source], evaluated: Sequence[dict[str, Any]]) -> str:
+def _report(
+    args: SimpleNamespace, sources: list[Source], prompts: int | None, evaluated: Sequence[dict[str, Any]]
+) -> str:
     config, tokenizer = _load(args)
-    prompts = _prompts(args, "data.prompt_dataset", sources, tokenizer)
-    lines = _prompt_lines(args, prompts, tokenizer)
+    texts = _prompts(args, "data.prompt_dataset", sources, tokenizer)
+    lengths = _lengths(texts, tokenizer)
+    lines = _prompt_lines(args, texts, lengths)
     if evaluated:
         source = Source(args.eval.dataset, len(evaluated), list(evaluated))
-        lines.append(_evaluation_line(args, _prompts(args, "eval.dataset", [source], tokenizer), tokenizer))
-    lines += _memory_lines(args, config)
+        lines.append(_evaluation_line(args, _lengths(_prompts(args, "eval.dataset", [source], tokenizer), tokenizer)))
+    shapes = memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code)
+    lines += _memory_lines(args, shapes)
+    lines += _time_lines(args, shapes, lengths, prompts and rollouts(args, prompts))
     return "\n".join([*lines, "dry run: all checks passed, nothing was started"])
 
 
@@ -80,10 +88,10 @@ def _prompts(args: SimpleNamespace, flag: str, sources: list[Source], tokenizer:
     return prompts
 
 
-def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> list[str]:
+def _prompt_lines(args: SimpleNamespace, prompts: list[str], lengths: list[int]) -> list[str]:
     if not prompts:
         return ["  prompts: not looked at, as the data set is on ModelScope's hub"]
-    lengths, room, long = _lengths(args, prompts, tokenizer)
+    room, long = _room(args, lengths)
     if long == len(lengths):
         raise Refusal(
             f"--data.max_len {args.data.max_len}: all of the first {long} prompts are longer than the {room} tokens "
@@ -100,27 +108,52 @@ def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> 
     ]
 
 
-def _lengths(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> tuple[list[int], int, int]:
-    """Tokens of each prompt, the tokens there is room for, and how many prompts are longer."""
-    lengths = [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+def _lengths(prompts: list[str], tokenizer: Any) -> list[int]:
+    """Tokens of each."""
+    return [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+
+
+def _room(args: SimpleNamespace, lengths: list[int]) -> tuple[int, int]:
+    """The tokens there is room for, and how many prompts are longer."""
     room = args.data.max_len - (args.rollout.max_new_tokens or 1)
-    return lengths, room, sum(length > room for length in lengths)
+    return room, sum(length > room for length in lengths)
 
 
-def _evaluation_line(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> str:
-    lengths, room, long = _lengths(args, prompts, tokenizer)
+def _evaluation_line(args: SimpleNamespace, lengths: list[int]) -> str:
+    room, long = _room(args, lengths)
     cut = f"; {long} are longer and would lose their beginning" if long else ""
-    return f"  all {len(prompts)} prompts of the evaluation: {max(lengths)} tokens at most, room for {room}{cut}"
+    return f"  all {len(lengths)} prompts of the evaluation: {max(lengths)} tokens at most, room for {room}{cut}"
 
 
-def _memory_lines(args: SimpleNamespace, config: Any) -> list[str]:
-    shapes = memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code)
+def _memory_lines(args: SimpleNamespace, shapes: memory.Shapes) -> list[str]:
     found = memory.estimate(args, shapes)
     width = max(len(name) for name, _ in found.lines)
     lines = [f"  memory per rank, estimated ({shapes.parameters / 1e6:,.1f}M parameters):"]
     lines += [f"    {name:<{width}}  {_gib(gib)}" for name, gib in found.lines]
     verdict = "fits" if found.needed <= found.available else "DOES NOT FIT"
     return [*lines, f"  {verdict}: {found.needed:.1f} of {found.available:.1f} GiB at the peak ({found.remark})"]
+
+
+def _time_lines(args: SimpleNamespace, shapes: memory.Shapes, lengths: list[int], steps: int | None) -> list[str]:
+    """Seconds of a step by phase, what bounds each, and the run's GPU-hours."""
+    if args.platform == "cpu":
+        return ["  time: not estimated on the CPU platform"]
+    name = machine.gpu_name()
+    gpu = gpus.named(name) if name else gpus.H100
+    if gpu is None:
+        return [f"  time: not estimated, as no rates of a {name} are known here"]
+    work = throughput.work(args, shapes, gpu, statistics.mean(lengths) if lengths else None)
+    terms = throughput.predict(work)
+    phases, step = throughput.by_phase(terms), throughput.step_seconds(work, terms)
+    parts = [f"{phase} {seconds:,.1f} ({bound})" for phase, (seconds, bound) in phases.items()]
+    moved = sum(term.seconds for term in terms if term.bound in (throughput.NVLINK, throughput.NETWORK))
+    hours = f"{steps} steps are {throughput.gpu_hours(work, steps):,.0f} GPU-hours; " if steps else ""
+    return [
+        f"  time, on paper, {args.num_gpus} x {gpu.name}{'' if name else ' assumed'}, replies of {work.response:,.0f} "
+        "tokens in the mean assumed (docs/scaling.md):",
+        f"    {', '.join(parts)}",
+        f"    {step:,.0f} s a step, {moved:,.1f} of them collectives; {hours}no evaluation, no checkpoints",
+    ]
 
 
 def _gib(gib: float) -> str:

@@ -19,14 +19,23 @@ def gpu_memory_gib() -> list[float | None]:
     return [found[i] for i in indices if i < len(found)] if len(indices) == len(wanted) else found[: len(wanted)]
 
 
+def gpu_name() -> str | None:
+    """The driver's name of the first CUDA device; None where there is none, or no driver to ask."""
+    return next(iter(_query("name")), None)
+
+
 def _nvidia_smi() -> list[float | None]:
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    return [float(line) / 1024 if line.isdigit() else None for line in _query("memory.total")]
+
+
+def _query(what: str) -> list[str]:
+    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
     lines = done.stdout.split("\n") if done.returncode == 0 else []
-    return [float(line) / 1024 if line.strip().isdigit() else None for line in lines if line.strip()]
+    return [line.strip() for line in lines if line.strip()]
 
 
 def host_memory_gib() -> float:

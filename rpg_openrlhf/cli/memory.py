@@ -7,13 +7,20 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.cli import machine
+from rpg_openrlhf.cli.gpus import H100
 
 GIB = 2**30
-ASSUMED_GPU_GIB = 80.0  # the published runs' H100
+ASSUMED_GPU_GIB = H100.gib  # the published runs'
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
-PROCESS_GIB = 1.2  # a worker's libraries in host memory, on the CPU platform
+PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform (benchmarks/growth.py)
 TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
-DRIVER_GIB = 3.0  # driver, Ray head and object store there
+ENGINE_PROCESSES = 3
+DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store there
+BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # of the weight sync's buffers; two of them in shared memory
+# DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" leaves: elements of the bucket that gradients are reduced in,
+# and of gathered weights that ZeRO-3 lets live.
+REDUCE_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9
+VLLM_OWN_GIB = 1.0  # vLLM's own activations
 
 
 class Shapes(NamedTuple):
@@ -122,64 +129,90 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     }
 
 
+def buffers(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
+    """GiB per rank of what weights and gradients pass through.
+
+    The weight sync's buffer stays for the whole run: a bucket, or the largest tensor if that is larger. The others
+    live while training: the bucket that gradients are reduced in, and with ZeRO-3 the weights that are gathered.
+    """
+    size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
+    largest = max(shapes.vocabulary, shapes.inner) * shapes.hidden * size
+    found = {"weight sync": min(shapes.parameters * size, max(BUCKET_BYTES[args.platform], largest))}
+    if stage:
+        on_gpu = args.platform != "cpu"  # where memory counts when it is allocated, not when it is touched
+        found["gradients on their way"] = (
+            REDUCE_ELEMENTS if on_gpu else min(REDUCE_ELEMENTS, shapes.parameters)
+        ) * size
+    if stage == 3 and args.actor.num_nodes * args.actor.num_gpus_per_node > 1:
+        found["gathered weights"] = min(LIVE_ELEMENTS, shapes.parameters) * size
+    return {name: value / GIB for name, value in found.items()}
+
+
 def engine_gib(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tuple[float, float]:
     """(GiB vLLM takes of a device, tokens its KV cache can hold there)."""
-    tp = args.vllm.tensor_parallel_size
-    weights = shapes.parameters * 2 / tp / GIB
+    parts = engine_parts(args, shapes, device_gib)
+    token = 2 * 2 * shapes.layers * shapes.key / args.vllm.tensor_parallel_size
+    return sum(parts.values()), parts["vLLM, KV cache"] * GIB / token
+
+
+def engine_parts(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> dict[str, float]:
+    """GiB of a device. On a GPU the cache is what its share leaves, and below 0 where it leaves nothing."""
+    weights = shapes.parameters * 2 / args.vllm.tensor_parallel_size / GIB
     if args.platform == "cpu":
-        cache = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)
-        share = weights + cache
-    else:
-        share = device_gib * args.vllm.gpu_memory_utilization
-        cache = share - weights - 1  # vLLM's own activations
-    return share, cache * GIB / (2 * 2 * shapes.layers * shapes.key / tp)
+        return {"vLLM, weights": weights, "vLLM, KV cache": float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)}
+    cache = device_gib * args.vllm.gpu_memory_utilization - weights - VLLM_OWN_GIB
+    return {"vLLM, weights": weights, "vLLM, KV cache": cache, "vLLM, activations": VLLM_OWN_GIB}
 
 
-def estimate(args: SimpleNamespace, shapes: Shapes) -> Estimate:
-    return _estimate_cpu(args, shapes) if args.platform == "cpu" else _estimate_gpu(args, shapes)
+def estimate(args: SimpleNamespace, shapes: Shapes, device_gib: float | None = None) -> Estimate:
+    """`device_gib`: a GPU's memory; None: what is seen here, or an H100's."""
+    return _estimate_cpu(args, shapes) if args.platform == "cpu" else _estimate_gpu(args, shapes, device_gib)
 
 
-def _estimate_gpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
+def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | None) -> Estimate:
     """One GPU in its fuller phase.
 
-    Sleeping engines give their share back while training, a sleeping trainer its states while generating.
+    Sleeping engines give their share back while training, a sleeping trainer its states while generating. Sending
+    weights is never the fuller one: engines wake without their caches, and the bucket is counted in all.
     """
-    known = [gib for gib in machine.gpu_memory_gib() if gib is not None]
+    known = [device_gib] if device_gib else [gib for gib in machine.gpu_memory_gib() if gib is not None]
     device = min(known) if known else ASSUMED_GPU_GIB
-    states, peak = model_states(args, shapes), activations(args, shapes)
-    share, cached = engine_gib(args, shapes, device)
-    remark = f"{device:.0f} GiB per GPU {'found here' if known else 'assumed, as no GPU is seen here'}"
-    remark += f"; vLLM caches {max(cached, 0):,.0f} tokens"
-    lines = [*states.items(), *peak.items(), ("CUDA context and slack", GPU_OVERHEAD_GIB)]
-    training = generating = sum(gib for _, gib in lines)
-    generating = GPU_OVERHEAD_GIB + share
-    if args.train.colocate_all and not args.train.async_enable:
+    states, peak, passing = model_states(args, shapes), activations(args, shapes), buffers(args, shapes)
+    engine, cached = engine_parts(args, shapes, device), engine_gib(args, shapes, device)[1]
+    share, bucket = sum(engine.values()), passing["weight sync"]
+    lines = [*states.items(), *peak.items(), *passing.items(), ("CUDA context and slack", GPU_OVERHEAD_GIB)]
+    colocated = args.train.colocate_all and not args.train.async_enable
+    lines += [(f"{name}, {'the same' if colocated else 'its own'} GPU", gib) for name, gib in engine.items()]
+    always = GPU_OVERHEAD_GIB + bucket
+    # At the step itself activations are gone, and gradients are copied to fp32.
+    step = states["gradients"] * 4 / (4 if args.ds.param_dtype == "fp32" else 2)
+    training = always + sum(states.values()) + max(sum(peak.values()) + sum(passing.values()) - bucket, step)
+    phases = {"training": training, "generating": always + share}
+    if colocated:
         # A sleeping trainer keeps its bf16 weights on the device; a reference model never sleeps.
-        stays = [
-            gib for name, gib in states.items() if not args.ds.enable_sleep or name in ("weights", "reference model")
-        ]
-        generating += sum(stays)
-        asleep = args.vllm.enable_sleep
-        training += 0 if asleep else share
-        lines.append(
-            ("vLLM, on the same GPU" + (" while generating (it sleeps while training)" if asleep else ""), share)
-        )
-    else:
-        lines.append(("vLLM, on a GPU of its own", share))
+        asleep = args.ds.enable_sleep
+        stays = sum(gib for name, gib in states.items() if not asleep or name in ("weights", "reference model"))
+        phases["generating"] += stays
+        phases["training"] += 0 if args.vllm.enable_sleep else share
+    fullest = max(phases, key=lambda phase: phases[phase])
+    how = "" if device_gib else " found here" if known else " assumed, as no GPU is seen here"
+    remark = f"{fullest}; {device:.0f} GiB per GPU{how}"
+    remark += f"; vLLM caches {max(cached, 0):,.0f} tokens"
     if cached < args.data.max_len:
         return Estimate(lines, float("inf"), device, remark + ", less than one sequence of --data.max_len")
-    return Estimate(lines, max(training, generating), device, remark)
+    return Estimate(lines, phases[fullest], device, remark)
 
 
 def _estimate_cpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
     """Everything shares the host's memory."""
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
-    states, peak = model_states(args, shapes), activations(args, shapes)
-    share, cached = engine_gib(args, shapes, 0)
-    lines = [*states.items(), *peak.items(), ("libraries of a process", PROCESS_GIB)]
+    states, peak, passing = model_states(args, shapes), activations(args, shapes), buffers(args, shapes)
+    engine, cached = engine_parts(args, shapes, 0), engine_gib(args, shapes, 0)[1]
+    lines = [*states.items(), *peak.items(), *passing.items(), ("libraries of a process", PROCESS_GIB)]
     one_rank = sum(gib for _, gib in lines)
     engines = args.vllm.num_engines * args.vllm.tensor_parallel_size
-    lines.append((f"vLLM, each of {engines}", share + 2 * PROCESS_GIB))
-    needed = ranks * one_rank + engines * (share + 2 * PROCESS_GIB) + DRIVER_GIB
+    lines += [(f"{name}, each of {engines}", gib) for name, gib in engine.items()]
+    one_engine = sum(engine.values()) + ENGINE_PROCESSES * PROCESS_GIB
+    needed = ranks * one_rank + engines * one_engine + DRIVER_GIB
     remark = f"host memory, {ranks} ranks and {engines} engines together; vLLM caches {cached:,.0f} tokens"
     return Estimate(lines, needed, machine.host_memory_gib(), remark)

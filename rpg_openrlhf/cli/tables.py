@@ -1,7 +1,6 @@
 """The published tables as sums of layers: `python -m rpg_openrlhf.cli.tables [TABLE]` prints a plan.
 
-GPU-hours are an estimate from the layers' own numbers and the assumptions below, good for an order of magnitude: none
-of these runs was made here.
+GPU-hours are those of throughput.py, on paper: none of these runs was made here.
 """
 
 from __future__ import annotations
@@ -13,18 +12,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rpg_openrlhf.config import Refusal, read_layers
+from rpg_openrlhf.cli import flags, gpus, settle, throughput, train_rpg
+from rpg_openrlhf.cli.model_shapes import shapes_of
+from rpg_openrlhf.config import Refusal
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TABLES = "tables.yaml"
 HARDWARE = "hardware/8xh100"
 ROLLOUTS = 400  # the paper's run, arXiv 2505.17508, Appendix H
-PARAMETERS = {"Qwen/Qwen3-4B": 4.0e9, "Qwen/Qwen2.5-7B-Instruct": 7.6e9, "Qwen/Qwen2.5-Math-7B": 7.6e9}
-# Assumed, not measured: the mean response fills this share of its budget; dynamic sampling draws so many groups for
-# each that it keeps; an H100 trains at 40 % of its 989 TFLOP/s, and decodes 5,000 tokens/s of a 4B model.
-FILLED, DRAWN, TRAIN_FLOPS, DECODED = 0.6, 1.5, 0.4 * 989e12, 5_000 * 4.0e9
-# Of the parameters, per token: forward, backward and the recomputed forward; the old log-probs; a reference model's.
-TRAIN, FORWARD = 8, 2
 
 
 class Run(NamedTuple):
@@ -53,8 +48,7 @@ def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> lis
     found = []
     for method in table["runs"]:
         layers = [*shared, *_layers(method, table, content), hardware]
-        values = read_layers([str(configs / f"{layer}.yaml") for layer in layers])
-        found.append(Run(f"{setting}/{method}", method, layers, gpu_hours(values)))
+        found.append(Run(f"{setting}/{method}", method, layers, gpu_hours(layers, configs)))
     return found
 
 
@@ -67,17 +61,15 @@ def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list
     return [*_layers(base, table, content), *content["variants"][variant]]
 
 
-def gpu_hours(values: dict[str, Any]) -> float | None:
-    """Of ROLLOUTS rollouts: decoding, training, and the forward passes between them; no evaluation, no start-up."""
-    parameters = PARAMETERS.get(values.get("actor.model_name_or_path", ""))
-    if parameters is None:
+def gpu_hours(layers: list[str], configs: Path = CONFIGS) -> float | None:
+    """Of ROLLOUTS rollouts, on the GPU that the hardware layer is called after; no evaluation, no start-up."""
+    parsed = flags.parse(["--config", ",".join(str(configs / f"{layer}.yaml") for layer in layers)])
+    shapes, gpu = shapes_of(parsed.values["actor.model_name_or_path"]), gpus.named(layers[-1])
+    if shapes is None or gpu is None:
         return None
-    samples = values["rollout.batch_size"] * values["rollout.n_samples_per_prompt"]
-    tokens = ROLLOUTS * samples * FILLED * values["rollout.max_new_tokens"]
-    reference = values.get("algo.kl.init_coef", 0) > 0 or values.get("ref.refresh", "rollout") != "rollout"
-    flops = tokens * parameters * (TRAIN + FORWARD * (1 + reference))
-    decoded = tokens * (DRAWN if values["algo.dynamic_filtering_enable"] else 1)
-    return (flops / TRAIN_FLOPS + decoded * parameters / DECODED) / 3600
+    settle.fill_defaults(parsed)
+    args, _ = train_rpg.validate(parsed, "cuda")
+    return throughput.gpu_hours(throughput.work(args, shapes, gpu), ROLLOUTS)
 
 
 def plan(name: str, hardware: str | None, configs: Path) -> str:
@@ -91,7 +83,7 @@ def plan(name: str, hardware: str | None, configs: Path) -> str:
     known = [run.gpu_hours for run in found if run.gpu_hours is not None]
     if known:
         lines.append(
-            f"  {len(known)} runs, about {sum(known):,.0f} GPU-hours of an H100 (assumed rates, not measured)"
+            f"  {len(known)} runs, about {sum(known):,.0f} GPU-hours (on paper, not measured: docs/scaling.md)"
         )
     return "\n".join(lines)
 

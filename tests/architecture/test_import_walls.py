@@ -24,6 +24,7 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.trainer.weight_sync.plan": set(),
+    "rpg_openrlhf.cli.scaling_tables": {"torch"},
     "rpg_openrlhf.rewards.grading": {"torch"},
     "evaluation.commands.grade": {"torch"},
     "evaluation.commands.report": {"torch"},

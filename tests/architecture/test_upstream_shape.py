@@ -27,7 +27,10 @@ from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: E402
 from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine  # noqa: E402
 from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
+from openrlhf.utils.deepspeed import deepspeed_utils  # noqa: E402
 
+from rpg_openrlhf.cli import memory  # noqa: E402
+from rpg_openrlhf.cli.gpus import constant  # noqa: E402
 from rpg_openrlhf.trainer import (  # noqa: E402
     actor,
     checkpointing,
@@ -749,3 +752,37 @@ def test_an_override_takes_what_upstreams_method_takes(ours, name):
     for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
         if any(p.kind == kind for p in expected.values()):
             assert any(p.kind == kind for p in signature.parameters.values())
+
+
+def test_an_engine_decodes_as_many_sequences_as_the_predictions_assume():
+    """cli/gpus.py: OpenRLHF says neither how many nor in which context, and vLLM has no default for that one."""
+    from vllm.config import SchedulerConfig
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    context = inspect.signature(AsyncLLM.from_engine_args).parameters["usage_context"].default
+    assert context == UsageContext.ENGINE_CONTEXT
+    assert context not in EngineArgs.get_batch_defaults(1)[1]
+    assert constant("sequences") == SchedulerConfig.DEFAULT_MAX_NUM_SEQS
+    source = inspect.getsource(vllm_engine)
+    assert "max_num_seqs" not in source
+    assert "usage_context" not in source
+
+
+def test_deepspeeds_buckets_are_those_that_memory_is_estimated_with():
+    """cli/memory.py: OpenRLHF leaves them to "auto", which DeepSpeed takes as not given."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    given = {"stage": 3, "reduce_bucket_size": "auto", "stage3_max_live_parameters": "auto"}
+    found = DeepSpeedZeroConfig(**given)
+    assert (found.reduce_bucket_size, found.max_live_parameters) == (memory.REDUCE_ELEMENTS, memory.LIVE_ELEMENTS)
+    for name in ("reduce_bucket_size", "stage3_max_live_parameters"):
+        assert f'"{name}": "auto"' in inspect.getsource(deepspeed_utils)
+
+
+def test_the_weight_syncs_buffers_are_those_that_memory_is_estimated_with():
+    from rpg_openrlhf.trainer.weight_sync import policy, transports
+
+    cuda, cpu = policy.BUCKET_BYTES["cuda"], policy.BUCKET_BYTES["cpu"] * transports.SharedMemory.slots
+    assert {"cuda": cuda * transports.CudaIpc.slots, "cpu": cpu} == memory.BUCKET_BYTES

@@ -124,9 +124,12 @@ def test_every_layer_of_a_table_exists_and_hours_grow_with_the_context():
     for run in RUNS.values():
         assert all((CONFIGS / f"{layer}.yaml").is_file() for layer in run.layers)
     hours = [RUNS[f"qwen3_4b-{context}/RPG-UFKL"].gpu_hours for context in ("2k", "4k", "8k")]
-    assert hours == pytest.approx([hours[0], 2 * hours[0], 4 * hours[0]])
+    assert 2 < hours[1] / hours[0] < hours[2] / hours[1] < 4, "more than the tokens: attention and caches grow as well"
     fixed = RUNS["qwen2.5_7b_instruct-2k/RPG-UFKL+fixed-reference"].gpu_hours
     assert fixed > RUNS["qwen2.5_7b_instruct-2k/RPG-UFKL"].gpu_hours
+    h100, h200 = (tables.runs("6", hardware)[0].gpu_hours for hardware in ("hardware/8xh100", "hardware/8xh200"))
+    assert h200 < h100
+    assert tables.runs("smoke")[0].gpu_hours is None, "on a CPU"
 
 
 def test_tables_are_listed_and_refused_in_one_line(capsys):
