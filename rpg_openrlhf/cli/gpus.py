@@ -43,7 +43,7 @@ CONSTANTS = {
     "launch": Constant(2e-3, "s a decoding step besides, with CUDA graphs", "assumption"),
     "reduce": Constant(15e-6, "s each of two all-reduces a layer, where an engine has several GPUs", "assumption"),
     "sequences": Constant(
-        128, "sequences an engine decodes at a time", "vLLM 0.29's DEFAULT_MAX_NUM_SEQS, which its engine class has"
+        512, "sequences an engine decodes at a time", "trainer/install.py; vLLM 0.29 alone: 128 for OpenRLHF's engine"
     ),
     "front": Constant(
         9e-6,

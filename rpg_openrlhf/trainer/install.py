@@ -60,10 +60,16 @@ def policy_actor(args: SimpleNamespace) -> type:
     return ScheduleFreePolicyActor
 
 
+# Decoding reads all weights for each token, whoever shares the reading. vLLM 0.29 has defaults for servers and its LLM
+# class; the engine that upstream builds is neither, and gets 128 (test_upstream_shape.py).
+MAX_NUM_SEQS = 512
+
+
 def engine_overrides(args: SimpleNamespace) -> dict:
     """Engine arguments that differ from what upstream hard-codes: for whom, and why."""
     overrides: dict = {
         "trust_remote_code": args.trust_remote_code,  # upstream: always
+        "max_num_seqs": MAX_NUM_SEQS,
         "worker_extension_cls": "rpg_openrlhf.trainer.weight_sync.receiver.WeightReceiver",
     }
     if args.algo.objective == "rpg" and args.rpg.old_policy == "rollout":

@@ -37,6 +37,7 @@ from rpg_openrlhf.trainer import (  # noqa: E402
     chunked_head,
     cpu_platform,
     experience_maker,
+    install,
     policy_loss,
     rollout_actor,
     rollouts,
@@ -755,7 +756,7 @@ def test_an_override_takes_what_upstreams_method_takes(ours, name):
 
 
 def test_an_engine_decodes_as_many_sequences_as_the_predictions_assume():
-    """cli/gpus.py: OpenRLHF says neither how many nor in which context, and vLLM has no default for that one."""
+    """cli/gpus.py, trainer/install.py: OpenRLHF names neither number nor context, vLLM has no default for it."""
     from vllm.config import SchedulerConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
@@ -764,7 +765,8 @@ def test_an_engine_decodes_as_many_sequences_as_the_predictions_assume():
     context = inspect.signature(AsyncLLM.from_engine_args).parameters["usage_context"].default
     assert context == UsageContext.ENGINE_CONTEXT
     assert context not in EngineArgs.get_batch_defaults(1)[1]
-    assert constant("sequences") == SchedulerConfig.DEFAULT_MAX_NUM_SEQS
+    assert SchedulerConfig.DEFAULT_MAX_NUM_SEQS == 128, "why install.py asks for more"
+    assert constant("sequences") == install.MAX_NUM_SEQS
     source = inspect.getsource(vllm_engine)
     assert "max_num_seqs" not in source
     assert "usage_context" not in source

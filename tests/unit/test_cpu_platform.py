@@ -167,6 +167,7 @@ def test_engine_overrides(setting, expected, trust):
         )
     )
     assert overrides.pop("trust_remote_code") is trust
+    assert overrides.pop("max_num_seqs") == 512
     from rpg_openrlhf.trainer.weight_sync.receiver import WeightReceiver
 
     assert overrides.pop("worker_extension_cls") == f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}"
