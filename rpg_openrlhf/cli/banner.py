@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from rpg_openrlhf.cli import layout
+
 BASELINES = {
     "dr_grpo": "group mean", "group_norm": "group mean, divided by the group's std",
     "rloo": "leave-one-out mean of the group",
@@ -24,7 +26,7 @@ def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
 
 
 def rollouts(args: SimpleNamespace, prompts: int) -> int:
-    return -(-prompts // args.rollout.batch_size) * args.train.num_episodes
+    return layout.rollouts(prompts, args.rollout.batch_size, args.train.num_episodes, args.train.async_enable)
 
 
 def banner(args: SimpleNamespace, prompts: int | None, notes: list[str]) -> str:

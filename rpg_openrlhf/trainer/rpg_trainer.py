@@ -57,6 +57,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             rollout_samples = in_order(rollout_samples, self.args.rollout.n_samples_per_prompt)
         self._phase("experience")
         status, global_step = super().train_step(rollout_samples, global_step)
+        status["rollout/carried_prompts"] = self.samples_generator.carried
         if self.schedule and "policy/kl_ref_k3" in status:  # without it no step was taken
             status |= self._move_reference(status, global_step)
         return status, global_step
