@@ -35,10 +35,10 @@ def make_model(folder: Path, vocabulary: int, **shape: int) -> Path:
     parts, merges = [*LETTERS, "Ġ"], []
     while len(tokens) < vocabulary:
         one, other = draw.choice(parts), draw.choice(parts)
-        if "Ġ" not in other and len(one + other) <= 9 and one + other not in tokens:
+        if "Ġ" not in other and one + other not in tokens:
             tokens[one + other] = None
             merges.append((one, other))
-            parts.append(one + other)
+            parts += [one + other] if len(one + other) <= 4 else []  # so no token is longer than eight letters
     bpe = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="!").save_pretrained(folder)

@@ -47,7 +47,7 @@ TABLES = [
     Table("rollouts", "Rollouts", quick="--quick"),
     Table("weight_sync", "Weight sync", quick="--steps 2"),
     Table("log_probs", "Log-probs and entropy", "--hidden 256,1024 --repeats 3",
-          "--hidden 64 --tokens 128 --repeats 1"),
+          "--hidden 64 --tokens 128 --repeats 1 --dtypes fp32 --modes log-probs"),
     Table("fast_path", "Fast path against GRPO", TASK, "--steps 2 --repeats 1"),
     Table("reference_cost", "A reference's cost"),
     Table("reference_modes", "Modes of a reference", TASK, "--steps 2 --modes rollout never"),
