@@ -1,6 +1,8 @@
-# Two commands, each does all of its own set-up:
+# Commands, each does all of its own set-up:
 #   make quickstart            train, evaluate and report on this machine's CPU   (ALGO=grpo, SEED=1, MODEL=PATH, WANDB=offline)
 #   make test                  lint and every test, the real stack included
+#   make bench                 every table of docs/performance.md that a CPU can make   (BENCH=out/bench, BENCH_FLAGS=--quick)
+#   make bench-gpu             those that need one GPU, in an environment of their own   (GPU_VENV=.venv-gpu)
 PYTHON ?= python3.11
 VENV ?= .venv
 export ALGO ?= rpg-reinforce-urkl
@@ -9,10 +11,14 @@ export OUT ?= out/quickstart-$(ALGO)
 COMPARE ?= out/compare
 export SEED ?= 1
 export WANDB ?= disabled
+export BENCH ?= out/bench
+BENCH_FLAGS ?=
+GPU_VENV ?= .venv-gpu
 STAMP = $(VENV)/.installed
+GPU_STAMP = $(GPU_VENV)/.installed
 BIN = $(abspath $(VENV))/bin
 
-.PHONY: install quickstart compare test test-fast lint format oracle
+.PHONY: install quickstart compare bench bench-gpu test test-fast lint format oracle
 
 install: $(STAMP)
 
@@ -27,6 +33,21 @@ $(STAMP): requirements/cpu.txt setup.py
 
 quickstart: $(STAMP)
 	@PATH="$(BIN):$$PATH" examples/scripts/quickstart_cpu.sh
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run.py --out "$(BENCH)" $(BENCH_FLAGS)
+
+# The CPU stack's torch has no CUDA: the same packages, with the torch that pip finds for GPUs and without vLLM.
+$(GPU_STAMP): requirements/cpu.txt setup.py
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements/cpu.txt)"
+	grep -v -e '^torch==' -e '^vllm' requirements/cpu.txt > $(GPU_VENV)/rest.txt
+	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r $(GPU_VENV)/rest.txt
+	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+bench-gpu: $(GPU_STAMP)
+	@$(GPU_VENV)/bin/python benchmarks/run.py --out "$(BENCH)-gpu" --device cuda $(BENCH_FLAGS)
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest

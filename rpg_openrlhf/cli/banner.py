@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from rpg_openrlhf.cli import layout
+
 BASELINES = {
     "dr_grpo": "group mean", "group_norm": "group mean, divided by the group's std",
     "rloo": "leave-one-out mean of the group",
@@ -31,7 +33,7 @@ def steps_per_rollout(args: SimpleNamespace) -> int:
 
 
 def rollouts(args: SimpleNamespace, prompts: int) -> int:
-    found = -(-prompts // args.rollout.batch_size) * args.train.num_episodes
+    found = layout.rollouts(prompts, args.rollout.batch_size, args.train.num_episodes, args.train.async_enable)
     return min(found, args.train.max_rollouts or found)
 
 

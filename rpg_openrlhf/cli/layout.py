@@ -70,10 +70,30 @@ def check_divides(v: dict[str, Any]) -> None:
         )
 
 
+def rollouts(prompts: int, batch: int, episodes: int, is_async: bool) -> int:
+    """Of a whole run. What an episode leaves of a rollout goes into the next one; upstream's asynchronous one ends."""
+    return -(-prompts // batch) * episodes if is_async else prompts * episodes // batch
+
+
 def check_last_rollout(v: dict[str, Any], prompts: int | None) -> list[str]:
-    """What an episode's last rollout, with the prompts that are left, does to the batches: a Refusal, or notes."""
-    left = (prompts or 0) % v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"]
-    if not left or prompts is None:
+    """What becomes of the prompts that fill no rollout: a Refusal, or notes."""
+    if prompts is None:
+        return []
+    batch, episodes = v["rollout.batch_size"], v["train.num_episodes"]
+    if v["train.async_enable"]:
+        return _check_asynchronous_end(v, prompts)
+    found, left = divmod(prompts * episodes, batch)
+    if not left or v["algo.dynamic_filtering_enable"]:  # then only the run itself will tell
+        return []
+    if v["train.max_rollouts"] is not None and v["train.max_rollouts"] <= found:
+        return []
+    return [f"the last {left} of the run's {prompts * episodes} prompts fill no rollout of {batch}: not trained on"]
+
+
+def _check_asynchronous_end(v: dict[str, Any], prompts: int) -> list[str]:
+    """An episode's last rollout, with the prompts that are left, as upstream trains on it."""
+    left = prompts % v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"]
+    if not left:
         return []
     whole = prompts - prompts % v["rollout.batch_size"]
     ranks, micro = data_parallel_ranks(v), v["rollout.micro_batch_size"]

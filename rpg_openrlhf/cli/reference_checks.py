@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rpg_openrlhf import config
+from rpg_openrlhf.cli import layout
 from rpg_openrlhf.config import Refusal
 from rpg_openrlhf.reference import first_rollout_of
 
@@ -112,7 +113,7 @@ def check_run_length(v: dict[str, Any], prompts: int | None) -> list[str]:
         return []
     steps, interval = steps_per_rollout(v), v["ref.interval"]
     if prompts is not None:
-        rollouts = -(-prompts // v["rollout.batch_size"]) * v["train.num_episodes"]
+        rollouts = layout.rollouts(prompts, v["rollout.batch_size"], v["train.num_episodes"], v["train.async_enable"])
         rollouts = min(rollouts, v["train.max_rollouts"] or rollouts)
         for name in ("interval", "min_interval"):
             given = v[f"ref.{name}"]

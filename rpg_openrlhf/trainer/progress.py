@@ -57,6 +57,9 @@ class ProgressReader(threading.Thread):
         if kind == "phase":
             self.tell({"phase": report["name"]})
             return
+        if kind == "note":
+            print(report["text"], file=self.console, flush=True)
+            return
         if kind == "start":
             self.rollouts = int(report["rollouts"])
             return

@@ -47,7 +47,10 @@ class NumberedEngine:
 
 
 class RPGSamplesGenerator(SamplesGenerator):
-    """Differs from upstream in the order of prompts and in numbering draws, so that a run can go on from any step."""
+    """Differs from upstream in the order of prompts and in numbering draws, so that a run can go on from any step.
+
+    And in that no rollout is partial: see generate_samples().
+    """
 
     def __init__(self, strategy, prompts_dataloader, eval_dataloader, tokenizer, vllm_engines):
         """`prompts_dataloader` is upstream's, whose data and collation are kept."""
@@ -70,6 +73,7 @@ class RPGSamplesGenerator(SamplesGenerator):
         self.draws, self._evaluated = 0, None  # prompts drawn since the start; in the evaluation under way
         self._dataloader_iter, self._sample_buffer = None, []
         self.ended = False  # the run takes no more rollouts, whatever is left of its episodes
+        self.carried = 0  # of the last rollout's prompts, those drawn in the episode before
         self.before_the_next: Callable[[], None] | None = None  # what a resumed run has to do first
 
     def _number(self) -> str:
@@ -84,20 +88,53 @@ class RPGSamplesGenerator(SamplesGenerator):
         ray.get(self._holding)
         return super()._dispatch_prompts_to_vllm(*args, **kwargs)
 
+    def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
+        """Differs from upstream: an evaluation is one pass, without a barrier after every few prompts.
+
+        A rollout draws as many prompts as it still lacks.
+        """
+        if self._evaluated is not None:
+            num_prompts = len(self.eval_dataloader)
+        else:
+            self.carried = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
+            num_prompts -= self.carried
+        return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
+
     def generate_samples(self, **generate_kwargs):
-        """Differs from upstream: an episode's order is of its number, and the place in it is counted."""
+        """Differs from upstream: an episode's order is of its number, and the place in it is counted.
+
+        What an episode's end leaves of a rollout waits for the next one's first prompts, under the same weights.
+        Upstream trains on it by itself: what fills no optimizer step is dropped without a word, and a rank may get
+        nothing. At the end of the run it is left out, and said.
+        """
         if self.before_the_next:
             first, self.before_the_next = self.before_the_next, None
             first()
         if self.ended:
             return [], None, 0, True
-        if self._dataloader_iter is None and not self._sample_buffer:
+        if self._dataloader_iter is None:
             self.order.begin(self.episode, self.position)
+            self._dataloader_iter = iter(self.prompts_dataloader)
         samples, pass_rate, drawn, exhausted = super().generate_samples(**generate_kwargs)
         self.position += drawn
         if exhausted:
             self.episode, self.position = self.episode + 1, 0
+            self._sample_buffer, samples = samples, []
+            self._tell_of_the_rest()
+        if pass_rate is not None:  # upstream counts the samples of what passed and the prompts of what was drawn
+            pass_rate /= self.args.rollout.n_samples_per_prompt
         return samples, pass_rate, drawn, exhausted
+
+    def _tell_of_the_rest(self) -> None:
+        left = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
+        if not left:
+            return
+        wanted = self.args.rollout.batch_size
+        if self.episode < self.args.train.num_episodes:
+            text = f"episode {self.episode} ended with {left} prompts of a rollout's {wanted}; the next one fills it"
+        else:
+            text = f"the run ended with {left} prompts, too few for a rollout of {wanted}: not trained on"
+        self.strategy.progress.put({"kind": "note", "text": text})
 
     def generate_eval_samples(self, **generate_kwargs):
         """Differs from upstream: its draws are numbered apart."""
@@ -109,13 +146,9 @@ class RPGSamplesGenerator(SamplesGenerator):
 
     def state_dict(self) -> dict:
         """The place in the data, and what was sampled and not yet trained on."""
-        names = ("episode", "position", "draws", "_sample_buffer")
-        return {name: getattr(self, name) for name in names} | {"drained": self._dataloader_iter is None}
+        return {name: getattr(self, name) for name in ("episode", "position", "draws", "_sample_buffer")}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state_dict()`."""
         self.episode, self.position, self.draws = state["episode"], state["position"], state["draws"]
         self._sample_buffer = state["_sample_buffer"]
-        if self._sample_buffer and not state["drained"]:
-            self.order.begin(self.episode, self.position)
-            self._dataloader_iter = iter(self.prompts_dataloader)

@@ -606,6 +606,33 @@ def test_responses_are_asked_for_by_keyword():
     assert "sampling_params" in {keyword.arg for keyword in call.keywords}
 
 
+def test_a_rollout_is_what_is_kept_and_what_is_drawn():
+    """rollouts.py: both go by `_generate_vllm`, once a rollout; upstream's pass rate counts samples over prompts."""
+    file = "openrlhf/trainer/ppo_utils/samples_generator.py"
+    generate = definition(file, "SamplesGenerator.generate_samples")
+    assert len(calls(generate, "self._generate_vllm")) == 1
+    text = ast.unparse(generate)
+    for part in (
+        "chunk_size = self.args.rollout.batch_size * self.args.rollout.n_samples_per_prompt",
+        "if len(self._sample_buffer) < chunk_size and self._dataloader_iter is not None:",
+        "filter_pass_rate = len(experiences) / prompts_consumed * 100",
+        "exhausted = self._dataloader_iter is None and len(self._sample_buffer) == 0",
+    ):
+        assert part in text
+    evaluate = definition(file, "SamplesGenerator.generate_eval_samples")
+    (call,) = calls(evaluate, "self._generate_vllm")
+    assert {k.arg: ast.unparse(k.value) for k in call.keywords}["num_prompts"] == "self.args.rollout.batch_size"
+    assert "if exhausted:\n" in ast.unparse(evaluate)
+
+
+def test_an_episode_ends_where_nothing_more_is_drawn():
+    """rollouts.py gives nothing for the part of a rollout that the next episode fills."""
+    fit = ast.unparse(definition(PPO_TRAINER, "PPOTrainer.fit"))
+    skip = "".join(fit.split("if not rollout_samples:")[1].split("status, global_step")[0].split())
+    assert skip == "ifis_exhausted:breakcontinue"
+    assert "drop_last=True" in ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.ppo_train")), "and drops the rest"
+
+
 def test_replay_buffer_names_a_cuda_device():
     """cpu_platform.py replaces `torch.device` there; if upstream stops, that patch can go."""
     build = definition("openrlhf/trainer/ppo_utils/replay_buffer.py", "NaiveReplayBuffer.__init__")

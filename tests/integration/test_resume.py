@@ -7,7 +7,8 @@ from rpg_openrlhf import checkpoints
 from tests.integration.killer import WRITING, Killed, numbers, weights_are_equal
 
 FLAGS = [
-    *("--train.full_determinism_enable", "--train.num_episodes", "5", "--ckpt.save_steps", "1", "--ckpt.max_num", "2"),
+    *("--train.full_determinism_enable", "--train.num_episodes", "6", "--data.max_samples", "40"),
+    *("--ckpt.save_steps", "1", "--ckpt.max_num", "2"),
     *("--ref.refresh", "interval", "--ref.interval", "4", "--rpg.beta", "0.01"),
 ]
 
@@ -15,7 +16,7 @@ FLAGS = [
 def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path):
     """A rank in the middle of a checkpoint, then the engine: started again by itself. The supervisor: by its user.
 
-    Fifteen steps are five episodes, so that some of the restarts stand at the end of one.
+    Fifteen rollouts are six episodes, two and a half in each: every second episode fills what the one before has left.
     """
     whole, killed = (Killed(*tiny, tmp_path / name, FLAGS) for name in ("whole", "killed"))
     for run in (whole, killed):

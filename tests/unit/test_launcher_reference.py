@@ -19,7 +19,7 @@ NEVER = {"ref.refresh": "never"}
 
 @pytest.fixture
 def good(tmp_path):
-    """4 rollouts of 4 optimizer steps."""
+    """3 rollouts of 4 optimizer steps."""
     return {**good_flags(tmp_path), "ref.offload": ""}
 
 
@@ -37,7 +37,7 @@ def outcome(capsys, values) -> str:
     "change",
     [
         {}, INTERVAL, KL, EMA, NEVER, {**KL, "ref.interval": "8"},
-        {**KL, "ref.kl_decay": "0.5", "ref.min_interval": "5", "ref.interval": "12", "ref.mix": "0.5"},
+        {**KL, "ref.kl_decay": "0.5", "ref.min_interval": "5", "ref.interval": "8", "ref.mix": "0.5"},
         {**INTERVAL, "ref.mix": "1", "ref.reset_optimizer": ""}, {"ref.refresh": "interval", "ref.interval": "1"},
         {**INTERVAL, "rpg.old_policy": "rollout"}, {**NEVER, "train.batch_size": "256"},
         {**INTERVAL, "ref.interval": "2", "train.batch_size": "256"},
@@ -82,8 +82,8 @@ def test_accepted(good, capsys, change):
         ({**KL, "ref.interval": "8", "ref.min_interval": "9"}, "--ref.min_interval 9: the KL could move nothing"),
         ({**KL, "ref.min_interval": "4"}, "--ref.min_interval 4: cannot act, .* a rollout takes 4 optimizer steps"),
         ({**KL, "ref.interval": "4"}, "--ref.kl_target 0.01: cannot act, as --ref.interval 4 moves"),
-        ({**INTERVAL, "ref.interval": "13"}, "--ref.interval 13: cannot act, as the run has 4 rollouts of 4"),
-        ({**KL, "ref.min_interval": "13"}, "--ref.min_interval 13: cannot act, as the run has 4 rollouts"),
+        ({**INTERVAL, "ref.interval": "9"}, "--ref.interval 9: cannot act, as the run has 3 rollouts of 4"),
+        ({**KL, "ref.min_interval": "9"}, "--ref.min_interval 9: cannot act, as the run has 3 rollouts"),
         ({**INTERVAL, "rpg.beta": "0"}, "--ref.refresh interval: with --rpg.beta 0 no reference is read"),
         ({**NEVER, "rpg.beta": "0"}, "--ref.refresh never: with --rpg.beta 0 no reference is read"),
         ({**INTERVAL, "ref.interval": "1", "train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),

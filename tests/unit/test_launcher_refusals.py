@@ -28,7 +28,7 @@ def test_the_good_case_is_launched(good, tmp_path, capsys):
     launched = []
     assert train_rpg.main(argv(good), launch=lambda args: launched.append(args) or 0) == 0
     assert launched[0].rpg.divergence == "urkl"
-    assert "4 rollouts, 12 optimizer steps (100 prompts x 1 episodes)" in capsys.readouterr().out
+    assert "3 rollouts, 12 optimizer steps (100 prompts x 1 episodes)" in capsys.readouterr().out
     assert (tmp_path / "out" / "logs" / "config.yaml").is_file()
 
 
@@ -232,11 +232,6 @@ def test_no_gpu_at_all(good, capsys, monkeypatch):
     monkeypatch.setattr(machine, "gpu_memory_gib", lambda: [])
     monkeypatch.setattr(machine, "in_a_ray_cluster", lambda: False)
     assert "--platform cuda: no CUDA device is visible" in refused(capsys, {**good, "platform": "cuda"})
-
-
-def test_a_last_rollout_too_small_for_the_ranks(good, capsys):
-    change = {"actor.num_gpus_per_node": "2", "train.micro_batch_size": "32", "data.max_samples": "33"}
-    assert "the last rollout of an episode has only 8 samples for 2 ranks" in refused(capsys, {**good, **change})
 
 
 def test_schedule_free_without_its_package_is_refused(good, capsys, monkeypatch):

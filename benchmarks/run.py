@@ -1,0 +1,175 @@
+"""Every benchmark that stands alone, one table each, in one folder and one page: `make bench`, `make bench-gpu`.
+
+    python benchmarks/run.py --out out/bench                          # on this machine's CPU
+    python benchmarks/run.py --out out/bench-gpu --device cuda        # the tables that need one GPU
+
+A table that is there is not measured again; one that fails is named at the end, and the others are made all the same.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import machine
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = "tables.md"
+SIZES = {False: "full", True: "quick"}
+
+
+class Table(NamedTuple):
+    """A program of this folder, its arguments, and what replaces or joins them for a quick look."""
+
+    name: str
+    title: str
+    arguments: str = ""
+    quick: str = ""
+    device: str = "cpu"
+    program: str = ""  # where it is not the name
+
+    def command(self, out: Path, is_quick: bool) -> list[str]:
+        """Paths in it are of `out`, where the program also writes its JSON."""
+        given = f"{self.arguments} {self.quick if is_quick else ''}"
+        files = {"model": "warm_up", "rl": "data/rl.jsonl", "held": "data/heldout.jsonl", "work": "growth"}
+        words = shlex.split(given.format(**{name: out / place for name, place in files.items()}))
+        return [f"benchmarks/{self.program or self.name}.py", "--out", str(out / f"{self.name}.json"), *words]
+
+
+TASK = "--model {model} --data {rl}"  # the quickstart's, made once
+TABLES = [
+    Table("rollouts", "Rollouts", quick="--quick"),
+    Table("weight_sync", "Weight sync", quick="--steps 2"),
+    Table("log_probs", "Log-probs and entropy", "--hidden 256,1024 --repeats 3",
+          "--hidden 64 --tokens 128 --repeats 1 --dtypes fp32 --modes log-probs"),
+    Table("fast_path", "Fast path against GRPO", TASK, "--steps 2 --repeats 1"),
+    Table("reference_cost", "A reference's cost"),
+    Table("reference_modes", "Modes of a reference", TASK, "--steps 2 --modes rollout never"),
+    Table("growth", "How a step grows", "--work {work}", "--points 1M-64x64-ranks1-zero2"),
+    Table("evaluation_throughput", "Evaluation", "--model {model} --prompts {held}", "--limit 4 --n 2 --repeats 1"),
+    Table("log_probs_gpu", "Log-probs and entropy", "--device cuda --tokens 8192,32768 --hidden 2560 --dtypes bf16",
+          "--tokens 1024 --repeats 1", "cuda", "log_probs"),
+    Table("weight_sync_gpu", "Packing and unpacking weights", "--device cuda", "--steps 2", "cuda", "weight_sync"),
+]  # fmt: skip
+
+
+def prepare(out: Path, is_quick: bool) -> None:
+    """The quickstart's warmed-up model and its sums, where a table asks for them."""
+    steps = ["--steps", "2"] if is_quick else []
+    for made, script, words in (
+        (out / "warm_up" / "warm_up.json", "warm_up.py", ["--out", out / "warm_up", "--seed", "1", *steps]),
+        (out / "data" / "heldout.jsonl", "arithmetic.py", ["--out", out / "data", "--seed", "1"]),
+    ):
+        if not made.exists():
+            with (out / "prepare.log").open("a", encoding="utf-8") as log:
+                command = [sys.executable, f"examples/quickstart/{script}", *map(str, words)]
+                subprocess.run(command, check=True, stdout=log, stderr=log)
+
+
+def measure(command: list[str], log: Path, made: Path) -> int:
+    """Run it -> its exit status; what it prints from its first table on goes to `made`, once it has ended well."""
+    before, shown = machine.describe("cuda" if "cuda" in command else "cpu"), []
+    with log.open("w", encoding="utf-8") as file:
+        running = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=file, text=True)
+        try:
+            for line in running.stdout or ():
+                file.write(line)
+                file.flush()
+                if shown or line.startswith("| "):
+                    shown.append(line)
+        except KeyboardInterrupt:
+            running.terminate()
+            raise
+        status = running.wait()
+    if status or not shown:
+        return status or 1
+    head = f"`python {shlex.join(command)}`\n\n{machine.in_words(before)}\n\n"
+    part = made.with_suffix(".part")
+    part.write_text(head + "".join(shown).rstrip() + "\n", encoding="utf-8")
+    part.replace(made)
+    return 0
+
+
+def make(table: Table, out: Path, is_quick: bool) -> bool:
+    """Whether the table is there now; what happens is said."""
+    made, log, command = out / f"{table.name}.md", out / f"{table.name}.log", table.command(out, is_quick)
+    if made.exists():
+        print(f"{table.name}: skipped, {made} is there", flush=True)
+        return True
+    print(f"{table.name}: python {shlex.join(command)}", flush=True)
+    begin = time.monotonic()
+    try:
+        if "{model}" in table.arguments:
+            prepare(out, is_quick)
+        status = measure(command, log, made)
+    except subprocess.CalledProcessError as error:
+        status, log = error.returncode, out / "prepare.log"
+    end = f"FAILED with status {status}, see {log}" if status else f"done, {made}"
+    print(f"{table.name}: {end} ({time.monotonic() - begin:.0f} s)", flush=True)
+    return not status
+
+
+def write_page(tables: list[Table], out: Path) -> None:
+    """What there is, in the order of the list."""
+    parts = ["# Benchmarks\n"]
+    for table in tables:
+        made = out / f"{table.name}.md"
+        text = made.read_text(encoding="utf-8") if made.exists() else "Not measured.\n"
+        parts.append(f"## {table.title}\n\n{text}")
+    (out / PAGE).write_text("\n".join(parts), encoding="utf-8")
+
+
+def refusal(args: argparse.Namespace) -> str | None:
+    """What is wrong with the command, before anything is measured."""
+    known = [table.name for table in TABLES if table.device == args.device]
+    for name in args.only or []:
+        if name not in known:
+            return f"--only {name}: no table of --device {args.device}; choose from {', '.join(known)}"
+    size = args.out / "size"
+    if size.exists() and size.read_text(encoding="utf-8") != SIZES[args.quick]:
+        return f"--out {args.out}: has tables of {SIZES[not args.quick]} size; give another folder"
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            return f"--device cuda: torch {torch.__version__} sees no CUDA device; run it where one is"
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0: every table is there; 1: some failed; 2: refused."""
+    parser = argparse.ArgumentParser(description="Every benchmark, one table each, in one folder.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of JSON, logs and tables; reused to go on")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose tables (%(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="TABLE", help="(all)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, for trying it; the numbers mean nothing")
+    args = parser.parse_args(argv)
+    if reason := refusal(args):
+        print(f"error: {reason}", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "size").write_text(SIZES[args.quick], encoding="utf-8")
+    out = args.out.resolve()
+    os.chdir(ROOT)
+    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
+    tables, failed = [table for table in TABLES if table.device == args.device], []
+    for table in tables:
+        if not args.only or table.name in args.only:
+            failed += [] if make(table, out, args.quick) else [table.name]
+            write_page(tables, out)
+    print(f"{out / PAGE}: " + (f"without {', '.join(failed)}, which failed" if failed else "done"))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
