@@ -9,6 +9,8 @@ import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from torch.utils.data import Sampler
 
+from rpg_openrlhf.trainer.samples import Sample
+
 
 class PromptOrder(Sampler[int]):
     """Each episode's permutation of the prompts, which (seed, episode) alone decide, from any position on."""
@@ -82,6 +84,12 @@ class RPGSamplesGenerator(SamplesGenerator):
         """Differs from upstream: not before every engine has the tokenizer."""
         ray.get(self._holding)
         return super()._dispatch_prompts_to_vllm(*args, **kwargs)
+
+    def _process_response_into_experience(self, response, **generate_kwargs):
+        """Differs from upstream: an answer that came as columns stays one."""
+        if isinstance(response, Sample):
+            return response
+        return super()._process_response_into_experience(response, **generate_kwargs)
 
     def generate_samples(self, **generate_kwargs):
         """Differs from upstream: an episode's order is of its number, and the place in it is counted."""
