@@ -19,6 +19,7 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.config": {"torch"},
     "rpg_openrlhf.reference": {"torch"},
     "rpg_openrlhf.checkpoints": {"torch"},
+    "rpg_openrlhf.columns": {"torch"},
     "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.trainer.weight_sync.plan": set(),
