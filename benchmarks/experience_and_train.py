@@ -36,7 +36,7 @@ SHAPE = {
     "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "tie_word_embeddings": True,
 }  # fmt: skip
-PROMPT, RESPONSE, PROMPTS, GROUP = 128, 2048, 2, 4
+PROMPT, RESPONSE, PROMPTS, GROUP = 128, 2048, 2, 2
 
 
 def write_model(folder: Path) -> None:
@@ -79,15 +79,15 @@ def arguments(method: str, folder: Path) -> Namespace:
     return train_rpg.validate(parsed, "cpu")[0]
 
 
-def rollout(seed: int, with_log_probs: bool) -> list[list[dict]]:
-    """Groups of answers of one half to all of the response's budget; log-probs as those of random weights are."""
+def rollout(seed: int, with_log_probs: bool, budget: int) -> list[list[dict]]:
+    """Groups of answers of one half to all of a budget of tokens; log-probs as those of random weights are."""
     import numpy as np
 
     random = np.random.default_rng(seed)
     groups = []
     for _ in range(PROMPTS):
         question = random.integers(1, SHAPE["vocab_size"], PROMPT).tolist()
-        lengths = random.integers(RESPONSE // 2, RESPONSE, GROUP, endpoint=True).tolist()
+        lengths = random.integers(budget // 2, budget, GROUP, endpoint=True).tolist()
         groups.append([
             {
                 "prompt": "question", "label": "42", "images": None, "mm_train_inputs": None, "truncated": False,
@@ -130,7 +130,7 @@ def actors(args: Namespace, shipped: bool) -> tuple:
 
 
 def run(method: str, folder: Path, rollouts: int) -> dict:
-    """CPU seconds of each rollout after the first, by phase, in this process."""
+    """CPU seconds of each rollout after a short one, by phase, in this process."""
     cpu_platform.install()
     import torch
     from data_path import RAY, group_of
@@ -155,7 +155,7 @@ def run(method: str, folder: Path, rollouts: int) -> dict:
     generator, limit = object.__new__(generator_kind), args.data.max_len
     found = []
     for seed in range(rollouts + 1):
-        answers = rollout(seed, with_log_probs=rpg)
+        answers = rollout(seed, with_log_probs=rpg, budget=RESPONSE if seed else 64)
         received = [answer if shipped else pack(answer, limit) for answer in answers]
         begin = time.process_time()
         samples = [generator._process_response_into_experience(one, max_len=limit) for g in received for one in g]
@@ -189,7 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="CPU seconds from a rollout to trained weights.")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each method, in turns (%(default)s)")
-    parser.add_argument("--rollouts", type=int, default=2, help="measured in each, after one (%(default)s)")
+    parser.add_argument("--rollouts", type=int, default=1, help="measured in each (%(default)s)")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)  # what a process of its own does
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

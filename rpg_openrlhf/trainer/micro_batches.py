@@ -17,7 +17,7 @@ from rpg_openrlhf.columns import Columns, pad, spans, strip
 from rpg_openrlhf.trainer.samples import Sample, experiences_of, fit_together, response_length
 
 # Fields of an Experience, as upstream sorts them, that a training step may read.
-ACTIONS = ("action_log_probs", "base_action_log_probs", "rollout_log_probs", "returns", "advantages")
+ACTIONS = ("action_log_probs", "base_action_log_probs", "rollout_log_probs", "advantages")
 EPISODE = {
     "rewards": torch.float32,
     "scores": torch.float32,
@@ -64,7 +64,7 @@ class MicroBatch(Experience):
         return Columns(self.columns.lengths, self.columns.ids, {}, places)
 
     def packed(self) -> Columns:
-        """What a training step may need; prompts and labels are not among it."""
+        """What a training step may need: not prompts and labels, nor returns, which a critic alone reads."""
         lengths, places = self.columns.action_lengths, self.inputs().values
         given = {name: getattr(self, name) for name in ACTIONS if getattr(self, name) is not None}
         values = places | {name: getattr(self, name).tolist() for name in EPISODE}
