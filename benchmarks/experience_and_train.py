@@ -36,7 +36,7 @@ SHAPE = {
     "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "tie_word_embeddings": True,
 }  # fmt: skip
-PROMPT, RESPONSE, PROMPTS, GROUP = 128, 2048, 2, 2
+PROMPT, RESPONSE, PROMPTS, GROUP = 128, 2048, 2, 4
 
 
 def write_model(folder: Path) -> None:
@@ -52,7 +52,7 @@ def write_model(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<pad>").save_pretrained(folder)
 
 
-def arguments(method: str, folder: Path) -> Namespace:
+def arguments(method: str, folder: Path, recompute: bool = True) -> Namespace:
     """What the launcher makes of the method's layer and the size of the rollout."""
     from rpg_openrlhf.cli import flags, settle, train_rpg
 
@@ -65,7 +65,7 @@ def arguments(method: str, folder: Path) -> Namespace:
         "rollout.max_new_tokens": RESPONSE,
         "rollout.batch_size": PROMPTS,
         "rollout.n_samples_per_prompt": GROUP,
-        "rollout.micro_batch_size": 2,
+        "rollout.micro_batch_size": 1,  # no padding in any forward pass, as none is where samples are packed
         "train.batch_size": PROMPTS * GROUP // 2,  # two optimizer steps a rollout
         "train.micro_batch_size": 1,
         "actor.num_gpus_per_node": 1,
@@ -74,7 +74,9 @@ def arguments(method: str, folder: Path) -> Namespace:
         "ckpt.output_dir": folder / "out",
     }
     options = [part for name, value in chosen.items() for part in (f"--{name}", str(value))]
-    parsed = flags.parse([*options, "--actor.gradient_checkpointing_enable", *more])
+    if recompute:
+        options.append("--actor.gradient_checkpointing_enable")
+    parsed = flags.parse([*options, *more])
     settle.fill_defaults(parsed)
     return train_rpg.validate(parsed, "cpu")[0]
 
@@ -129,7 +131,7 @@ def actors(args: Namespace, shipped: bool) -> tuple:
     return policy, reference, maker, generator, strategy
 
 
-def run(method: str, folder: Path, rollouts: int) -> dict:
+def run(method: str, folder: Path, rollouts: int, recompute: bool = True) -> dict:
     """CPU seconds of each rollout after a short one, by phase, in this process."""
     cpu_platform.install()
     import torch
@@ -146,7 +148,7 @@ def run(method: str, folder: Path, rollouts: int) -> dict:
     warnings.simplefilter("ignore")
     CloudPickler.dispatch[torch.Tensor] = zero_copy_tensors_reducer
     launcher.ray = maker_module.ray = RAY
-    args, shipped = arguments(method, folder), method == "OpenRLHF GRPO"
+    args, shipped = arguments(method, folder, recompute), method == "OpenRLHF GRPO"
     policy, reference, kind, generator_kind, strategy = actors(args, shipped)
     groups = [group_of(actor) if actor else None for actor in (policy, None, None, reference)]
     rpg = args.algo.objective == "rpg"
@@ -190,20 +192,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each method, in turns (%(default)s)")
     parser.add_argument("--rollouts", type=int, default=1, help="measured in each (%(default)s)")
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help="all of them")
+    parser.add_argument("--no_recompute", action="store_true", help="without gradient checkpointing")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)  # what a process of its own does
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.method:
-        args.out.write_text(json.dumps(run(args.method, args.folder, args.rollouts)), encoding="utf-8")
+        found = run(args.method, args.folder, args.rollouts, not args.no_recompute)
+        args.out.write_text(json.dumps(found), encoding="utf-8")
         return
-    results: dict[str, list[dict]] = {method: [] for method in METHODS}
+    results: dict[str, list[dict]] = {method: [] for method in args.methods}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder / "model")
         for _ in range(args.repeats):
-            for method in METHODS:
+            for method in args.methods:
                 found = folder / "found.json"
                 options = ["--folder", folder, "--rollouts", str(args.rollouts), "--out", found, "--method", method]
+                options += ["--no_recompute"] * args.no_recompute
                 command = [sys.executable, __file__, *map(str, options)]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                 results[method].append(json.loads(found.read_text(encoding="utf-8")))
