@@ -183,7 +183,9 @@ def assert_equal_paths(responses, args, **options) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("estimator", ["dr_grpo", "group_norm", "reinforce", "reinforce_baseline", "rloo"])
+@pytest.mark.parametrize(
+    "estimator", ["dr_grpo", "group_norm", "reinforce", "reinforce_baseline", "rloo", "flash_reinforce"]
+)
 def test_equal_to_the_bit(estimator, dynamic, ranks):
     assert_equal_paths(answers(), arguments(estimator=estimator, dynamic=dynamic, ranks=ranks))
 

@@ -16,6 +16,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noq
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor  # noqa: E402
 
 from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor  # noqa: E402
+from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
 from rpg_openrlhf.trainer.samples import Answers, pack  # noqa: E402
 
 
@@ -57,3 +58,40 @@ def test_an_engine_answers_in_columns_where_our_driver_asked(monkeypatch, lean, 
     found = asyncio.run(asked)
     assert isinstance(found, Answers) == packed
     assert len(found) == GROUP
+
+
+def test_groups_are_filtered_by_their_scores_and_replaced(monkeypatch):
+    """Upstream's own loop, over answers in columns and as dictionaries: the same prompts are kept."""
+    from openrlhf.trainer.ppo_utils import samples_generator
+
+    ray = Namespace(wait=lambda refs, **_: (refs[:1], refs[1:]), get=lambda ref: ref)
+    monkeypatch.setattr(samples_generator, "ray", ray)
+    algo = Namespace(dynamic_filtering_range=(0.0, 1.0))
+    groups = [answers(seed)[:GROUP] for seed in range(6)]
+    for group, score in zip(groups, (0.0, 0.5, 1.0, 0.25, 0.0, 0.75), strict=True):
+        for one in group:
+            one["scores"] = score
+
+    def kept(made) -> list:
+        generator = object.__new__(RPGSamplesGenerator)
+        generator.args, rest = Namespace(algo=algo), iter(made)
+        generator._dispatch_prompts_to_vllm = lambda prompts, labels, **_: [next(rest) for _ in prompts]
+        prompts = (("source", [str(i)], ["label"], [None]) for i in range(9))
+        found, drawn, _ = generator._generate_vllm(prompts, 3, dynamic_filtering=True, max_len=12)
+        return [sample.sequences.tolist() for sample in found], drawn
+
+    expected = kept(groups)
+    assert len(expected[0]) == 3 * GROUP
+    assert kept([pack(group, 12) for group in groups]) == expected
+
+
+def test_an_evaluation_reads_the_same():
+    from openrlhf.trainer.ppo_trainer import compute_eval_metrics
+
+    responses = answers()
+    theirs = [SamplesGenerator._process_response_into_experience(None, one, max_len=12) for one in responses]
+    ours = [s for start in range(0, len(responses), GROUP) for s in pack(responses[start : start + GROUP], 12)]
+    loader = [(["sums"], [f"p{i}"], ["l"], [None]) for i in range(len(responses) // GROUP)]
+    expected = compute_eval_metrics(loader, theirs, GROUP)
+    assert expected["eval_num_samples"] == len(responses)
+    assert compute_eval_metrics(loader, ours, GROUP) == expected
