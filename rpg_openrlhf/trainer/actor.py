@@ -12,6 +12,8 @@ from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 from rpg_openrlhf.checkpoints import ACTOR, CRITIC
 from rpg_openrlhf.trainer.checkpointing import WholeCheckpoints
 from rpg_openrlhf.trainer.chunked_head import actor_class
+from rpg_openrlhf.trainer.column_actors import ColumnBuffer, ColumnForward
+from rpg_openrlhf.trainer.measured_once import MeasuredOnce
 from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss
 from rpg_openrlhf.trainer.reference_weights import ReferenceWeights, clear_moments
 from rpg_openrlhf.trainer.weight_sync.policy import BucketedSync
@@ -47,7 +49,11 @@ class WholeStepTrainer(BucketedSync):
         return normalizer / max(status["num_action_tokens"], 1.0)
 
 
-class RPGActorTrainer(WholeStepTrainer):
+class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
+    """Differs from upstream's ActorPPOTrainer in its parts."""
+
+
+class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
     """Differs from upstream's ActorPPOTrainer, besides, in the loss and in the statistics it reports."""
 
     def __init__(self, strategy, *args, **kwargs):
@@ -90,8 +96,8 @@ class LastingPort:
         raise RuntimeError("no free port between 20000 and 32767")
 
 
-class RPGReferenceActor(LastingPort, ReferenceModelActor.__ray_actor_class__):
-    """Differs from upstream's ReferenceModelActor in its port and in the model's class."""
+class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_actor_class__):
+    """Differs from upstream's ReferenceModelActor in its port, its model's class and the shape of what it is sent."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
         """Differs from upstream: its name for the model's class is rebound, in this process, before it builds one."""
@@ -105,7 +111,7 @@ class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor
     part = CRITIC
 
 
-class RPGPolicyActor(LastingPort, WholeCheckpoints, PolicyModelActor.__ray_actor_class__):
+class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelActor.__ray_actor_class__):
     """Differs from upstream's PolicyModelActor in the model and trainer it builds and in holding RPG's reference."""
 
     part = ACTOR
@@ -115,7 +121,8 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, PolicyModelActor.__ray_actor
         """Differs from upstream: its names for both are rebound, in this process, before it builds them."""
         ppo_actor.Actor = actor_class(strategy.args)
         rpg = strategy.args.algo.objective == "rpg"
-        ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else WholeStepTrainer
+        ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
+        ppo_actor.NaiveReplayBuffer = ColumnBuffer
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         if rpg and strategy.args.ref.refresh != "rollout":
             self._hold_reference(strategy)

@@ -1,9 +1,9 @@
 """Old and reference log-probs reach the loss; KL stays out of the reward."""
 
 import torch
-from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from rpg_openrlhf.losses import rpg_token_losses
+from rpg_openrlhf.trainer.micro_batches import ColumnMaker
 
 
 class PolicyAsReference:
@@ -26,8 +26,8 @@ class KnownLogProbs(list):
     """Log-probs of the sampled tokens, (B, A) a micro-batch, in place of the result of a forward pass."""
 
 
-class RPGExperienceMaker(RemoteExperienceMaker):
-    """Differs from upstream in whose log-probs are π_old, and in knowing the advantage without a baseline."""
+class RPGExperienceMaker(ColumnMaker):
+    """Differs from upstream, besides, in whose log-probs are π_old, and in knowing advantages without a baseline."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -44,14 +44,6 @@ class RPGExperienceMaker(RemoteExperienceMaker):
         measured = self.initial_model_group is not None and not self.args.rpg.on_policy
         self.kl_start = mean_kl_to_reference(experiences) if measured else None
         return experiences
-
-    def get_cumulative_returns(self, rewards, action_mask, gamma):
-        """Differs from upstream: no loop over tokens where nothing is discounted; a single reward stays exact."""
-        if gamma != 1:
-            return super().get_cumulative_returns(rewards, action_mask, gamma)
-        if action_mask is not None:
-            rewards = action_mask * rewards
-        return rewards.flip(-1).cumsum(-1).flip(-1)
 
     def _dispatch_forward(self, group, sync_condition, **kwargs):
         """Differs from upstream: no forward pass of the policy where its log-probs are known, or will be.

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from rpg_openrlhf.trainer.lean_requests import OncePerPrompt, lean, readable
+from rpg_openrlhf.trainer.samples import pack
 from rpg_openrlhf.trainer.weight_sync.engine import SyncedEngine
 
 _sample: ContextVar[list] = ContextVar("sample")  # [which sample is being drawn, how often the engine was asked]
@@ -44,7 +45,8 @@ class RPGRolloutActor(SyncedEngine):
     async def generate_responses(self, *, sampling_params, num_samples=1, draw=None, hf_tokenizer=None, **request):
         """Differs from upstream: `draw` numbers the prompt, and each of its samples knows which one it is.
 
-        Without it (upstream's asynchronous trainer, which sends the tokenizer too) it is the order of arrival.
+        Without it (upstream's asynchronous trainer, which sends the tokenizer too) it is the order of arrival; with
+        it the answers are columns where they can be.
 
         Log-probs of the sampled tokens are asked for whenever the engine was built to give them: upstream's
         SamplesGenerator asks only for its mismatch correction, and `--rpg.old_policy rollout` needs them too.
@@ -52,10 +54,11 @@ class RPGRolloutActor(SyncedEngine):
         if self.kwargs.get("logprobs_mode") and sampling_params.logprobs is None:
             sampling_params = copy.copy(sampling_params)
             sampling_params.logprobs = 1
-        draw = next(self._requests) if draw is None else draw
+        name = next(self._requests) if draw is None else draw
         request |= {"sampling_params": sampling_params, "hf_tokenizer": hf_tokenizer or self._tokenizer}
-        answers = await asyncio.gather(*(self._draw_one(f"{draw} {k}", request) for k in range(num_samples)))
-        return [response for answer in answers for response in answer]
+        answers = await asyncio.gather(*(self._draw_one(f"{name} {k}", request) for k in range(num_samples)))
+        responses = [response for answer in answers for response in answer]
+        return responses if draw is None or not self._is_lean else pack(responses, request["max_length"])
 
     async def _draw_one(self, name: str, request: dict) -> list:
         _sample.set([name, 0])  # in the context of this task alone

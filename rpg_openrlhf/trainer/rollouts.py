@@ -9,6 +9,8 @@ import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from torch.utils.data import Sampler
 
+from rpg_openrlhf.trainer.samples import Sample
+
 
 class PromptOrder(Sampler[int]):
     """Each episode's permutation of the prompts, which (seed, episode) alone decide, from any position on."""
@@ -99,6 +101,12 @@ class RPGSamplesGenerator(SamplesGenerator):
             self.carried = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
             num_prompts -= self.carried
         return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
+
+    def _process_response_into_experience(self, response, **generate_kwargs):
+        """Differs from upstream: an answer that came as columns stays one."""
+        if isinstance(response, Sample):
+            return response
+        return super()._process_response_into_experience(response, **generate_kwargs)
 
     def generate_samples(self, **generate_kwargs):
         """Differs from upstream: an episode's order is of its number, and the place in it is counted.

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import ray
 import torch
+from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 
 from rpg_openrlhf.reference import RefreshSchedule
 from rpg_openrlhf.trainer import evaluation, loggers
 from rpg_openrlhf.trainer.experience_maker import PolicyAsReference, RPGExperienceMaker
+from rpg_openrlhf.trainer.micro_batches import ColumnMaker, balance_experiences
 from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator
 
 
@@ -32,17 +34,14 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
         self.schedule: RefreshSchedule | None = None
         self._moved: dict | None = None  # what is to be reported of this step's refresh
-        if self.args.algo.objective != "rpg":
-            return
-        # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time:
-        # upstream is told of a KL loss (use_loss) only to keep the reference's log-probs.
-        self.kl_ctl = FixedKLController(0.0)
-        ref = self.args.ref
-        reference = None
-        if ref.refresh != "rollout":
-            self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
-            reference = PolicyAsReference(self.actor_model_group)
-        self.experience_maker = RPGExperienceMaker(
+        ppo_trainer.balance_experiences = balance_experiences  # train_step's, in this process
+        maker, reference = ColumnMaker, self.reference_model_group
+        if self.args.algo.objective == "rpg":
+            # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time:
+            # upstream is told of a KL loss (use_loss) only to keep the reference's log-probs.
+            self.kl_ctl = FixedKLController(0.0)
+            maker, reference = RPGExperienceMaker, self._moving_reference()
+        self.experience_maker = maker(
             self.actor_model_group,
             self.critic_model_group,
             self.reward_model_group,
@@ -51,6 +50,13 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             self.strategy,
             self.tokenizer,
         )
+
+    def _moving_reference(self) -> PolicyAsReference | None:
+        ref = self.args.ref
+        if ref.refresh == "rollout":
+            return None
+        self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
+        return PolicyAsReference(self.actor_model_group)
 
     def train_step(self, rollout_samples, global_step):
         """Differs from upstream: the reference moves after it, when the schedule says so.

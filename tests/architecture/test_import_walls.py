@@ -21,6 +21,7 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.checkpoints": {"torch"},
     "rpg_openrlhf.eval_metrics": {"torch"},
     "rpg_openrlhf.cli.eval_sets": {"torch", "datasets", "huggingface_hub"},
+    "rpg_openrlhf.columns": {"torch"},
     "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.trainer.weight_sync.plan": set(),
@@ -178,7 +179,7 @@ def test_one_file_patches_torch_deepspeed_and_vllm():
     assert names_of_files(lambda path: rebinds(path, {"torch", "deepspeed", "vllm"})) == {"trainer/cpu_platform.py"}
 
 
-def test_three_files_rebind_upstreams_names():
-    """install.py on the driver, two in the policy's worker; cpu_platform.py is handed the modules it changes."""
-    in_worker = {"trainer/actor.py", "trainer/schedule_free.py"}
+def test_four_files_rebind_upstreams_names():
+    """install.py on the driver, three in their own worker; cpu_platform.py is handed the modules it changes."""
+    in_worker = {"trainer/actor.py", "trainer/rpg_trainer.py", "trainer/schedule_free.py"}
     assert names_of_files(lambda path: rebinds(path, {"openrlhf"})) == {"trainer/install.py", *in_worker}

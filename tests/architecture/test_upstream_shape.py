@@ -35,20 +35,24 @@ from rpg_openrlhf.trainer import (  # noqa: E402
     actor,
     checkpointing,
     chunked_head,
+    column_actors,
     cpu_platform,
     experience_maker,
     install,
+    measured_once,
+    micro_batches,
     policy_loss,
     rollout_actor,
     rollouts,
     rpg_trainer,
+    samples,
     schedule_free,
 )
 from rpg_openrlhf.trainer.weight_sync import engine, policy, receiver  # noqa: E402
 
 OURS = (
-    actor, checkpointing, chunked_head, engine, experience_maker, policy, policy_loss, receiver, rollout_actor,
-    rollouts, rpg_trainer, schedule_free,
+    actor, checkpointing, chunked_head, column_actors, engine, experience_maker, measured_once, micro_batches, policy,
+    policy_loss, receiver, rollout_actor, rollouts, rpg_trainer, samples, schedule_free,
 )  # fmt: skip
 
 
@@ -460,6 +464,7 @@ def maker(estimator: str, kl_coefficient: float) -> experience_maker.RPGExperien
         rollout=Namespace(n_samples_per_prompt=2),
         reward=Namespace(clip_range=None),
     )
+    args.algo.kl = Namespace(use_loss=False)
     groups = [None] * 4
     return experience_maker.RPGExperienceMaker(*groups, FixedKLController(kl_coefficient), Namespace(args=args), None)
 

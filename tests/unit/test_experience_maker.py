@@ -70,6 +70,7 @@ def test_returns_without_a_loop_equal_upstreams(data):
     rewards = torch.zeros(rows, tokens).scatter_(1, ends[:, None], values[:, None])
     mask = (torch.arange(tokens) <= ends[:, None]).long()
     maker = object.__new__(RPGExperienceMaker)
+    maker.kl_ctl = SimpleNamespace(value=0.0)
     for gamma in (1.0, 0.9):
         expected = RemoteExperienceMaker.get_cumulative_returns(maker, rewards, mask, gamma)
         assert torch.equal(maker.get_cumulative_returns(rewards, mask, gamma), expected)
