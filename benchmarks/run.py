@@ -51,6 +51,7 @@ TABLES = [
     Table("data_path_long", "The data path, T = 4096", "--tokens 4096 --micro_batch_size 8 --sizes 2048 --repeats 3",
           "--sizes 16 --repeats 1", program="data_path"),
     Table("experience_and_train", "Experience and training against GRPO", quick="--repeats 1"),
+    Table("startup", "Start-up", TASK, "--repeats 1"),
     Table("fast_path", "Fast path against GRPO", TASK, "--steps 2 --repeats 1"),
     Table("reference_cost", "A reference's cost"),
     Table("reference_modes", "Modes of a reference", TASK, "--steps 2 --modes rollout never"),
