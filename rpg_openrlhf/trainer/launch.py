@@ -97,9 +97,6 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
         cpu_platform.install()
     if args.logger.wandb.key:
         args.logger.wandb.key = Secret(args.logger.wandb.key)
-    from rpg_openrlhf.trainer import preload
-
-    loading = preload.start(args)
     from openrlhf.cli import train_ppo_ray
     from ray.util.queue import Queue
 
@@ -107,7 +104,6 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     from rpg_openrlhf.trainer.install import install
     from rpg_openrlhf.trainer.progress import ProgressReader, log_up_to
 
-    preload.wait(loading)
     reports = Queue(actor_options={"num_cpus": 0})
     install(args, reports)
     reader = ProgressReader(reports, log_up_to(run_dir / "metrics.jsonl", args.ckpt), console, tell)
