@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rpg_openrlhf import config
 from rpg_openrlhf.cli import upstream
 from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.layers import read_layers
 
 LAUNCHER_ONLY = ("config", "print_config", "dry_run", "help")
 _UNSET = object()
@@ -105,7 +106,7 @@ def _turned_off(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[l
 
 
 def _layers(paths: tuple[str, ...], actions: dict[str, argparse.Action]) -> dict[str, Any]:
-    flat = config.read_layers(list(paths))
+    flat = read_layers(list(paths))
     unknown = [name for name in flat if name not in actions or name in LAUNCHER_ONLY]
     if unknown:
         raise Refusal(f"unknown YAML key {unknown[0]}: {nearest(unknown[0], actions)}")

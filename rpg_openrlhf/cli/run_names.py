@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rpg_openrlhf import config
 from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.layers import read_layers
 
 METHOD = ("algo.objective", "algo.advantage.estimator", "rpg.divergence", "rpg.gradient_estimator")
 MODES, SHORTEST_KEY = ("online", "offline", "disabled"), 40
@@ -50,7 +50,7 @@ def algorithm(v: dict[str, Any], layers: tuple[str, ...]) -> str:
     """The layer of `configs/algorithm/`, unless what is over it has made it another; without one, what flags say."""
     for path in reversed(layers):
         if Path(path).absolute().parent.name == "algorithm":
-            said = config.read_layers([path])
+            said = read_layers([path])
             if all(v[name] == said[name] for name in METHOD if name in said):
                 return Path(path).stem
             break

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import yaml
 
-from rpg_openrlhf import config
 from rpg_openrlhf.cli import (
     checks,
     data,
@@ -32,6 +31,7 @@ from rpg_openrlhf.cli import (
 from rpg_openrlhf.cli.banner import banner
 from rpg_openrlhf.cli.eval_sets import EvalSets
 from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.layers import nest
 
 
 def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int] | None = None) -> int:
@@ -108,7 +108,7 @@ def resolved(parsed: flags.Parsed) -> dict:
     """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
     refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", *reference_checks.OURS)
     shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}
-    return config.nest(shown)
+    return nest(shown)
 
 
 def as_yaml(parsed: flags.Parsed) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from rpg_openrlhf import config
 from rpg_openrlhf.config import Config, Refusal, RPGConfig
+from rpg_openrlhf.layers import flatten, nest, read_layers
 
 
 def test_defaults_are_the_published_setting_of_rpg_reinforce_urkl():
@@ -54,16 +55,12 @@ def layer(tmp_path, text, name="a.yaml"):
 def test_nested_and_dotted_keys_mean_the_same(tmp_path):
     nested = layer(tmp_path, "rpg: {divergence: fkl}\nactor: {adam: {lr: 1e-6}}\n")
     dotted = layer(tmp_path, "rpg.divergence: fkl\nactor.adam: {lr: 1e-6}\n", "b.yaml")
-    assert (
-        config.read_layers([nested])
-        == config.read_layers([dotted])
-        == {"rpg.divergence": "fkl", "actor.adam.lr": 1e-6}
-    )
+    assert read_layers([nested]) == read_layers([dotted]) == {"rpg.divergence": "fkl", "actor.adam.lr": 1e-6}
 
 
 def test_scalars_are_what_they_look_like(tmp_path):
     text = "a: off\nb: 1e-6\nc: 1.5E+3\nd: true\ne: no\nf: -1\ng: 2024-01-01\nh: 1e\ni: '1e-6'\nj: .inf\n"
-    read = config.read_layers([layer(tmp_path, text)])
+    read = read_layers([layer(tmp_path, text)])
     assert read == {
         "a": "off", "b": 1e-6, "c": 1500.0, "d": True, "e": "no", "f": -1, "g": "2024-01-01", "h": "1e", "i": "1e-6",
         "j": float("inf"),
@@ -73,7 +70,7 @@ def test_scalars_are_what_they_look_like(tmp_path):
 def test_later_layer_wins_and_null_survives_to_restore_the_default(tmp_path):
     first = layer(tmp_path, "rpg: {beta: 1, divergence: fkl}\n")
     second = layer(tmp_path, "rpg: {beta: null}\n", "b.yaml")
-    assert config.read_layers([first, second]) == {"rpg.beta": None, "rpg.divergence": "fkl"}
+    assert read_layers([first, second]) == {"rpg.beta": None, "rpg.divergence": "fkl"}
 
 
 @pytest.mark.parametrize(
@@ -89,17 +86,17 @@ def test_later_layer_wins_and_null_survives_to_restore_the_default(tmp_path):
 def test_bad_layer_is_refused_in_one_line(tmp_path, text, says):
     path = layer(tmp_path, text)
     with pytest.raises(Refusal, match=says) as refusal:
-        config.read_layers([path])
+        read_layers([path])
     assert path in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_missing_layer_and_empty_layer(tmp_path):
     with pytest.raises(Refusal, match="cannot be read: No such file"):
-        config.read_layers([str(tmp_path / "none.yaml")])
-    assert config.read_layers([layer(tmp_path, "# only a comment\n")]) == {}
+        read_layers([str(tmp_path / "none.yaml")])
+    assert read_layers([layer(tmp_path, "# only a comment\n")]) == {}
 
 
 def test_nest_is_the_inverse_of_flatten():
     flat = {"a.b.c": 1, "a.b.d": [1, 2], "a.e": None, "f": "x"}
-    assert config.flatten(config.nest(flat)) == flat
+    assert flatten(nest(flat)) == flat

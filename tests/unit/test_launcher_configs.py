@@ -7,6 +7,7 @@ import pytest
 
 from rpg_openrlhf import config
 from rpg_openrlhf.cli import checks, flags, settle, tables, train_rpg
+from rpg_openrlhf.layers import read_layers
 from tests.unit.launcher_case import CONFIG, write_model, write_rows
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -57,7 +58,7 @@ def test_a_layer_goes_with_any_algorithm(algorithm, layer):
             args_of(BASE, algorithm, layer, platform=platform)
         return
     args = args_of(BASE, *_in_order(algorithm, layer), platform=platform)
-    for name, value in config.read_layers([str(layer)]).items():
+    for name, value in read_layers([str(layer)]).items():
         taken_out = name == "reward.overlong_buffer_len" and algorithm.stem.startswith("grpo")
         if not taken_out and name != "actor.lr_scheduler":  # Schedule-Free's own warm-up makes it constant
             node = args
@@ -150,9 +151,9 @@ def test_every_layer_parses_alone(path):
 
 
 def test_quickstart_and_algorithms_may_come_in_either_order():
-    mine = set(config.read_layers([str(QUICKSTART)]))
+    mine = set(read_layers([str(QUICKSTART)]))
     for algorithm in ALGORITHMS:
-        theirs = config.read_layers([str(algorithm)])
+        theirs = read_layers([str(algorithm)])
         assert not mine & set(theirs), algorithm.stem
 
 
@@ -205,9 +206,7 @@ def test_contexts(name, budget):
     args = args_of(BASE, CONFIGS / "context" / f"{name}.yaml", CONFIGS / "algorithm" / "rpg_urkl.yaml")
     assert args.rollout.max_new_tokens == budget
     assert (args.data.max_len - budget, args.reward.overlong_buffer_len) == (2048, budget // 4)
-    assert name != "2k" or config.read_layers([str(BASE)]) == config.read_layers(
-        [str(BASE), *map(str, _context(name))]
-    )
+    assert name != "2k" or read_layers([str(BASE)]) == read_layers([str(BASE), *map(str, _context(name))])
 
 
 def _context(name: str) -> list[Path]:
