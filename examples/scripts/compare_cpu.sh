@@ -17,13 +17,15 @@ trap stop_ray_head EXIT && trap 'echo interrupted >&2; exit 130' INT TERM
 start_ray_head "$OUT/ray.log" $((3 * JOBS)) $((3 * JOBS + 4)) && await_ray_head "$OUT/ray.log" && export RAY_JOBS
 compare() { # FOLDER SEEDS METHODS LAYER...
   local folder=$OUT/$1 seeds=$2 methods=$3 && shift 3
-  OUT=$folder SEEDS=$seeds METHODS=$methods EVAL=$ASK START=$OUT/start examples/scripts/compare.sh hardware/cpu debug/quickstart_cpu \
+  START=$OUT/start OUT=$folder SEEDS=$seeds METHODS=$methods EVAL=$ASK examples/scripts/compare.sh hardware/cpu debug/quickstart_cpu \
     debug/compare_cpu "$@" --actor.model_name_or_path "$OUT/warm_up" --data.prompt_dataset "$OUT/data/rl.jsonl"
 }
+STATUS=0 # a part with a failed run is said to have failed, and the others are made all the same
 METHODS="rpg_ufkl rpg_urkl rpg_reinforce_ufkl rpg_reinforce_urkl grpo_as_released dapo reinforce++ reinforce++_baseline"
-compare main "${SEEDS:-1 2 3 4 5}" "$METHODS"
+compare main "${SEEDS:-1 2 3 4 5}" "$METHODS" || STATUS=1
 [ -z "${KL_SEEDS=1 2 3}" ] || {
-  compare kl "$KL_SEEDS" "kl/k1 kl/k2 kl/k3 kl/rkl kl/urkl"
-  python examples/comparison/kl_tradeoff.py --runs "$OUT/kl" --start "$OUT/warm_up" --data "$OUT/data/heldout.jsonl" --beta 0.2
+  compare kl "$KL_SEEDS" "kl/k1 kl/k2 kl/k3 kl/rkl kl/urkl" || STATUS=1
+  python examples/comparison/kl_tradeoff.py --runs "$OUT/kl" --start "$OUT/warm_up" --data "$OUT/data/heldout.jsonl" --beta 0.2 || STATUS=1
 }
-[ -z "${STRESS_SEEDS=1 2 3}" ] || compare stress "$STRESS_SEEDS" "$METHODS" debug/compare_stress
+[ -z "${STRESS_SEEDS=1 2 3}" ] || compare stress "$STRESS_SEEDS" "$METHODS" debug/compare_stress || STATUS=1
+exit "$STATUS"

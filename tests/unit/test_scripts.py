@@ -131,3 +131,27 @@ def test_methods_are_compared_side_by_side_without_those_that_failed(around_comp
     last = done.stdout.splitlines()[-1]
     assert last.startswith("compared ")
     assert last.count("/evaluation") == 5
+
+
+def test_a_failed_part_of_the_cpu_comparison_does_not_keep_the_others(tmp_path):
+    """Stand-ins for Python, Ray and compare.sh, which fails for the first part."""
+    scripts, binaries = tmp_path / "examples" / "scripts", tmp_path / "bin"
+    scripts.mkdir(parents=True)
+    binaries.mkdir()
+    shutil.copy(FOLDER / "compare_cpu.sh", scripts)
+    ray = "start_ray_head() { RAY_JOBS=x; }\nawait_ray_head() { :; }\nstop_ray_head() { :; }\n"
+    (scripts / "ray_head.sh").write_text(ray)
+    asked = '#!/usr/bin/env bash\necho "$OUT|$START|$SEEDS|${METHODS%% *}|$4" >>"$(dirname "$OUT")/asked"\n'
+    (scripts / "compare.sh").write_text(asked + '[ "${OUT##*/}" != main ]\n')
+    (binaries / "python").write_text("#!/usr/bin/env bash\n")
+    for path in (scripts / "compare.sh", binaries / "python"):
+        path.chmod(0o755)
+    out = tmp_path / "out"
+    environment = os.environ | {"OUT": str(out), "PATH": f"{binaries}:{os.environ['PATH']}", "STRESS_SEEDS": "7"}
+    done = subprocess.run([scripts / "compare_cpu.sh"], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert (out / "asked").read_text().splitlines() == [
+        f"{out}/main|{out}/start|1 2 3 4 5|rpg_ufkl|--actor.model_name_or_path",
+        f"{out}/kl|{out}/start|1 2 3|kl/k1|--actor.model_name_or_path",
+        f"{out}/stress|{out}/start|7|rpg_ufkl|debug/compare_stress",
+    ]
