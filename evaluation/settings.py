@@ -4,9 +4,11 @@ import argparse
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
+
+from evaluation.command_line import OneLineParser
 
 PAPER_BENCHMARKS = ("aime24", "aime25", "amc23")
 
@@ -92,14 +94,9 @@ def _flag(flag: str, value: Any, is_switch: bool) -> list[str]:
     return [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="evaluation.run",
         allow_abbrev=False,
         description="Sample, grade and report: checkpoints on benchmarks, with intervals and provenance. "

@@ -3,10 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from tqdm import tqdm
 
+from evaluation.command_line import OneLineParser
 from evaluation.grading.grade_changes import told
 from evaluation.grading.graded_file import GradeError
 from evaluation.grading.graded_folder import grade_folder
@@ -14,15 +14,10 @@ from evaluation.grading.grading_pool import GradingError
 from evaluation.scores.results import write_results
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv: list[str] | None = None) -> int:
     """0 graded, 1 grading failed, 2 bad input."""
     said = "Grade stored samples: missing verdicts are added, those of another grader are made anew."
-    parser = _Parser(prog="evaluation.grade", allow_abbrev=False, description=said)
+    parser = OneLineParser(prog="evaluation.grade", allow_abbrev=False, description=said)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
     parser.add_argument("--workers", type=_positive, default=2, help="grading processes (%(default)s)")
     parser.add_argument("--seconds", type=_positive, default=30, help="for one sample (%(default)s)")

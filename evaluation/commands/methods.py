@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from evaluation.command_line import OneLineParser
 from evaluation.pages import folders, methods, reading
 from evaluation.pages.folders import Run
 from evaluation.pages.methods import Method
@@ -67,14 +67,9 @@ def _size(found: Sequence[Method], start: Run | None, names: Sequence[str]) -> s
     return text + (f" They begin from one model, which scores {', '.join(scores)}." if scores else "")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The command line. Bad input ends the process with status 2 and one line."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="evaluation.methods",
         description="Methods over seeds: series labelled METHOD-seedN, as examples/scripts/compare.sh labels them.",
         allow_abbrev=False,

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from evaluation.command_line import OneLineParser
 from evaluation.pages import folders, series_tables, tables, training_log, verdict
 from evaluation.pages.folders import Found, Run
 from evaluation.pages.table_formats import markdown, to_csv, to_latex, to_markdown, to_text
@@ -162,14 +162,9 @@ def _summary(content, comparisons: Sequence[Table]) -> str:
     return ("\n\n".join(parts) + "\n").encode("utf-8", "replace").decode("utf-8")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """The command line. Bad input ends the process with status 2 and one line."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="evaluation.report",
         description="Tables and pictures of one or many evaluated models.",
         allow_abbrev=False,
