@@ -25,6 +25,7 @@ class RPGRolloutActor(SyncedEngine):
 
     async def __init__(self, *args, **kwargs):
         self._tokenizer, self._requests = None, itertools.count()
+        self._under_way: dict[str | int, asyncio.Future] = {}  # by draw
         if self.resumed_step:  # with the seed of the start the engine would draw the start's numbers again
             kwargs["seed"] = zlib.crc32(f"{kwargs['seed']} {self.resumed_step}".encode())
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
@@ -56,9 +57,25 @@ class RPGRolloutActor(SyncedEngine):
             sampling_params.logprobs = 1
         name = next(self._requests) if draw is None else draw
         request |= {"sampling_params": sampling_params, "hf_tokenizer": hf_tokenizer or self._tokenizer}
-        answers = await asyncio.gather(*(self._draw_one(f"{name} {k}", request) for k in range(num_samples)))
+        drawing = asyncio.gather(*(self._draw_one(f"{name} {k}", request) for k in range(num_samples)))
+        self._under_way[name] = drawing
+        try:
+            answers = await drawing
+        except asyncio.CancelledError:
+            if asyncio.current_task().cancelling():  # the call itself, and not its work alone
+                raise
+            return None
+        finally:
+            del self._under_way[name]
         responses = [response for answer in answers for response in answer]
         return responses if draw is None or not self._is_lean else pack(responses, request["max_length"])
+
+    async def abandon(self, draws: list[str]) -> None:
+        """End the work on those of `draws` that are under way here, whose answers are None, and wait for that."""
+        works = [self._under_way[draw] for draw in draws if draw in self._under_way]
+        for work in works:
+            work.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
 
     async def _draw_one(self, name: str, request: dict) -> list:
         _sample.set([name, 0])  # in the context of this task alone

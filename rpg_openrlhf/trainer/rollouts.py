@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import ray
 import torch
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from torch.utils.data import Sampler
 
+from rpg_openrlhf.trainer.dynamic_sampling import DynamicSamplesGenerator, Prompts
 from rpg_openrlhf.trainer.samples import Sample
 
 
@@ -48,7 +48,7 @@ class NumberedEngine:
         return self._engine.generate_responses.remote(draw=self._number(), **request)
 
 
-class RPGSamplesGenerator(SamplesGenerator):
+class RPGSamplesGenerator(DynamicSamplesGenerator):
     """Differs from upstream in the order of prompts and in numbering draws, so that a run can go on from any step.
 
     And in that no rollout is partial: see generate_samples().
@@ -72,7 +72,7 @@ class RPGSamplesGenerator(SamplesGenerator):
         engines = [NumberedEngine(engine, self._number) for engine in vllm_engines]
         super().__init__(strategy, loader, eval_dataloader, tokenizer, engines)
         self.episode, self.position = 0, 0  # prompts of the episode that were drawn
-        self.draws, self._evaluated = 0, None  # prompts drawn since the start; in the evaluation under way
+        self._evaluated = None  # prompts drawn in the evaluation under way
         self._dataloader_iter, self._sample_buffer = None, []
         self.ended = False  # the run takes no more rollouts, whatever is left of its episodes
         self.carried = 0  # of the last rollout's prompts, those drawn in the episode before
@@ -122,7 +122,7 @@ class RPGSamplesGenerator(SamplesGenerator):
             return [], None, 0, True
         if self._dataloader_iter is None:
             self.order.begin(self.episode, self.position)
-            self._dataloader_iter = iter(self.prompts_dataloader)
+            self._dataloader_iter = Prompts(self.prompts_dataloader)
         samples, pass_rate, drawn, exhausted = super().generate_samples(**generate_kwargs)
         self.position += drawn
         if exhausted:

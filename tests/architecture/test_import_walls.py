@@ -23,6 +23,7 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.eval_metrics": {"torch"},
     "rpg_openrlhf.cli.eval_sets": {"torch", "datasets", "huggingface_hub"},
     "rpg_openrlhf.columns": {"torch"},
+    "rpg_openrlhf.draw_ahead": {"torch", "numpy"},
     "rpg_openrlhf.trainer.supervise": {"torch"},
     "rpg_openrlhf.prompts": {"torch"},
     "rpg_openrlhf.trainer.weight_sync.plan": set(),

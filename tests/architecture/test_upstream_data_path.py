@@ -34,6 +34,8 @@ def text(file: str, name: str) -> str:
     ("ours", "file", "name", "expected"),
     [
         ("rollouts.py", GENERATOR, PROCESS, "self response **generate_kwargs"),
+        ("dynamic_sampling.py", GENERATOR, "SamplesGenerator._generate_vllm",
+         "self dataloader_iter num_prompts dynamic_filtering **generate_kwargs"),
         ("micro_batches.py", MAKER, "RemoteExperienceMaker.split_rollout_samples", "self rollout_samples"),
         ("micro_batches.py", MAKER, "RemoteExperienceMaker.get_cumulative_returns", "self rewards action_mask gamma"),
         ("micro_batches.py", EXPERIENCE, "balance_experiences", "experiences args"),

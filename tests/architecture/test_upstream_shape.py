@@ -37,6 +37,7 @@ from rpg_openrlhf.trainer import (  # noqa: E402
     chunked_head,
     column_actors,
     cpu_platform,
+    dynamic_sampling,
     experience_maker,
     install,
     measured_once,
@@ -51,8 +52,8 @@ from rpg_openrlhf.trainer import (  # noqa: E402
 from rpg_openrlhf.trainer.weight_sync import engine, policy, receiver  # noqa: E402
 
 OURS = (
-    actor, checkpointing, chunked_head, column_actors, engine, experience_maker, measured_once, micro_batches, policy,
-    policy_loss, receiver, rollout_actor, rollouts, rpg_trainer, samples, schedule_free,
+    actor, checkpointing, chunked_head, column_actors, dynamic_sampling, engine, experience_maker, measured_once,
+    micro_batches, policy, policy_loss, receiver, rollout_actor, rollouts, rpg_trainer, samples, schedule_free,
 )  # fmt: skip
 
 
@@ -628,6 +629,22 @@ def test_a_rollout_is_what_is_kept_and_what_is_drawn():
     (call,) = calls(evaluate, "self._generate_vllm")
     assert {k.arg: ast.unparse(k.value) for k in call.keywords}["num_prompts"] == "self.args.rollout.batch_size"
     assert "if exhausted:\n" in ast.unparse(evaluate)
+
+
+def test_which_groups_are_kept():
+    """dynamic_sampling.py keeps the same ones: by the mean score, and those without one."""
+    text = ast.unparse(
+        definition("openrlhf/trainer/ppo_utils/samples_generator.py", "SamplesGenerator._generate_vllm")
+    )
+    for part in (
+        "if dynamic_filtering and all((e.scores is not None for e in experiences)):",
+        "scores = [e.scores[0].item() for e in experiences]",
+        "avg_reward = sum(scores) / len(scores)",
+        "if not min_r < avg_reward < max_r:",
+        "prompts, labels, images, exhausted = _collect_prompt_batch(dataloader_iter, num_prompts)",
+        "return (accepted_experiences, prompts_consumed, exhausted)",
+    ):
+        assert part in text
 
 
 def test_an_episode_ends_where_nothing_more_is_drawn():

@@ -1,6 +1,7 @@
 """Prompts over engines of unequal speed, in a clock of their own: which engine, when, and that no prompt is lost."""
 
 import itertools
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ make_importable()
 from openrlhf.trainer.ppo_utils import samples_generator  # noqa: E402
 from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
 
-from rpg_openrlhf.trainer import rollouts  # noqa: E402
+from rpg_openrlhf.trainer import dynamic_sampling, rollouts  # noqa: E402
 from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
 
 SAMPLES = 2
@@ -51,7 +52,7 @@ class Engine:
     def __init__(self, clock: Clock, seconds: float, slots: int, passes):
         self.clock, self.seconds, self.passes = clock, seconds, passes
         self.free, self.asked = [0.0] * slots, []
-        for name in ("generate_responses", "get_num_unfinished_requests", "hold_tokenizer"):
+        for name in ("generate_responses", "get_num_unfinished_requests", "hold_tokenizer", "abandon"):
             setattr(self, name, SimpleNamespace(remote=getattr(self, f"_{name}")))
 
     def _hold_tokenizer(self, tokenizer):
@@ -67,6 +68,12 @@ class Engine:
         group = [{"prompt": prompt, "draw": draw, "reward": reward} for reward in rewards]
         self.asked.append(Answer(at=at, value=group, draw=draw, since=self.clock.now))
         return self.asked[-1]
+
+    def _abandon(self, draws):
+        for answer in self.asked:
+            if answer.draw in draws and answer.at > self.clock.now:
+                answer.at, answer.value = self.clock.now, None
+        self.free = [min(at, self.clock.now) for at in self.free]
 
 
 class Prompts(list):
@@ -88,8 +95,10 @@ def make():
     def build(seconds, slots=2, prompts=20, batch=4, episodes=2, filtering=True, passes=lambda draw: True, held=0):
         clock = Clock()
         patch.setattr(rollouts, "ray", clock)
+        patch.setattr(dynamic_sampling, "ray", clock)
         patch.setattr(samples_generator, "ray", clock)
         patch.setattr(samples_generator, "tqdm", lambda *_, **__: SimpleNamespace(update=int, set_postfix=id))
+        patch.setattr(dynamic_sampling, "tqdm", lambda **__: nullcontext(SimpleNamespace(update=int)))
 
         def loader(data, size, pin, shuffle, collate, sampler=None, num_workers=0):
             return StatefulDataLoader(data, batch_size=size, sampler=sampler, collate_fn=collate)
@@ -168,6 +177,19 @@ def test_a_rejected_group_is_replaced_at_once_where_there_is_least_to_do(make):
     under_way = [sum(a.since <= t < a.at for a in everything) for t in (0.0, *ends[:4])]
     assert under_way == [8] * 5, "one for one, while all are rejected"
     assert len(fast.asked) > 3 * len(slow.asked)
+
+
+def test_groups_drawn_ahead_fill_the_engines_and_go_back(make):
+    """Half of the draws pass. One for one takes a turn for each halving; drawn ahead, the second turn has enough."""
+    settings = {"slots": 16, "prompts": 400, "batch": 16, "passes": lambda draw: draw % 8 < 4, "episodes": 1}
+    made = make([1.0], **settings)
+    taken = [(*made.generate_samples(), made.given_back) for _ in range(3)]
+    trained = [sample.draw for samples, *_ in taken for sample in samples[::SAMPLES]]
+    assert trained == [str(draw) for draw in range(1, made.draws + 1) if draw % 8 < 4][:48]
+    assert (made.position, made.draws) == (sum(drawn for _, _, drawn, *_ in taken), int(trained[-1]))
+    assert made.clock.now <= 3 * 3, "turns of three rollouts; one for one takes five or more each"
+    given_back = [count for *_, count in taken]
+    assert 0 < sum(given_back) == len(made.engines[0].asked) - made.draws, "asked for, and asked for again"
 
 
 def test_the_pass_rate_is_a_share_of_prompts(make):

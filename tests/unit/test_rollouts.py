@@ -172,6 +172,7 @@ def rollout_actor(monkeypatch):
     def build(seed):
         actor = object.__new__(RPGRolloutActor)
         actor.kwargs, actor.sampling_seed, actor._tokenizer, actor._is_lean = {}, seed, "held", False
+        actor._under_way = {}
         return actor, asked
 
     return build
@@ -184,6 +185,37 @@ def draw(actor, *draws) -> None:
         return await asyncio.gather(*requests)
 
     assert asyncio.run(all_of_them()) == [[d] * 3 for d in draws]
+
+
+def test_abandoned_draws_end_and_the_others_are_answered(rollout_actor, monkeypatch):
+    actor, _ = rollout_actor(seed=None)
+    ended = []
+
+    async def endless(self, *, prompt, **_):
+        try:
+            await asyncio.sleep(0 if prompt == "1" else 3600)
+            return [prompt]
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # an engine's request is taken back here
+            ended.append(prompt)
+            raise
+
+    monkeypatch.setattr(RolloutRayActor.__ray_actor_class__, "generate_responses", endless)
+
+    async def all_of_them():
+        params = SimpleNamespace(logprobs=None, seed=None)
+        ask = [actor.generate_responses(prompt=d, draw=d, sampling_params=params, num_samples=2) for d in "1234"]
+        asked = [asyncio.ensure_future(request) for request in ask]
+        await asyncio.sleep(0.01)
+        await actor.abandon(["1", "3", "4", "5"])  # answered already, two that are under way, another engine's
+        assert ended == ["3", "3", "4", "4"], "when it returns, the engine works on none of them"
+        asked[1].cancel()  # by Ray: not ours to hide
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, second, *rest = asyncio.run(all_of_them())
+    assert (first, rest) == (["1", "1"], [None, None])
+    assert isinstance(second, asyncio.CancelledError)
+    assert not actor._under_way
 
 
 def test_a_seed_is_of_the_draw_not_of_its_company(rollout_actor):

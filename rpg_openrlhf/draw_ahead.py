@@ -1,0 +1,62 @@
+"""Dynamic sampling, drawn ahead: which prompts a rollout takes, and how many should be under way meanwhile.
+
+Replacing a rejected prompt one for one lets the engines run empty: the last ones that are missing come one after the
+other, each taking as long as its replies are. Here as many are under way as the share that passes calls for. What a
+rollout takes does not change by it: the draws up to the one that completes it, as if they were made one by one and
+whatever is finished first (to take what is first would prefer short replies). Draws beyond that one are given back.
+"""
+
+import math
+
+
+class DrawAhead:
+    """The draws of a rollout that wants `wanted` accepted ones, numbered from 0 in the order they are made.
+
+    `passed` of `finished` is what is known of the share that is accepted, from the rollout before.
+    """
+
+    def __init__(self, wanted: int, passed: int = 0, finished: int = 0):
+        self.wanted, self.drawn = wanted, 0
+        self._known = (passed, finished)
+        self._accepted: dict[int, bool] = {}  # of the finished draws
+        self._passed = 0  # of them
+        self._taken = self._length = 0  # of those that follow each other from draw 0 on: accepted ones, and all
+
+    def draw(self, count: int = 1) -> None:
+        """So many more are under way."""
+        self.drawn += count
+
+    def finish(self, draw: int, accepted: bool) -> None:
+        """A draw that was under way is accepted or rejected."""
+        self._accepted[draw] = accepted
+        self._passed += accepted
+        while self._taken < self.wanted and self._length in self._accepted:
+            self._taken += self._accepted[self._length]
+            self._length += 1
+
+    @property
+    def under_way(self) -> int:
+        """Draws that are not finished."""
+        return self.drawn - len(self._accepted)
+
+    @property
+    def length(self) -> int:
+        """How many draws, from the first on, the rollout consists of, as far as that is known."""
+        return self._length
+
+    @property
+    def complete(self) -> bool:
+        """Whether the first `length` draws hold as many accepted ones as are wanted, and none before them is open."""
+        return self._taken == self.wanted
+
+    @property
+    def lacking(self) -> int:
+        """How many more to draw now: never so many that more are under way than the rollout began with."""
+        passed, finished = (known + now for known, now in zip(self._known, self.seen, strict=True))
+        expected = (self.wanted - self._passed) * (finished + 1) / (passed + 1)  # as if one more had passed
+        return max(0, min(self.wanted, math.ceil(expected)) - self.under_way)
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Accepted and finished draws."""
+        return self._passed, len(self._accepted)
