@@ -11,6 +11,7 @@ dropped.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -172,13 +173,15 @@ def measure(point: Point, work: Path, limit: float) -> dict:
         run = subprocess.Popen(command(point, work, out), stdout=subprocess.DEVNULL)
         watcher, ends = Watcher(psutil.Process(run.pid)), time.monotonic() + limit
         load = os.getloadavg()[0]
-        while run.poll() is None:
-            watcher.look()
-            if time.monotonic() > ends:
-                run.terminate()  # the launcher ends its own processes
-                run.wait()
-                return {"left_out": f"took more than {limit:.0f} s"}
-            time.sleep(0.5)
+        try:
+            while run.poll() is None:
+                watcher.look()
+                if time.monotonic() > ends:
+                    return {"left_out": f"took more than {limit:.0f} s"}
+                time.sleep(0.5)
+        finally:
+            run.terminate()  # the launcher ends its own processes
+            run.wait()
         if run.returncode:
             print((out / "logs" / "train.log").read_text(errors="replace")[-4000:], file=sys.stderr)
             return {"left_out": f"the run ended with status {run.returncode}"}
@@ -193,6 +196,7 @@ def measure(point: Point, work: Path, limit: float) -> dict:
 
 def main() -> None:
     """Run what is missing, then write the tables and the figure."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending the run
     parser = argparse.ArgumentParser(description="Seconds and memory of a step against batch, length, model, ranks.")
     parser.add_argument("--work", type=Path, required=True, help="folder for models and prompts; kept")
     parser.add_argument("--out", type=Path, required=True, help="JSON of points; one that is in it is not run again")

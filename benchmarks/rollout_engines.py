@@ -21,7 +21,13 @@ SHAPE = {
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096, "tie_word_embeddings": True,
     "eos_token_id": None, "bos_token_id": None,
 }  # fmt: skip
-REWARD = "def reward_func(queries, prompts, labels):\n    return {'rewards': 1.0, 'scores': 1.0, 'extra_logs': {}}\n"
+REWARD = """from zlib import crc32
+
+def reward_func(queries, prompts, labels):
+    # A prompt whose label is "mixed" has right and wrong samples, by chance; others have right ones alone.
+    score = float(labels[0] != "mixed" or crc32(queries[0].encode()) % 2)
+    return {"rewards": score, "scores": score, "extra_logs": {}}
+"""
 
 
 def make_model(folder: Path, vocabulary: int, **shape: int) -> Path:
@@ -141,6 +147,25 @@ class Side:
             "dispatch": sent, "dispatch_cpu": dispatch_cpu, "seconds": seconds, "driver_cpu": driver_cpu,
         }  # fmt: skip
 
+    def keep_mixed(self, rows: list[tuple[str, str]], wanted: int, samples: int, tokens: int, ahead: bool) -> dict:
+        """Sample prompts with labels until `wanted` groups are mixed, drawn ahead or one for one -> what it took."""
+        import ray
+        from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+        from rpg_openrlhf.trainer.dynamic_sampling import Prompts
+
+        length = self.generator.args.data.max_len
+        sampling = {"max_new_tokens": tokens, "max_len": length, "temperature": 1.0, "n_samples_per_prompt": samples}
+        before, begin = ray.get(self.engine.counters.remote()), time.perf_counter()
+        loader, kind = Prompts([("", [prompt], [label], [None]) for prompt, label in rows]), SamplesGenerator
+        draw = kind._generate_vllm if not ahead else type(self.generator)._generate_vllm
+        kept, drawn, _ = draw(self.generator, loader, wanted, True, **sampling)
+        seconds, after = time.perf_counter() - begin, ray.get(self.engine.counters.remote())
+        assert len(kept) == wanted * samples
+        given_back = self.generator.given_back if ahead else 0
+        generated = after["generated"] - before["generated"]
+        return {"seconds": seconds, "drawn": drawn, "given_back": given_back, "generated": generated}
+
 
 def start_sides(model: Path, max_len: int) -> dict[str, Side]:
     """Both, on one model, with log-probs of what is sampled."""
@@ -154,7 +179,8 @@ def start_sides(model: Path, max_len: int) -> dict[str, Side]:
     args = Namespace(
         train=Namespace(seed=1), data=Namespace(dataloader_num_workers=0, max_len=max_len),
         rollout=Namespace(n_samples_per_prompt=1, batch_size=1), vllm=Namespace(enable_sleep=False),
-        algo=Namespace(advantage=Namespace(is_correction_level="token"), dynamic_filtering_enable=False),
+        algo=Namespace(advantage=Namespace(is_correction_level="token"), dynamic_filtering_enable=False,
+                       dynamic_filtering_range=(0.0, 1.0)),
     )  # fmt: skip
     strategy = Namespace(args=args, setup_dataloader=lambda *_, **__: [])
     loader = Namespace(dataset=type("NoPrompts", (list,), {"collate_fn": None})())  # they are given to dispatch

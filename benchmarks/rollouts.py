@@ -6,16 +6,19 @@ dispatch    a prompt from the driver to the engine and back, one token sampled, 
             many in one call, and one by one, as dynamic sampling replaces prompts
 front end   CPU of the Ray actor that holds the engine, per sampled token, with log-probs: 256 requests at a time
 prefix      4 prompts of 2,000 tokens, 16 samples of each: prompt tokens that came out of the cache, CPU of the engine
+dynamic     32 groups of 8 samples, kept if their rewards differ, as those of every other prompt do; replies of any length
 
 CPU seconds are of processes: the driver's, the actor's, and the engine's, which are the actor's children.
 """
 
 import argparse
 import json
+import random
 import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import machine
 from rollout_engines import OPENRLHF, OURS, Side, make_model, start_ray, start_sides, texts
@@ -24,7 +27,7 @@ QWEN3_TOKENS = 151_643
 Turns = dict[str, list[dict[str, float]]]
 
 
-def in_turns(sides: dict[str, Side], repeats: int, work: Callable[[Side, int], dict], name: str) -> Turns:
+def in_turns(sides: dict[str, Any], repeats: int, work: Callable[[Any, int], dict], name: str) -> Turns:
     """`work` by each side, `repeats` times, from the front and from the back; the first turn of each warms it."""
     found: Turns = {side: [] for side in sides}
     for turn in range(repeats + 1):
@@ -100,6 +103,33 @@ def prefix(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
     return found
 
 
+def dynamic(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
+    """Seconds of a rollout, by way: upstream's, and with our engine one for one and drawn ahead."""
+    from transformers import AutoTokenizer
+
+    model = make_model(folder / "replies_end", 256, eos_token_id=0)  # which one token in 256 is, as weights are random
+    sides, (wanted, samples) = start_sides(model, 1024), (4, 4) if quick else (32, 8)
+    prompts = texts(AutoTokenizer.from_pretrained(model), 20 * wanted, 16, seed=0)
+    ways = {
+        OPENRLHF: (sides[OPENRLHF], False),
+        f"{OURS}, one for one": (sides[OURS], False),
+        OURS: (sides[OURS], True),
+    }
+
+    def work(way: tuple[Side, bool], turn: int) -> dict[str, float]:
+        draw = random.Random(turn)
+        rows = [(draw.choice(prompts), draw.choice(("mixed", "easy"))) for _ in prompts]
+        return way[0].keep_mixed(rows, wanted, samples, 64 if quick else 768, way[1])
+
+    found = {}
+    for way, taken in in_turns(ways, repeats, work, "dynamic").items():
+        columns = {
+            name: median(taken, lambda r, n=name: r[n]) for name in ("seconds", "drawn", "given_back", "generated")
+        }
+        found[way] = {"way": way, "wanted": wanted, **columns}
+    return found
+
+
 def cell(value: dict[str, float], digits: int) -> str:
     return "{median:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(**value, d=digits)
 
@@ -130,8 +160,15 @@ def prefix_table(found: dict[str, dict]) -> str:
     return table(head, rows) + f"\n\nEngine CPU: 1/{ratio:.1f}."
 
 
+def dynamic_table(found: dict[str, dict]) -> str:
+    head = ["", "seconds", "drawn for it", "given back", "sampled tokens"]
+    rows = [[r["way"], cell(r["seconds"], 1), *(cell(r[c], 0) for c in ("drawn", "given_back", "generated"))]
+            for r in found.values()]  # fmt: skip
+    return table(head, rows)
+
+
 PARTS = {"dispatch": (dispatch, dispatch_table), "front_end": (front_end, front_end_table),
-         "prefix": (prefix, prefix_table)}  # fmt: skip
+         "prefix": (prefix, prefix_table), "dynamic": (dynamic, dynamic_table)}  # fmt: skip
 
 
 def main() -> None:
