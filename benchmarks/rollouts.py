@@ -6,7 +6,7 @@ dispatch    a prompt from the driver to the engine and back, one token sampled, 
             many in one call, and one by one, as dynamic sampling replaces prompts
 front end   CPU of the Ray actor that holds the engine, per sampled token, with log-probs: 256 requests at a time
 prefix      4 prompts of 2,000 tokens, 16 samples of each: prompt tokens that came out of the cache, CPU of the engine
-dynamic     32 groups of 8 samples, kept if their rewards differ, as those of every other prompt do; replies of any length
+dynamic     32 groups of 8 samples whose rewards differ, as those of every other prompt do; replies of any length
 
 CPU seconds are of processes: the driver's, the actor's, and the engine's, which are the actor's children.
 """
