@@ -65,8 +65,8 @@ POINTS |= {p.name: p for p in [Point("95M", ranks=2, zero=3)]}
 def make_model(folder: Path, hidden: int, layers: int) -> None:
     """Random weights, and an end token that is never sampled.
 
-    Every embedding has 1 in its first place, so the hidden states have it too, and the end token's row is -4 there:
-    its logit lies far below all others.
+    Every embedding has 1 in its first place, where no layer writes, so the last hidden states have a positive number
+    there, and the end token's row a very negative one: its logit lies far below all others.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch
@@ -90,7 +90,9 @@ def make_model(folder: Path, hidden: int, layers: int) -> None:
         rows = model.get_input_embeddings().weight
         rows[:, 0] = 1.0
         rows[1] = 0.0
-        rows[1, 0] = -4.0
+        rows[1, 0] = -40.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
     model.to(torch.bfloat16).save_pretrained(folder)
 
 
