@@ -14,7 +14,7 @@ ASSUMED_GPU_GIB = H100.gib  # the published runs'
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
 PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform (benchmarks/growth.py)
 TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
-ENGINE_PROCESSES = 3
+ENGINE_PROCESSES = 2  # its actor and the core; a worker besides only with tensor parallelism
 DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store there
 BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # of the weight sync's buffers; two of them in shared memory
 # DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" leaves: elements of the bucket that gradients are reduced in,
@@ -204,11 +204,17 @@ def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | Non
 
 
 def _estimate_cpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
-    """Everything shares the host's memory."""
+    """Everything shares the host's memory.
+
+    PyTorch's Adam, which the CPU platform has, steps with gradients in fp32 and two more vectors as long: 12 bytes a
+    parameter, as many as its states. Activations are gone by then.
+    """
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     states, peak, passing = model_states(args, shapes), activations(args, shapes), buffers(args, shapes)
     engine, cached = engine_parts(args, shapes, 0), engine_gib(args, shapes, 0)[1]
-    lines = [*states.items(), *peak.items(), *passing.items(), ("libraries of a process", PROCESS_GIB)]
+    step = {"the optimizer's step": states["optimizer (fp32 weights, Adam)"]}
+    fuller = max(peak, step, key=lambda parts: sum(parts.values()))
+    lines = [*states.items(), *fuller.items(), *passing.items(), ("libraries of a process", PROCESS_GIB)]
     one_rank = sum(gib for _, gib in lines)
     engines = args.vllm.num_engines * args.vllm.tensor_parallel_size
     lines += [(f"{name}, each of {engines}", gib) for name, gib in engine.items()]
