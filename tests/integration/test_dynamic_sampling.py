@@ -14,7 +14,7 @@ def test_one_engine_and_two_train_on_the_same_groups(train):
     one, two = (train(*FLAGS, "--vllm.num_engines", str(n), name=f"engines{n}") for n in (1, 2))
     for run in (one, two):
         assert run.returncode == 0, run.output
-        assert len(run.metrics) == 6, "four episodes of 48 prompts, of which about half pass, for rollouts of 16"
+        assert len(run.metrics) == 5, "four episodes of 48 prompts, of which nearly half pass, for rollouts of 16"
         assert all(step["dynamic_filtering_pass_rate"] < 100 for step in run.metrics)
         assert sum(step["rollout/given_back_prompts"] for step in run.metrics) > 0, "and some engine was told to stop"
     assert numbers(one) == numbers(two)
