@@ -32,6 +32,7 @@ from rpg_openrlhf.cli.banner import banner
 from rpg_openrlhf.cli.eval_sets import EvalSets
 from rpg_openrlhf.config import Refusal
 from rpg_openrlhf.layers import nest
+from rpg_openrlhf.run_lock import await_earlier
 
 
 def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int] | None = None) -> int:
@@ -53,6 +54,8 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
         return 0
     platform = machine.resolve_platform(parsed.config.platform)
     sources, sets, prompts, architecture, notes = _check(parsed, platform)
+    if not parsed.dry_run:  # what to go on from is known once nobody writes there any more
+        await_earlier(Path(parsed.values["ckpt.path"]))
     record = resume.record(parsed.values, prompts, architecture)
     resumption = resume.choose(parsed.values, record)
     args, more_notes = validate(parsed, platform)

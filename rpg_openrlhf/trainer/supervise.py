@@ -4,7 +4,6 @@ Imports no Ray: whatever Ray, DeepSpeed or vLLM come to, this process lives to s
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import pickle
@@ -21,11 +20,10 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from rpg_openrlhf import checkpoints
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.run_lock import only_run
 
 ATTEMPT = "RPG_ATTEMPT"  # in the environment of every process an attempt starts, which is how they are found
 GRACE = 30.0  # seconds for a run that was told to stop to close Ray, W&B and files
-PATIENCE = 60.0  # seconds for an earlier run of the same folder to end
 LAST_LINES = 8
 CHILD = ("-m", "rpg_openrlhf.trainer.launch")
 DIED = 75  # the child's exit status where trying again may help (EX_TEMPFAIL)
@@ -44,7 +42,7 @@ def launch(args: SimpleNamespace, child: Sequence[str] = CHILD) -> int:
     """
     Path(args.logger.run_dir).mkdir(parents=True, exist_ok=True)
     Path(args.ckpt.path, checkpoints.ACTOR).mkdir(parents=True, exist_ok=True)  # upstream loads only where it exists
-    with _only_run(Path(args.ckpt.path)) as lock, _terminable():
+    with only_run(Path(args.ckpt.path)) as lock, _terminable():
         try:
             Path(args.ckpt.path, checkpoints.FINISHED).unlink(missing_ok=True)
             return _attempts(args, child, lock)
@@ -206,28 +204,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _only_run(path: Path) -> Iterator[int]:
-    """Hold `--ckpt.path` alone: two runs that write there would destroy each other's checkpoints.
-
-    A run that was killed may take some seconds to end; it is waited for.
-    """
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        deadline, told = time.monotonic() + PATIENCE, False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Refusal(f"--ckpt.path {path}: another run is writing there; give another one") from None
-                if not told:
-                    print(f"waiting: another run is still writing to {path}", flush=True)
-                    told = True
-                time.sleep(0.5)
-        yield lock
-    finally:
-        os.close(lock)

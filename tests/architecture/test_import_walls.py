@@ -20,6 +20,7 @@ PURE = {  # and what it may not load besides the stack and transformers
     "rpg_openrlhf.layers": {"torch"},
     "rpg_openrlhf.reference": {"torch"},
     "rpg_openrlhf.checkpoints": {"torch"},
+    "rpg_openrlhf.run_lock": {"torch"},
     "rpg_openrlhf.eval_metrics": {"torch"},
     "rpg_openrlhf.cli.eval_sets": {"torch", "datasets", "huggingface_hub"},
     "rpg_openrlhf.columns": {"torch"},

@@ -1,11 +1,13 @@
 """Where the launcher goes on from, and what it refuses to go on with."""
 
 import json
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
-from rpg_openrlhf import checkpoints
+from rpg_openrlhf import checkpoints, run_lock
 from rpg_openrlhf.cli import train_rpg
 from tests.unit.launcher_case import argv, good_flags, write_model, write_rows
 from tests.unit.test_checkpoints import write
@@ -51,6 +53,24 @@ def test_the_same_command_goes_on(good, capsys):
     assert "in the checkpoint" not in said
     assert args.ckpt.changed == {}
     assert args.logger.wandb.run_name == args.ckpt.record["flags"]["logger.wandb.run_name"]
+
+
+def test_what_a_killed_run_writes_while_it_ends_is_gone_on_from(good, capsys):
+    """Its supervisor is dead, its driver writes two more checkpoints and deletes the one that was the newest."""
+    folder, record = train_to(good, "global_step2"), launched(good).ckpt.record
+
+    def end(lock):
+        write(path_of(good), "global_step4", **record)
+        shutil.rmtree(folder)
+        lock.__exit__(None, None, None)
+
+    lock = run_lock.only_run(path_of(good))
+    lock.__enter__()
+    threading.Timer(1.0, end, [lock]).start()
+    assert launched(good).ckpt.resumed_step == 4
+    said = capsys.readouterr().out
+    assert f"waiting: another run is still writing to {path_of(good)}" in said
+    assert "note: goes on after step 4" in said
 
 
 def test_checkpoints_lie_in_the_runs_own_folder(good, tmp_path):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rpg_openrlhf import checkpoints
+from rpg_openrlhf import checkpoints, run_lock
 from rpg_openrlhf.config import Refusal
 from rpg_openrlhf.trainer import supervise
 from tests.unit.test_checkpoints import write
@@ -173,9 +173,12 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path, monkeypatch):
     wait_for(tmp_path / "logs" / "pid")
     process.kill()
     process.wait()
-    monkeypatch.setattr(supervise, "PATIENCE", 0.5)
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.5)
     with pytest.raises(Refusal, match="another run is writing there"):
         supervise.launch(arguments(tmp_path, 0), ["nothing"])
+    with pytest.raises(Refusal, match="another run is writing there"):
+        run_lock.await_earlier(Path(arguments(tmp_path, 0).ckpt.path))
     os.kill(int((tmp_path / "logs" / "pid").read_text()), signal.SIGKILL)
     (tmp_path / "child.py").write_text(CHILD)
+    run_lock.await_earlier(Path(arguments(tmp_path, 0).ckpt.path))
     assert supervise.launch(arguments(tmp_path, 0), [str(tmp_path / "child.py")]) == 0
