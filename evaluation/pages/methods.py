@@ -55,7 +55,7 @@ def by_method(series: Sequence[Series]) -> list[Method]:
 
 def shown_name(layer: str) -> str:
     """A layer's name as the paper writes the method: rpg_reinforce_urkl is RPG-REINFORCE-URKL."""
-    return layer.removesuffix("_as_released").replace("_", "-").upper()
+    return layer.removesuffix("_as_released").replace("_", "-").upper().replace("BASELINE", "baseline")
 
 
 def selections(method: Method, benchmark: str) -> dict[int, Selection]:
