@@ -28,9 +28,12 @@ ROOT = Path(__file__).parents[1]
 METHODS = {
     "OpenRLHF GRPO": ["grpo_as_released"],
     "RPG fast path": ["rpg_reinforce_urkl", "--rpg.old_policy", "rollout"],
+    "RPG fast path, half of the layers recomputed": [
+        *("rpg_reinforce_urkl", "--rpg.old_policy", "rollout"), *("--actor.gradient_checkpointing_layers", "2"),
+    ],
     "RPG recompute": ["rpg_reinforce_urkl"],
     "GRPO here": ["grpo_as_released"],
-}
+}  # fmt: skip
 # Its output layer is 8 % of its weights, as it is 10 % of Qwen3-4B's.
 SHAPE = {
     "vocab_size": 1024, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,

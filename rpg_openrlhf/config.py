@@ -40,8 +40,17 @@ class ActorConfig:
     chunked_head: Literal["auto", "on", "off"] = "auto"
     """Log-probs and entropy without whole logits: where the model allows it (auto), or an error where not (on)."""
 
+    gradient_checkpointing_layers: int | None = None
+    """So many layers recompute their activations, the others keep them; all, if left out."""
+
     def __post_init__(self) -> None:
         _check_choices(self, "actor.")
+        layers = self.gradient_checkpointing_layers
+        if layers is not None and layers < 1:
+            raise Refusal(
+                f"--actor.gradient_checkpointing_layers {layers}: must be at least 1; to recompute none, leave out "
+                "--actor.gradient_checkpointing_enable"
+            )
 
 
 @dataclass(frozen=True)

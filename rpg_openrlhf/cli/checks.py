@@ -38,6 +38,7 @@ def check_flags(parsed: Parsed, platform: str) -> None:
     _check_is_correction(v)
     _check_generation(v)
     _check_chunked_head(v)
+    _check_checkpointing(v)
     optimizer.check(v)
     layout.check_divides(v)
     layout.check_placement(v)
@@ -134,6 +135,21 @@ def _check_chunked_head(v: dict[str, Any]) -> None:
     for name in layout.splits_output_layer(v) if v["actor.chunked_head"] == "on" else ():
         raise Refusal(
             f"--actor.chunked_head on: not with --{name} {v[name]}, under which whole logits are computed; use auto"
+        )
+
+
+def _check_checkpointing(v: dict[str, Any]) -> None:
+    layers = v["actor.gradient_checkpointing_layers"]
+    if layers is None:
+        return
+    if not v["actor.gradient_checkpointing_enable"]:
+        raise Refusal(
+            f"--actor.gradient_checkpointing_layers {layers}: has no effect without "
+            "--actor.gradient_checkpointing_enable"
+        )
+    if v["ds.deepcompile"]:
+        raise Refusal(
+            f"--actor.gradient_checkpointing_layers {layers}: not with --ds.deepcompile, which chooses by itself"
         )
 
 

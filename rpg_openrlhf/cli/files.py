@@ -33,6 +33,9 @@ def check_models(v: dict[str, Any], dry_run: bool) -> dict[str, Any]:
         raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
     config = check_model("actor.model_name_or_path", v["actor.model_name_or_path"], v, dry_run)
     _check_length(v, config)
+    layers, recomputed = config.get("num_hidden_layers"), v["actor.gradient_checkpointing_layers"]
+    if layers and recomputed and recomputed > layers:
+        raise Refusal(f"--actor.gradient_checkpointing_layers {recomputed}: the model has {layers} layers")
     if v["ref.model_name_or_path"]:
         reference = check_model("ref.model_name_or_path", v["ref.model_name_or_path"], v, dry_run)
         check_same_architecture(v["ref.model_name_or_path"], reference, config)

@@ -101,12 +101,20 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     return {name: value / GIB for name, value in states.items()}
 
 
+def recomputed_layers(args: SimpleNamespace, shapes: Shapes) -> int:
+    """Layers whose activations are not kept for the backward pass."""
+    if not args.actor.gradient_checkpointing_enable:
+        return 0
+    return min(args.actor.gradient_checkpointing_layers or shapes.layers, shapes.layers)
+
+
 def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     """GiB per rank at the peak of one micro-batch.
 
     Assumes micro-batches padded to data.max_len (or max_tokens_per_gpu full), attention that stores no score matrix,
     and per token and layer: 5 hidden, 2 query, 2 key and 4 inner vectors in param_dtype, and 16 bytes x hidden for
-    the fp32 copies in two RMSNorms. With gradient checkpointing: one hidden vector per layer and one layer whole.
+    the fp32 copies in two RMSNorms. With gradient checkpointing: one hidden vector for each layer that recomputes, and
+    one of them whole.
     With `--actor.chunked_head` the output layer holds a tile of logits, and the hidden states' gradient once in fp32
     and twice in param_dtype. Without, logits as upstream's path has them in backward: 2 (bf16) + 4 (fp32) + 4 (their
     gradient) bytes an element, and 4 more when the entropy is asked for.
@@ -117,9 +125,8 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
         tokens = args.train.micro_batch_size * args.data.max_len // args.ds.ring_attn_size
     size = 4 if args.ds.param_dtype == "fp32" else 2
     wide = size * (5 * shapes.hidden + 2 * shapes.query + 2 * shapes.key + 4 * shapes.inner) + 16 * shapes.hidden
-    per_token = wide * shapes.layers
-    if args.actor.gradient_checkpointing_enable:
-        per_token = size * shapes.hidden * shapes.layers + wide
+    recomputed = recomputed_layers(args, shapes)
+    per_token = wide * (shapes.layers - recomputed + (recomputed > 0)) + size * shapes.hidden * recomputed
     logits = tokens * shapes.vocabulary * (14 if args.actor.entropy_coef is not None else 10)
     if args.actor.chunked_head != "off":
         logits = tokens * shapes.hidden * (4 + 2 * size) + TILE_BYTES[args.platform]

@@ -166,18 +166,18 @@ def experience(w: Work) -> list[Term]:
 def train(w: Work) -> list[Term]:
     """Forward 1, backward 2, and the forward again where activations are not kept; the chunked head always again."""
     steps = max(1, w.samples // w.args.train.batch_size) * w.args.train.max_epochs
-    passes = 3 + w.args.actor.gradient_checkpointing_enable
-    flops = sequence_flops(w, passes)
+    again = memory.recomputed_layers(w.args, w.shapes) / w.shapes.layers
+    flops = sequence_flops(w, 3 + again)
     if w.args.actor.chunked_head != "off":
-        flops += w.samples * 2 * w.response * w.head * (4 - passes)
-    elif passes == 4:
-        flops -= w.samples * 2 * w.length * w.head  # whose logits are kept
+        flops += w.samples * 2 * w.response * w.head * (1 - again)
+    else:
+        flops -= w.samples * 2 * w.length * w.head * again  # whose logits are kept
     speed = w.world * w.gpu.flops * constant("train")
     shard = w.shapes.parameters / (w.world if w.args.ds.zero_stage else 1)
     adam = steps * shard * ADAM_BYTES / (w.gpu.memory * constant("copy"))
     seconds = flops * w.args.train.max_epochs / speed
     return [
-        Term("train", "forward, backward" + (", recomputation" if passes == 4 else ""), seconds, COMPUTE),
+        Term("train", "forward, backward" + (", recomputation" if again else ""), seconds, COMPUTE),
         Term("train", "optimizer", 0 if w.args.ds.adam_offload else adam, BANDWIDTH),
         exchange(w, "train", "weights and gradients", zero_traffic(w, steps)),
     ]

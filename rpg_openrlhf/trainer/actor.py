@@ -8,6 +8,7 @@ from openrlhf.trainer.ray import launcher, ppo_actor
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rpg_openrlhf.checkpoints import ACTOR, CRITIC
 from rpg_openrlhf.trainer.checkpointing import WholeCheckpoints
@@ -80,6 +81,13 @@ class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
         return status
 
 
+def keep_activations(model: torch.nn.Module, recomputed: int) -> None:
+    """Of a model with gradient checkpointing, let the layers after the first `recomputed` keep their activations."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    for layer in layers[recomputed:]:
+        layer.gradient_checkpointing = False
+
+
 class LastingPort:
     """Differs from upstream's BaseDistributedActor in the range that a rendezvous port is taken from.
 
@@ -124,6 +132,8 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
         ppo_actor.NaiveReplayBuffer = ColumnBuffer
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if strategy.args.actor.gradient_checkpointing_layers:
+            keep_activations(self.actor.model, strategy.args.actor.gradient_checkpointing_layers)
         if rpg and strategy.args.ref.refresh != "rollout":
             self._hold_reference(strategy)
 

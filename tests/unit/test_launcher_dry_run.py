@@ -134,6 +134,9 @@ def test_logits_are_what_was_measured(shapes):
         for more in ([], ["--actor.gradient_checkpointing_enable"])
     )
     assert checkpointed < full / 8
+    some = ("--actor.gradient_checkpointing_enable", "--actor.gradient_checkpointing_layers", str(shapes.layers // 2))
+    half = memory.activations(gpu_args("--train.micro_batch_size", "4", *some), shapes)["activations of 8,192 tokens"]
+    assert half == pytest.approx((full + checkpointed) / 2, rel=0.03)
 
 
 def test_buffers_are_counted(shapes):

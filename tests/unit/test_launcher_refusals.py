@@ -105,6 +105,15 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
             {"algo.advantage.is_correction_level": "seq", "algo.advantage.is_correction_gating": "tv"},
             "gating tv: is bounded",
         ),
+        ({"actor.gradient_checkpointing_layers": "2"}, "layers 2: has no effect without --actor.gradient_checkp"),
+        (
+            {"actor.gradient_checkpointing_enable": "", "actor.gradient_checkpointing_layers": "0"},
+            "--actor.gradient_checkpointing_layers 0: must be at least 1",
+        ),
+        (
+            {"actor.gradient_checkpointing_enable": "", "actor.gradient_checkpointing_layers": "99"},
+            "--actor.gradient_checkpointing_layers 99: the model has",
+        ),
         # what does not divide
         ({"train.batch_size": "60"}, "--train.batch_size 60: does not divide a rollout's 256 samples"),
         ({"train.micro_batch_size": "48"}, "--train.batch_size 64: is not a multiple of --train.micro_batch_size 48"),
