@@ -230,11 +230,12 @@ COMPARE = CONFIGS / "debug" / "compare_cpu.yaml"
 
 
 @pytest.mark.parametrize("layer", [*ALGORITHMS, *KL], ids=lambda p: p.stem)
-@pytest.mark.parametrize("stress", [[], [CONFIGS / "debug" / "compare_stress.yaml"]], ids=["plain", "stress"])
-def test_what_is_compared_takes_as_many_steps(layer, stress):
-    args = args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, *stress, layer)
+@pytest.mark.parametrize(("level", "steps"), [("cpu", 16), ("strain", 32), ("stress", 64)])
+def test_what_is_compared_takes_as_many_steps(layer, level, steps):
+    more = [] if level == "cpu" else [CONFIGS / "debug" / f"compare_{level}.yaml"]
+    args = args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, *more, layer)
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    assert samples // args.train.batch_size * args.train.max_epochs == (64 if stress else 16)
+    assert samples // args.train.batch_size * args.train.max_epochs == steps
     assert args.train.max_rollouts % args.ckpt.save_steps == 0, "the last model is a checkpoint"
     assert args.ckpt.max_num > args.train.max_rollouts // args.ckpt.save_steps, (
         "none is removed before it is evaluated"

@@ -153,5 +153,5 @@ def test_a_failed_part_of_the_cpu_comparison_does_not_keep_the_others(tmp_path):
     assert (out / "asked").read_text().splitlines() == [
         f"{out}/main|{out}/start|1 2 3 4 5|rpg_ufkl|--actor.model_name_or_path",
         f"{out}/kl|{out}/start|1 2 3|kl/k1|--actor.model_name_or_path",
-        f"{out}/stress|{out}/start|7|rpg_ufkl|debug/compare_stress",
+        *(f"{out}/{level}|{out}/start|7|rpg_ufkl|debug/compare_{level}" for level in ("strain", "stress")),
     ]
