@@ -228,7 +228,8 @@ def test_lora(targets, caplog):
 @pytest.mark.parametrize(("wish", "kind"), [("auto", ChunkedActor), ("on", RequiredChunkedActor), ("off", Actor)])
 def test_models_are_built_of_the_class_asked_for(wish, kind, monkeypatch):
     """Policy and upstream's reference: each rebinds the name by which upstream builds its model."""
-    strategy = Namespace(args=Namespace(actor=Namespace(chunked_head=wish), algo=Namespace(objective="openrlhf")))
+    actor = Namespace(chunked_head=wish, gradient_checkpointing_layers=None)
+    strategy = Namespace(args=Namespace(actor=actor, algo=Namespace(objective="openrlhf")))
     for ours, module in ((RPGPolicyActor, ppo_actor), (RPGReferenceActor, launcher)):
         built = []
         monkeypatch.setattr(module, "Actor", None)

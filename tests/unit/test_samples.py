@@ -15,7 +15,7 @@ make_importable()
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor  # noqa: E402
 
-from rpg_openrlhf.trainer import evaluation  # noqa: E402
+from rpg_openrlhf.trainer import dynamic_sampling, evaluation  # noqa: E402
 from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor  # noqa: E402
 from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
 from rpg_openrlhf.trainer.samples import Answers, pack  # noqa: E402
@@ -53,6 +53,7 @@ def test_an_engine_answers_in_columns_where_our_driver_asked(monkeypatch, lean, 
     monkeypatch.setattr(RolloutRayActor.__ray_actor_class__, "generate_responses", generate_responses)
     actor = object.__new__(RPGRolloutActor)
     actor.kwargs, actor._tokenizer, actor._is_lean, actor._requests = {}, "held", lean, iter("1")
+    actor._under_way = {}
     asked = actor.generate_responses(
         sampling_params=Namespace(logprobs=None), num_samples=GROUP, draw=draw, max_length=12
     )
@@ -61,30 +62,35 @@ def test_an_engine_answers_in_columns_where_our_driver_asked(monkeypatch, lean, 
     assert len(found) == GROUP
 
 
-def test_groups_are_filtered_by_their_scores_and_replaced(monkeypatch):
-    """Upstream's own loop, over answers in columns and as dictionaries: the same prompts are kept."""
+def test_the_groups_that_upstream_keeps_are_kept(monkeypatch):
+    """Upstream's own loop over dictionaries, and ours, which draws ahead, over both: the same prompts."""
     from openrlhf.trainer.ppo_utils import samples_generator
 
-    ray = Namespace(wait=lambda refs, **_: (refs[:1], refs[1:]), get=lambda ref: ref)
-    monkeypatch.setattr(samples_generator, "ray", ray)
-    algo = Namespace(dynamic_filtering_range=(0.0, 1.0))
-    groups = [answers(seed)[:GROUP] for seed in range(6)]
-    for group, score in zip(groups, (0.0, 0.5, 1.0, 0.25, 0.0, 0.75), strict=True):
+    groups = [answers(seed)[:GROUP] for seed in range(9)]
+    for group, score in zip(groups, (0.0, 0.5, 1.0, 0.25, 0.0, 0.75, 0.5, 0.5, 1.0), strict=True):
         for one in group:
             one["scores"] = score
 
-    def kept(made) -> list:
-        generator = object.__new__(RPGSamplesGenerator)
-        generator.args, rest = Namespace(algo=algo, rollout=Namespace(n_samples_per_prompt=GROUP)), iter(made)
-        generator._evaluated, generator._sample_buffer = None, []
+    def kept(kind, made) -> tuple:
+        answer = Namespace(
+            wait=lambda refs, **_: (refs[:1], refs[1:]),
+            get=lambda refs: [made[ref] for ref in refs] if isinstance(refs, list) else made[refs],
+        )
+        for module in (samples_generator, dynamic_sampling):
+            monkeypatch.setattr(module, "ray", answer)
+        generator, rest = object.__new__(kind), iter(range(9))
+        algo = Namespace(dynamic_filtering_range=(0.0, 1.0))
+        generator.args = Namespace(algo=algo, rollout=Namespace(n_samples_per_prompt=GROUP))
+        generator._evaluated, generator._sample_buffer, generator.vllm_engines = None, [], []
         generator._dispatch_prompts_to_vllm = lambda prompts, labels, **_: [next(rest) for _ in prompts]
-        prompts = (("source", [str(i)], ["label"], [None]) for i in range(9))
-        found, drawn, _ = generator._generate_vllm(prompts, 3, dynamic_filtering=True, max_len=12)
+        prompts = dynamic_sampling.Prompts(("source", [str(i)], ["label"], [None]) for i in range(9))
+        found, *drawn = generator._generate_vllm(prompts, 3, dynamic_filtering=True, max_len=12)
         return [sample.sequences.tolist() for sample in found], drawn
 
-    expected = kept(groups)
-    assert len(expected[0]) == 3 * GROUP
-    assert kept([pack(group, 12) for group in groups]) == expected
+    expected = kept(SamplesGenerator, groups)
+    assert (len(expected[0]), expected[1]) == (3 * GROUP, [6, False])
+    assert kept(RPGSamplesGenerator, groups) == expected
+    assert kept(RPGSamplesGenerator, [pack(group, 12) for group in groups]) == expected
 
 
 def test_an_evaluation_reads_the_same():
