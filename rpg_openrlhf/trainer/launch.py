@@ -6,8 +6,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from types import SimpleNamespace
 from typing import TextIO
 
 from rpg_openrlhf.trainer import cpu_platform
-from rpg_openrlhf.trainer.supervise import ATTEMPT, DIED, log_of
+from rpg_openrlhf.trainer.supervise import ATTEMPT, DIED, JOB, end_with_parent, log_of
 
 # Read by libraries inside the workers; passed on when set here.
 PASSED_ON = (
@@ -40,21 +38,14 @@ class Secret(str):
 
 def main() -> int:
     """The child of supervise.py: the run's settings come on stdin, what happens goes to the pipe it was given."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()  # nobody watches a run whose supervisor was killed
     events = int(sys.argv[1])
 
     def tell(event: dict) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: see _end_with
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: see end_with_parent
             os.write(events, json.dumps(event).encode() + b"\n")
 
     return run(pickle.load(sys.stdin.buffer), tell)
-
-
-def _end_with(parent: int) -> None:
-    """Nobody watches a run whose supervisor was killed: end it as a Ctrl-C would."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None) -> int:
@@ -151,7 +142,7 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
         env_vars |= {name: os.environ.get(name, value) for name, value in cpu_platform.ENVIRONMENT.items()}
         runtime_env["worker_process_setup_hook"] = "rpg_openrlhf.trainer.cpu_platform.install"
     # What the job was submitted with reaches the workers anyway, and Ray refuses to be told of it twice.
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {})
+    job = json.loads(os.environ.get(JOB, "{}")).get("runtime_env", {})
     runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}
     if address:
         ray.init(address=address, runtime_env=runtime_env)

@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from rpg_openrlhf import checkpoints
 from rpg_openrlhf.run_lock import only_run
 
 ATTEMPT = "RPG_ATTEMPT"  # in the environment of every process an attempt starts, which is how they are found
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a Ray job
 GRACE = 30.0  # seconds for a run that was told to stop to close Ray, W&B and files
 LAST_LINES = 8
 CHILD = ("-m", "rpg_openrlhf.trainer.launch")
@@ -40,6 +42,8 @@ def launch(args: SimpleNamespace, child: Sequence[str] = CHILD) -> int:
 
     child: what Python is to run for an attempt; tests have one of their own.
     """
+    if JOB in os.environ:  # without its cluster there is nothing to start again on
+        end_with_parent()
     Path(args.logger.run_dir).mkdir(parents=True, exist_ok=True)
     Path(args.ckpt.path, checkpoints.ACTOR).mkdir(parents=True, exist_ok=True)  # upstream loads only where it exists
     with only_run(Path(args.ckpt.path)) as lock, _terminable():
@@ -71,6 +75,18 @@ def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
             return 1
         print(f"restart {restarts + 1} of at most {args.train.max_restarts}, from {place}", flush=True)
     raise AssertionError("unreachable")
+
+
+def end_with_parent() -> None:
+    """Have this process told to end, as a Ctrl-C would, when the one that started it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def go_on_from(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> None:

@@ -126,7 +126,7 @@ tell(died={"what": "x"}); os.kill(os.getpid(), 9)
     assert not [p for p in psutil.process_iter(["cmdline"]) if sleeper in (p.info["cmdline"] or [])]
 
 
-def start_apart(tmp_path, body: str) -> subprocess.Popen:
+def start_apart(tmp_path, body: str, below: tuple[str, ...] = (), **more: str) -> subprocess.Popen:
     (tmp_path / "child.py").write_text(CHILD + body)
     code = (
         "import sys; from pathlib import Path; from rpg_openrlhf.trainer import supervise\n"
@@ -134,8 +134,9 @@ def start_apart(tmp_path, body: str) -> subprocess.Popen:
         f"sys.exit(supervise.launch(arguments(Path({str(tmp_path)!r}), 3), [{str(tmp_path / 'child.py')!r}]))"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*below, sys.executable, "-c", code],
         cwd=ROOT,
+        env=os.environ | more,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -164,6 +165,25 @@ signal.signal(signal.SIGTERM, end); (run_dir / "ready").touch(); time.sleep(99)
     assert process.returncode == status
     assert said in ("interrupted\n", "terminated\n")
     assert (tmp_path / "logs" / "closed").exists()
+    assert starts(tmp_path) == 1
+
+
+def test_a_ray_job_ends_with_its_cluster(tmp_path):
+    """Ray's process above the launcher is killed with the head; starting again would find no cluster."""
+    process = start_apart(
+        tmp_path,
+        "(run_dir / 'pid').write_text(f'{os.getppid()} {os.getpid()}'); time.sleep(99)",
+        below=("sh", "-c", '"$@"; exit $?', "sh"),
+        **{supervise.JOB: "{}"},
+    )
+    wait_for(tmp_path / "logs" / "pid")
+    time.sleep(0.2)
+    pids = (tmp_path / "logs" / "pid").read_text().split()
+    process.kill()
+    said, _ = process.communicate(timeout=60)
+    assert said == "terminated\n"
+    left = [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))]
+    assert not psutil.wait_procs(left, timeout=10)[1]
     assert starts(tmp_path) == 1
 
 
