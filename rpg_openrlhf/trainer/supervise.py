@@ -187,12 +187,14 @@ def _stop(child: subprocess.Popen, token: str) -> None:
     deadline = time.monotonic() + 5  # Ray's own processes leave by themselves when the driver has said goodbye
     while (left := _started_by(token)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    while left:
+    seen_none = 0
+    while seen_none < 2:  # twice: a process that is just starting shows no environment
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
         left = _started_by(token)
+        seen_none = 0 if left else seen_none + 1
 
 
 def _started_by(token: str) -> list[int]:
