@@ -1,5 +1,6 @@
 """The command trains, in every layout the issue of a run may take, and says what it did."""
 
+import itertools
 import json
 import math
 
@@ -66,7 +67,13 @@ def test_default_run(train, tiny, tmp_path):
     assert run.metrics[-1]["reward"] > run.metrics[0]["reward"], "digits are easy to learn"
     assert run.output.count("step ") >= 3
     assert "ETA" in run.output
-    assert "Traceback" not in run.log
+    # W&B's own service says goodbye with one, ignored by Python, when the machine is busy.
+    lines = run.log.splitlines()
+    assert not [
+        line
+        for before, line in itertools.pairwise(lines)
+        if "Traceback" in line and "Exception ignored in atexit callback" not in before
+    ]
     check_three_logs(run, tmp_path)
     evaluated = run.reports("eval")
     assert [row["step"] for row in evaluated] == [2]
