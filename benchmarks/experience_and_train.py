@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 METHODS = {
     "OpenRLHF GRPO": ["grpo_as_released"],
     "RPG fast path": ["rpg_reinforce_urkl", "--rpg.old_policy", "rollout"],
-    "RPG fast path, half of the layers recomputed": [
+    "RPG fast path (half of the layers recomputed)": [
         *("rpg_reinforce_urkl", "--rpg.old_policy", "rollout"), *("--actor.gradient_checkpointing_layers", "2"),
     ],
     "RPG recompute": ["rpg_reinforce_urkl"],
