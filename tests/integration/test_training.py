@@ -72,7 +72,7 @@ def test_default_run(train, tiny, tmp_path):
     assert not [
         line
         for before, line in itertools.pairwise(lines)
-        if "Traceback" in line and "Exception ignored in atexit callback" not in before
+        if "Traceback" in line and "atexit callback: <function _start_and_connect_service" not in before
     ]
     check_three_logs(run, tmp_path)
     evaluated = run.reports("eval")
