@@ -22,8 +22,13 @@ BIN = $(abspath $(VENV))/bin
 
 install: $(STAMP)
 
+# The pinned stack has wheels for this Python alone.
+NEEDS_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	{ echo "make: $(PYTHON) is no CPython 3.11, which the pinned packages need: install it, or name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
+
 # The whole stack is pinned, so nothing needs resolving. pip byte-compiles on one core, compileall on all of them.
 $(STAMP): requirements/cpu.txt setup.py
+	@$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements/cpu.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -39,6 +44,7 @@ bench: $(STAMP)
 
 # The CPU stack's torch has no CUDA: the same packages, with the torch that pip finds for GPUs and without vLLM.
 $(GPU_STAMP): requirements/cpu.txt setup.py
+	@$(NEEDS_PYTHON)
 	$(PYTHON) -m venv $(GPU_VENV)
 	$(GPU_VENV)/bin/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements/cpu.txt)"
 	grep -v -e '^torch==' -e '^vllm' requirements/cpu.txt > $(GPU_VENV)/rest.txt

@@ -13,10 +13,18 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
     packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*", "evaluation", "evaluation.*"]),
     package_data={"evaluation.problems": ["*.yaml"], "evaluation.pages": ["templates/*"]},
-    install_requires=["math-verify==0.9.0", "pyyaml>=6"],
+    entry_points={
+        "console_scripts": [
+            "rpg-train = rpg_openrlhf.commands.train_rpg:main",
+            "rpg-prepare-data = rpg_openrlhf.commands.prepare_data:main",
+            "rpg-evaluate = evaluation.run:main",
+        ]
+    },
+    install_requires=["mpmath>=1.3", "pyyaml>=6"],
     extras_require={
         # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the torch it finds.
         "gpu": ["openrlhf[vllm]==0.11.2", "schedulefree==1.4.1"],

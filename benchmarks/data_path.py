@@ -23,30 +23,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from openrlhf.trainer.ppo_utils import experience_maker as maker_module  # noqa: E402
-from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  # noqa: E402
-from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: E402
-from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer  # noqa: E402
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray import launcher  # noqa: E402
-from openrlhf.utils.deepspeed import DeepspeedStrategy  # noqa: E402
-from ray._private.tensor_serialization_utils import zero_copy_tensors_reducer  # noqa: E402
-from ray.cloudpickle import CloudPickler  # noqa: E402
-from ray.cloudpickle import dumps as cloudpickle_dumps  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
+import numpy as np
+import torch
+import torch.distributed as dist
+from openrlhf.trainer.ppo_utils import experience_maker as maker_module
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
+from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray import launcher
+from openrlhf.utils.deepspeed import DeepspeedStrategy
+from ray._private.tensor_serialization_utils import zero_copy_tensors_reducer
+from ray.cloudpickle import CloudPickler
+from ray.cloudpickle import dumps as cloudpickle_dumps
+from torch.utils.data import DataLoader
 
-from rpg_openrlhf.trainer.column_actors import ColumnBuffer, ColumnForward  # noqa: E402
-from rpg_openrlhf.trainer.measured_once import ReduceLater  # noqa: E402
-from rpg_openrlhf.trainer.micro_batches import ColumnMaker  # noqa: E402
-from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
-from rpg_openrlhf.trainer.samples import pack  # noqa: E402
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+from rpg_openrlhf.sampling.samples import pack
+from rpg_openrlhf.training.column_actors import ColumnBuffer, ColumnForward
+from rpg_openrlhf.training.measured_once import ReduceLater
+from rpg_openrlhf.training.micro_batches import ColumnMaker
 
 GROUP = 16  # samples a prompt
 METRICS = ("_num_action_tokens", "_num_samples", *map(str, range(15)))  # of a micro-batch

@@ -22,7 +22,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 ROOT = Path(__file__).parents[1]
 METHODS = {
@@ -57,7 +57,9 @@ def write_model(folder: Path) -> None:
 
 def arguments(method: str, folder: Path, recompute: bool = True) -> Namespace:
     """What the launcher makes of the method's layer and the size of the rollout."""
-    from rpg_openrlhf.cli import flags, settle, train_rpg
+    from rpg_openrlhf.commands import train_rpg
+    from rpg_openrlhf.settings import defaults as settle
+    from rpg_openrlhf.settings import parser as flags
 
     layer, *more = METHODS[method]
     chosen = {
@@ -117,10 +119,10 @@ def actors(args: Namespace, shipped: bool) -> tuple:
     kinds = [PolicyModelActor.__ray_actor_class__, ReferenceModelActor.__ray_actor_class__]
     maker, generator = RemoteExperienceMaker, SamplesGenerator
     if not shipped:
-        from rpg_openrlhf.trainer.actor import RPGPolicyActor, RPGReferenceActor
-        from rpg_openrlhf.trainer.experience_maker import RPGExperienceMaker
-        from rpg_openrlhf.trainer.micro_batches import ColumnMaker
-        from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator
+        from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+        from rpg_openrlhf.training.actors import RPGPolicyActor, RPGReferenceActor
+        from rpg_openrlhf.training.experience import RPGExperienceMaker
+        from rpg_openrlhf.training.micro_batches import ColumnMaker
 
         kinds, generator = [RPGPolicyActor, RPGReferenceActor], RPGSamplesGenerator
         maker = RPGExperienceMaker if args.algo.objective == "rpg" else ColumnMaker
@@ -145,7 +147,7 @@ def run(method: str, folder: Path, rollouts: int, recompute: bool = True) -> dic
     from ray._private.tensor_serialization_utils import zero_copy_tensors_reducer
     from ray.cloudpickle import CloudPickler
 
-    from rpg_openrlhf.trainer.samples import pack
+    from rpg_openrlhf.sampling.samples import pack
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

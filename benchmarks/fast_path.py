@@ -41,7 +41,7 @@ def steps_of(layer: str, flags: list[str], model: Path, data: Path, steps: int) 
             "logger.run_dir": f"{out}/logs",
         }
         options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "rpg_openrlhf.cli.train_rpg", *options, *flags]
+        command = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *options, *flags]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         lines = (Path(out) / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [report for report in map(json.loads, lines) if report["kind"] == "train"][1:]

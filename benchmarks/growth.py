@@ -119,7 +119,7 @@ def command(point: Point, work: Path, out: Path) -> list[str]:
         "logger.run_dir": out / "logs",
     }
     words = [*(f"--{k}={v}" for k, v in settings.items()), "--actor.gradient_checkpointing_enable"]
-    return [sys.executable, "-m", "rpg_openrlhf.cli.train_rpg", *words]
+    return [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *words]
 
 
 class Watcher:

@@ -65,7 +65,10 @@ def predict_memory(words: list[str]) -> dict[str, float]:
     """MiB of the same kinds by the launcher's own estimate, for the flags of a run."""
     from transformers import AutoConfig
 
-    from rpg_openrlhf.cli import flags, memory, settle, train_rpg
+    from rpg_openrlhf.commands import train_rpg
+    from rpg_openrlhf.settings import defaults as settle
+    from rpg_openrlhf.settings import memory
+    from rpg_openrlhf.settings import parser as flags
 
     parsed = flags.parse(words)
     settle.fill_defaults(parsed)

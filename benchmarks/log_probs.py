@@ -30,7 +30,7 @@ CASE = "--case"
 
 def actors(device: str) -> dict[str, type]:
     """Upstream's class and ours, importable with and without CUDA."""
-    from rpg_openrlhf.trainer import cpu_platform
+    from rpg_openrlhf import cpu_platform
 
     helpers = contextlib.nullcontext()
     if device == "cpu":
@@ -39,7 +39,7 @@ def actors(device: str) -> dict[str, type]:
         helpers = contextlib.contextmanager(cpu_platform._flash_attn_helpers)(None)
     with helpers:
         from openrlhf.models import Actor
-    from rpg_openrlhf.trainer.chunked_head import RequiredChunkedActor
+    from rpg_openrlhf.training.chunked_head import RequiredChunkedActor
 
     return dict(zip(PATHS, (Actor, RequiredChunkedActor), strict=True))
 

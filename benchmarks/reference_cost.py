@@ -21,7 +21,7 @@ RANK = "--rank-of"
 
 def rank(stages: list[int], out: str) -> None:
     """One rank's measurements; rank 0 writes them."""
-    from rpg_openrlhf.trainer import cpu_platform
+    from rpg_openrlhf import cpu_platform
 
     cpu_platform.install()
     import deepspeed
@@ -30,7 +30,7 @@ def rank(stages: list[int], out: str) -> None:
     from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
     from transformers import AutoModelForCausalLM, Qwen3Config
 
-    from rpg_openrlhf.trainer.reference_weights import ReferenceWeights
+    from rpg_openrlhf.reference.weights import ReferenceWeights
 
     deepspeed.init_distributed(dist_backend="gloo")
     config = Qwen3Config(

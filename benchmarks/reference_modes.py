@@ -30,7 +30,7 @@ TRAIN = "--train-as-the-launcher"
 
 def train(argv: list[str]) -> int:
     """The launcher, with `bench/kl_to_start` in every step's report."""
-    from rpg_openrlhf.trainer import cpu_platform
+    from rpg_openrlhf import cpu_platform
 
     cpu_platform.install()  # before openrlhf is imported
     import ray
@@ -38,12 +38,12 @@ def train(argv: list[str]) -> int:
     from openrlhf.cli import train_ppo_ray
     from openrlhf.trainer import ppo_trainer
 
-    from rpg_openrlhf.cli import train_rpg
-    from rpg_openrlhf.trainer import install
-    from rpg_openrlhf.trainer.actor import RPGPolicyActor
-    from rpg_openrlhf.trainer.experience_maker import mean_kl_to_reference
-    from rpg_openrlhf.trainer.reference_weights import ReferenceWeights
-    from rpg_openrlhf.trainer.rpg_trainer import RPGTrainer
+    from rpg_openrlhf.commands import train_rpg
+    from rpg_openrlhf.launch import install
+    from rpg_openrlhf.reference.weights import ReferenceWeights
+    from rpg_openrlhf.training.actors import RPGPolicyActor
+    from rpg_openrlhf.training.experience import mean_kl_to_reference
+    from rpg_openrlhf.training.trainer import RPGTrainer
 
     class KeepsTheStart(RPGPolicyActor):
         def init_model_from_pretrained(self, *args, **kwargs):

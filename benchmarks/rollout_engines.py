@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 OPENRLHF, OURS = "OpenRLHF 0.11.2", "rpg_openrlhf"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -78,7 +78,7 @@ def start_ray() -> None:
         address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
         runtime_env={
             "env_vars": {**cpu_platform.ENVIRONMENT, "PYTHONPATH": path},
-            "worker_process_setup_hook": "rpg_openrlhf.trainer.cpu_platform.install",
+            "worker_process_setup_hook": "rpg_openrlhf.cpu_platform.install",
         },
     )  # fmt: skip
 
@@ -88,7 +88,7 @@ def actor_classes() -> dict[str, type]:
     import psutil
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
-    from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
+    from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
 
     class Observed:
         prompted = cached = generated = 0
@@ -152,7 +152,7 @@ class Side:
         import ray
         from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
-        from rpg_openrlhf.trainer.dynamic_sampling import Prompts
+        from rpg_openrlhf.sampling.dynamic_sampling import Prompts
 
         length = self.generator.args.data.max_len
         sampling = {"max_new_tokens": tokens, "max_len": length, "temperature": 1.0, "n_samples_per_prompt": samples}
@@ -173,7 +173,7 @@ def start_sides(model: Path, max_len: int) -> dict[str, Side]:
     from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
     from transformers import AutoTokenizer
 
-    from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator
+    from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     args = Namespace(
@@ -189,7 +189,7 @@ def start_sides(model: Path, max_len: int) -> dict[str, Side]:
     for name, kind in actor_classes().items():
         engine = ray.remote(kind).options(num_cpus=1).remote(
             model=str(model), enforce_eager=True, tensor_parallel_size=1, seed=1, max_model_len=max_len,
-            worker_extension_cls="rpg_openrlhf.trainer.weight_sync.receiver.WeightReceiver",
+            worker_extension_cls="rpg_openrlhf.weight_sync.receiver.WeightReceiver",
             distributed_executor_backend="uni", enable_prefix_caching=name == OURS, dtype="bfloat16",
             trust_remote_code=False, full_determinism=False, num_gpus=0, enable_sleep_mode=False,
             logprobs_mode="processed_logprobs", max_logprobs=1, max_num_seqs=256,

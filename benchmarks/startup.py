@@ -35,7 +35,7 @@ def start(layer: str, model: Path, data: Path) -> dict[str, float]:
         }
         options = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         began = time.time()
-        command = [sys.executable, "-m", "rpg_openrlhf.cli.train_rpg", *options]
+        command = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         lines = (Path(out) / "model" / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     report = next(row for row in map(json.loads, lines) if row["kind"] == "train")

@@ -22,7 +22,7 @@ from types import SimpleNamespace as Namespace
 
 import psutil
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 if os.environ.get("RPG_PLATFORM") == "cpu":  # in vLLM's worker, which imports UpstreamReceiver from here
     cpu_platform.install()
@@ -47,8 +47,8 @@ def engine_parts() -> tuple[type, type]:
     """The Ray actor and the worker extension, which can load parameter by parameter and by the bucket."""
     import torch
 
-    from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
-    from rpg_openrlhf.trainer.weight_sync.receiver import WeightReceiver
+    from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
+    from rpg_openrlhf.weight_sync.receiver import WeightReceiver
 
     class UpstreamReceiver(WeightReceiver):
         def update_weight(self, name, dtype, shape, empty_cache=False):
@@ -109,7 +109,7 @@ def start(folder: Path):
         address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
         runtime_env={
             "env_vars": {**cpu_platform.ENVIRONMENT, "PYTHONPATH": path},
-            "worker_process_setup_hook": "rpg_openrlhf.trainer.cpu_platform.install",
+            "worker_process_setup_hook": "rpg_openrlhf.cpu_platform.install",
         },
     )  # fmt: skip
     engine = ray.remote(engine_parts()[0]).remote(
@@ -122,7 +122,7 @@ def start(folder: Path):
 
 def trainer_of(model, engine: Counted, backend: str, mib: int | None):
     """As much of the policy's trainer as a sync needs, with its connection to the engine made."""
-    from rpg_openrlhf.trainer.weight_sync.policy import BucketedSync
+    from rpg_openrlhf.weight_sync.policy import BucketedSync
 
     trainer = object.__new__(BucketedSync)
     vllm = Namespace(
@@ -154,7 +154,7 @@ def measure_sync(steps: int) -> list[dict]:
         import torch
         from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-        from rpg_openrlhf.trainer.weight_sync.policy import BucketedSync
+        from rpg_openrlhf.weight_sync.policy import BucketedSync
 
         found = {way: {"way": way, "seconds": [], "cpu": [], "calls": 0} for way in WAYS}
         for step in range(steps + 1):
@@ -209,7 +209,7 @@ def measure_packing(steps: int, device: str, size: dict = QWEN3_4B, cap: int = 2
     """Every bucket out of one set of weights and into another by way of two buffers, in one process."""
     import torch
 
-    from rpg_openrlhf.trainer.weight_sync.plan import checksum, make_plan
+    from rpg_openrlhf.weight_sync.plan import checksum, make_plan
 
     named = shapes_of(size)
     plan = make_plan(((name, shape, torch.bfloat16) for name, shape in named), cap)

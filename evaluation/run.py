@@ -1,4 +1,4 @@
-"""Sample, grade and report in one command; the same command again goes on where it stopped.
+"""Sample, grade and report in one command; the same command again resumes.
 
 python -m evaluation.run --model PATH_OR_NAME --output DIR
 python -m evaluation.run --checkpoints RUN_DIR --output DIR [--watch]
@@ -9,6 +9,11 @@ import sys
 
 from evaluation.interruption import program
 
+
+def main() -> int:
+    """Run the command in this process; return its exit status."""
+    return program("evaluation.run", "evaluation.commands.run", "finished samples are kept, the same command resumes")
+
+
 if __name__ == "__main__":
-    kept = "finished samples are kept, the same command goes on"
-    sys.exit(program("evaluation.run", "evaluation.commands.run", kept))
+    sys.exit(main())

@@ -151,10 +151,17 @@ def _identity(described: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     """
     model, prompt = described["model"], described["prompt"]
     found = {
-        "model": (model["hash"] or model["name"], model["name"]),
+        "model": (model["hash"] or model["name"], _named(model["name"], model["hash"])),
         "prompt": (prompt["template_hash"], prompt["style"]),
         "chat-template": (prompt["chat_template"], str(prompt["chat_template"])),
         "system": (prompt["system"], repr(prompt["system"])),
     }
     found |= {key.replace("_", "-"): (value, str(value)) for key, value in described["sampling"].items()}
-    return found | {name: (row["sha256"], row["source"]) for name, row in described["benchmarks"].items()}
+    return found | {
+        name: (row["sha256"], _named(row["source"], row["sha256"])) for name, row in described["benchmarks"].items()
+    }
+
+
+def _named(name: str, content: str | None) -> str:
+    """A name with the beginning of its hash: a file that changed keeps its name."""
+    return f"{name} (sha256 {content[:12]})" if content else name

@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="evaluation.run",
         allow_abbrev=False,
         description="Sample, grade and report: checkpoints on benchmarks, with intervals and provenance. "
-        "Killed at any moment, the same command goes on where it stopped.",
+        "Killed at any moment, the same command resumes.",
     )
     what = parser.add_argument_group("what is evaluated")
     what.add_argument("--model", help="Hugging Face folder or hub id; with --server the served name")

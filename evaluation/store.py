@@ -24,7 +24,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = f"{path}: {error.strerror or error}; what is finished is kept, the same command goes on"
+        said = f"{path}: {error.strerror or error}; what is finished is kept, the same command resumes"
         raise StoreError(error.errno, said) from None
 
 

@@ -38,10 +38,11 @@ def targets_of(settings: Settings) -> list[Target]:
         name = source if settings.server else Path(source).resolve().name
         return [Target(source, output, None, settings.label or name)]  # "": whatever model is served
     label = settings.label or settings.checkpoints.resolve().name
-    found = [
-        Target(str(checkpoint.path), output / checkpoint.folder, checkpoint.step, label, "--checkpoints")
-        for checkpoint in checkpoints.find(settings.checkpoints)
-    ]
+    try:
+        models = checkpoints.find(settings.checkpoints)
+    except checkpoints.MixedModels as error:
+        raise TargetError(f"--checkpoints {error}") from None
+    found = [Target(str(m.path), output / m.folder, m.step, label, "--checkpoints") for m in models]
     if settings.start:
         found = [Target(settings.start, output / "step_000000", 0, label, "--start")] + [
             t for t in found if t.step != 0

@@ -11,12 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rpg_openrlhf.divergences import DIVERGENCES
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
 from tests import oracle, upstream
 
 upstream.make_importable()
 
-from openrlhf.models.utils import compute_approx_kl  # noqa: E402
+from openrlhf.models.utils import compute_approx_kl
 
 DRAWS, SPREAD = 50, 0.4  # of normal logits: small enough that no term meets its clamp
 Term = Callable[[Tensor, Tensor, Tensor], Tensor]  # log-probs of π_θ, π_old, π_ref, (N,) each, to the term's values

@@ -1,7 +1,7 @@
 """Ground truth by enumeration: J(θ) = E_θ[R] - β·D added up over every outcome in float64, and autograd of J itself.
 
 Nothing here knows an importance weight or a surrogate. Run `python -m tests.oracle` for the table of worst errors of
-rpg_openrlhf.losses over all combinations (arXiv 2505.17508, Tables 1, 2 and 4, extended to any π_ref).
+rpg_openrlhf.objectives.losses over all combinations (arXiv 2505.17508, Tables 1, 2 and 4, extended to any π_ref).
 
 Legend: N outcomes (actions of a categorical policy, or whole responses of an autoregressive one), T tokens of the
 longest outcome; policies are measures over outcomes, (N,), or log-probabilities of their tokens, (N, T).
@@ -13,11 +13,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from rpg_openrlhf.losses import rpg_token_losses
+from rpg_openrlhf.objectives.losses import rpg_token_losses
 
 DIVERGENCES = ("fkl", "ufkl", "rkl", "urkl")
 GRADIENT_ESTIMATORS = ("differentiable", "reinforce")
-IMPORTANCE_LEVELS = ("token", "sequence")
+IMPORTANCE_LEVELS = ("token", "sequence", "prefix")
 REFERENCES = ("π_ref = π_old", "π_ref ≠ π_old", "mass of π_ref ≠ 1")
 BETAS = (0.0, 1e-3, 0.3, 2.0)
 TOLERANCE = 1e-9
@@ -125,9 +125,12 @@ def _problem(seed: int, reference: str, responses: list[list[int]], actions: int
 
 
 def combinations() -> list[tuple[str, str, str, str, float]]:
-    """(divergence, gradient estimator, importance level, reference, β): only the U forms take a mass other than 1."""
+    """(divergence, gradient estimator, importance level, reference, β): only the U forms take a mass other than 1.
+
+    Prefix weights need a π_ref that is normalized at every token.
+    """
     every = product(DIVERGENCES, GRADIENT_ESTIMATORS, IMPORTANCE_LEVELS, REFERENCES, BETAS)
-    return [row for row in every if row[3] != REFERENCES[2] or row[0] in ("ufkl", "urkl")]
+    return [row for row in every if row[3] != REFERENCES[2] or (row[0] in ("ufkl", "urkl") and row[2] != "prefix")]
 
 
 def worst_error(
@@ -146,6 +149,7 @@ def worst_error(
             divergence=divergence,
             gradient_estimator=gradient_estimator,
             importance_level=importance_level,
+            reward_weight="sequence" if importance_level == "prefix" else "token",
             beta=beta,
         )
         errors.append((estimate + problem.true_gradient(divergence, beta)).abs().max())

@@ -5,7 +5,7 @@ from unittest import mock
 
 import torch
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 
 def make_importable() -> None:

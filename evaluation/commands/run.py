@@ -190,6 +190,9 @@ def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
             prompt if isinstance(prompt, str) else "\n".join(f"[{turn['role']}] {turn['content']}" for turn in prompt)
         )
     samples = problems * chosen.n * len(targets)
+    if chosen.checkpoints:
+        for target in targets:
+            _say(f"step {'unknown' if target.step is None else target.step}: {target.source}")
     _say(
         f"--- {len(targets)} model(s) x {problems} problems x {chosen.n} samples = {samples:,} samples, "
         f"at most {samples * chosen.max_tokens:,} tokens; chat template {'on' if prompter.chat else 'off'}; "

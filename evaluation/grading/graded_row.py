@@ -24,13 +24,13 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 @lru_cache(maxsize=1)
 def grader_version() -> str:
-    """The package's version and a hash of the sources that decide verdicts, LaTeX reader included."""
+    """The package's version and a hash of the sources that decide verdicts."""
     here, rewards = Path(__file__).parent, Path(rpg_openrlhf.__file__).parent / "rewards"
     digest = hashlib.sha256()
     ours = (here.parent / "problems" / "golds.py", here / "strict.py", here / "graded_row.py", here / "votes.py")
     for path in (*sorted(rewards.glob("*.py")), *ours):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
-    for package in ("math-verify", "latex2sympy2-extended", "sympy"):
+    for package in ("mpmath",):
         try:
             digest.update(f"{package} {version(package)}\0".encode())
         except PackageNotFoundError:

@@ -6,31 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.problems.benchmarks import Benchmark, BenchmarkError, Source
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems.reading import rows_of, sha256
+from rpg_openrlhf.problems.rows import BadRow
 
 
 def from_file(path: Path) -> Source:
-    """Every line with its place, FILE:LINE. BenchmarkError if it cannot be read or a line is no JSON object."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise BenchmarkError(f"{path} does not exist: --data-dir must hold NAME.jsonl") from None
-    except OSError as error:
-        raise BenchmarkError(f"{path}: {error.strerror or error}") from None
+    """Every row with its place, FILE:LINE. BenchmarkError if it cannot be read or a row is no JSON object."""
+    if not path.is_file():
+        raise BenchmarkError(f"{path} does not exist: --data-dir must hold NAME.jsonl")
     rows = []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except UnicodeDecodeError:
-            raise BenchmarkError(f"{place} is not UTF-8") from None
-        except (ValueError, RecursionError) as error:
-            raise BenchmarkError(f"{place} is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise BenchmarkError(f"{place} is not a JSON object with a problem and an answer")
-        rows.append((place, row))
-    return Source(rows, str(path), None, hashlib.sha256(content).hexdigest())
+    try:
+        for number, row in rows_of(path, "--benchmarks", None):
+            if not isinstance(row, dict):
+                reason = row if isinstance(row, BadRow) else "is not a JSON object with a problem and an answer"
+                raise BenchmarkError(f"{path}:{number} {reason}")
+            rows.append((f"{path}:{number}", row))
+    except Refusal as refusal:
+        raise BenchmarkError(str(refusal)) from None
+    return Source(rows, str(path), None, sha256(path))
 
 
 def from_hub(benchmark: Benchmark) -> Source:

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 from evaluation.problems.golds import golds_of, plain_integer, plain_number, tolerance_of
+from rpg_openrlhf.problems.reading import KINDS
+from rpg_openrlhf.problems.rows import label_text
 
 SHIPPED = Path(__file__).with_name("benchmarks.yaml")
 ANSWER_TYPES = ("integer", "number", "math")
@@ -136,7 +138,7 @@ def load(
             source = from_file(data_dir / f"{benchmark.name}.jsonl")
         else:
             source = from_hub(benchmark)
-    elif path.suffix in (".jsonl", ".json") or path.is_file():
+    elif path.suffix in KINDS or path.is_file():
         if not path.is_file():
             raise BenchmarkError(f"--benchmarks {name_or_path} does not exist")
         # A file named like a shipped benchmark is held to that one's counts: a score must not carry a wrong name.
@@ -144,7 +146,7 @@ def load(
         source = from_file(path)
     else:
         raise BenchmarkError(
-            f"--benchmarks {name_or_path}: not one of {', '.join(rows)}, and no JSONL file"
+            f"--benchmarks {name_or_path}: not one of {', '.join(rows)}, and no file of problems"
             + _nearest(name_or_path, rows)
         )
     problems = _problems(benchmark, source)
@@ -203,11 +205,9 @@ def answer_text(answer: Any) -> str:
     if isinstance(answer, list) and answer:
         parts = [answer_text(part) for part in answer]
         return ", ".join(parts) if all(parts) else ""
-    if isinstance(answer, float):
-        return str(int(answer)) if answer.is_integer() else repr(answer) if answer == answer else ""
-    if isinstance(answer, bool) or not isinstance(answer, str | int):
-        return ""
-    return str(answer).strip()
+    if isinstance(answer, float) and answer.is_integer():
+        return str(int(answer))
+    return (label_text(answer) or "").strip()
 
 
 def _checked(benchmark: Benchmark, place: str, answer: str) -> str:

@@ -3,13 +3,15 @@
 What exact and near mean is said in `rpg_openrlhf/problems/overlap.py`, which preparing the data uses too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.problems.training_rows import TrainingFile
 from evaluation.store import write_json
+from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.overlap import ProblemIndex
+from rpg_openrlhf.problems.reading import rows_of, sha256
+from rpg_openrlhf.problems.rows import BadRow, Row, read_row
 
 
 def report(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, Any]:
@@ -17,12 +19,13 @@ def report(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[s
 
     {"examined": {NAME: problems}, "training_file", "sha256", "rows",
      "benchmarks": {NAME: {ID: {"kind": "exact" | "near", "rows": [id or line]}}}}
-    The file is streamed. TrainingFileError, a ValueError, if it cannot be read.
+    The file is streamed. Refusal, a ValueError, names the row that cannot be read.
     """
-    problems, training = list(problems), TrainingFile(training_file)
+    problems, count = list(problems), 0
     index = ProblemIndex(problems)
     found: dict[str, dict[str, Any]] = {row["benchmark"]: {} for row in problems}
-    for row in training:
+    for row in training_rows(training_file):
+        count += 1
         for (benchmark, problem), kind in index.matches(row.text, row.answer).items():
             entry = found[benchmark].setdefault(problem, {"kind": kind, "rows": []})
             entry["rows"].append(row.id)
@@ -31,10 +34,26 @@ def report(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[s
     return {
         "examined": {name: sum(row["benchmark"] == name for row in problems) for name in found},
         "training_file": training_file.name,
-        "sha256": training.sha256,
-        "rows": training.rows,
+        "sha256": sha256(training_file),
+        "rows": count,
         "benchmarks": found,
     }
+
+
+def training_rows(path: Path) -> Iterator[Row]:
+    """Every row of a training file; its place is the name of one without an id."""
+    empty = True
+    for number, raw in rows_of(path, "--train-data"):
+        empty = False
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            row = read_row(raw)
+        except BadRow as error:
+            raise Refusal(f"--train-data {path}:{number} {error}") from None
+        yield Row(number, row.text, row.answer) if row.id is None else row
+    if empty:
+        raise Refusal(f"--train-data {path}: no rows in it")
 
 
 def find(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rpg_openrlhf.prompts import PROMPT_TEMPLATE, render_prompt
+from rpg_openrlhf.problems.prompt import PROMPT_TEMPLATE, render_prompt
 
 HOLE = "{problem}"
 BOXED = HOLE + "\n\nPlease reason step by step, and put your final answer within \\boxed{}."

@@ -189,7 +189,7 @@ class ServerReplica:
             text = answer.choices[0].text
         else:
             answer = await self._client.chat.completions.create(messages=request.prompt, **common)
-            text = answer.choices[0].message.content
+            text = text_of(answer.choices[0].message.content)
         tokens = answer.usage.completion_tokens if answer.usage else 0
         return Completion(request.key, text or "", tokens or 0, answer.choices[0].finish_reason or "error")
 
@@ -230,6 +230,17 @@ class ServerReplica:
         if isinstance(error, openai.RateLimitError):
             return ReplicaDied(f"{said}  (tried {self.retries + 1} times: lower --concurrency)")
         return ReplicaDied(f"{said}  (tried up to {self.retries + 1} times: is the server running?)")
+
+
+def text_of(content: Any) -> str:
+    """The text of a message, which some servers send as a list of parts. ValueError for anything else."""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        if all(isinstance(part, str) for part in parts):
+            return "".join(parts)
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise ValueError(f"a message's content is no text but {squeeze(content)}")
 
 
 def served_model(url: str, model: str | None) -> str:

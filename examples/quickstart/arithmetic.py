@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from rpg_openrlhf.problems.arithmetic import Problem, distinct, gold, prompt, worded
-from rpg_openrlhf.prompts import render_prompt
+from rpg_openrlhf.problems.prompt import render_prompt
 
 MAX_PROBLEMS = 100_000
 

@@ -15,5 +15,5 @@ for SOURCE in "$@"; do
   NAME=$(basename "${SOURCE/:/-}") && TO=${OUT:-data}/${NAME%.*}
   [ ! -f "$TO/DATA.md" ] || { echo "$TO: prepared before, skipped" && continue; }
   # shellcheck disable=SC2086  # FLAGS is a list of words
-  python -m rpg_openrlhf.cli.prepare_data "$SOURCE" --output "$TO" --validation "${VALIDATION:-0}" ${BENCHMARKS:+--decontaminate "$BENCHMARKS"} ${FLAGS:-}
+  python -m rpg_openrlhf.commands.prepare_data "$SOURCE" --output "$TO" --validation "${VALIDATION:-0}" ${BENCHMARKS:+--decontaminate "$BENCHMARKS"} ${FLAGS:-}
 done

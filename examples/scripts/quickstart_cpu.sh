@@ -22,7 +22,7 @@ start_ray_head "$OUT/ray.log" 3 5
 python $TASK/arithmetic.py --out "$OUT/data" --rl 1024 --seed "$SEED" "${CHAT[@]}"
 await_ray_head "$OUT/ray.log"
 # shellcheck disable=SC2086  # FLAGS is a list of words; what is left out of the output is Ray's own talk about the job
-ray job submit --address "$RAY_JOBS" -- python -m rpg_openrlhf.cli.train_rpg --config "$LAYER,$SIZE" --platform cpu \
+ray job submit --address "$RAY_JOBS" -- python -m rpg_openrlhf.commands.train_rpg --config "$LAYER,$SIZE" --platform cpu \
   --actor.model_name_or_path "$MODEL" --data.prompt_dataset "$OUT/data/rl.jsonl" --train.seed "$SEED" --ckpt.path "$OUT/rl/checkpoints" \
   --ckpt.output_dir "$OUT/rl/model" --logger.run_dir "$OUT/rl/logs" --logger.tensorboard_dir "$OUT/rl/tensorboard" ${FLAGS:-} 2>&1 | grep --line-buffered -vE "(INFO|SUCC) (cli|job_manager)\.py:|^Running entrypoint"
 python -m evaluation.run --checkpoints "$OUT/rl" --start "$MODEL" --label "$ALGO" --n 4 --seed "$SEED" \

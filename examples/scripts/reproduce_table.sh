@@ -11,10 +11,10 @@ case "${1:-}" in
 esac
 ROOT=$(realpath "$(dirname "$0")/../..") && OUT=$(realpath -m "${OUT:-out/tables}") && FAILED='' DONE=() MORE=() DRY_RUN=''
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
-[ $# -gt 0 ] || exec python -m rpg_openrlhf.cli.tables
+[ $# -gt 0 ] || exec python -m rpg_openrlhf.commands.tables
 TABLE=$1 && shift
 for WORD in "$@"; do if [ "$WORD" = --dry_run ]; then DRY_RUN=1; else MORE+=("$WORD"); fi; done
-PLAN=(python -m rpg_openrlhf.cli.tables "$TABLE" ${HARDWARE:+--hardware "$HARDWARE"}) && "${PLAN[@]}"
+PLAN=(python -m rpg_openrlhf.commands.tables "$TABLE" ${HARDWARE:+--hardware "$HARDWARE"}) && "${PLAN[@]}"
 [ -z "$DRY_RUN" ] || exit 0
 trap 'exit 130' INT TERM
 while IFS=$'\t' read -r NAME LAYERS <&3; do

@@ -18,7 +18,7 @@ done
 OUT=$(realpath -m "${OUT:-out/$(basename "$LAYER" .yaml)}") && export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 FINISHED='import pathlib, sys; from evaluation.checkpoints import finished; sys.exit(not finished(pathlib.Path(sys.argv[1])))'
 ! { [ -d "$OUT" ] && python -c "$FINISHED" "$OUT"; } || { echo "$OUT: finished before, skipped" && exit; }
-RUN=(python -m rpg_openrlhf.cli.train_rpg --config "$LAYERS" --ckpt.path "$OUT/checkpoints" --ckpt.output_dir "$OUT/model" --logger.run_dir "$OUT/logs")
+RUN=(python -m rpg_openrlhf.commands.train_rpg --config "$LAYERS" --ckpt.path "$OUT/checkpoints" --ckpt.output_dir "$OUT/model" --logger.run_dir "$OUT/logs")
 . "$ROOT/examples/scripts/ray_head.sh"
 stop() {
   trap '' INT TERM

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.errors import Refusal
 
 
 class OnHub(NamedTuple):

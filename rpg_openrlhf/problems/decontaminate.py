@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.benchmarks import HUB, from_hub
 from rpg_openrlhf.problems.overlap import ProblemIndex
+from rpg_openrlhf.problems.reading import rows_of
 from rpg_openrlhf.problems.rows import BadRow, read_row
-from rpg_openrlhf.problems.sources import rows_of
 
 FLAG = "--decontaminate"
 

@@ -8,7 +8,7 @@ import importlib.metadata
 import random
 from collections.abc import Iterator
 
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.filters import integer, spacing_key
 from rpg_openrlhf.problems.rows import Row
 

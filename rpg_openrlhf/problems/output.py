@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rpg_openrlhf.problems.pipeline import ORDER, Counts
+from rpg_openrlhf.problems.prompt import render_prompt
+from rpg_openrlhf.problems.reading import sha256
 from rpg_openrlhf.problems.rows import Row
-from rpg_openrlhf.problems.sources import sha256
-from rpg_openrlhf.prompts import render_prompt
 
 TRAIN, VALIDATION, REPORT = "train.jsonl", "validation.jsonl", "DATA.md"
 SPOOLS = ("spool", "sifted")

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from rpg_openrlhf.prompts import INSTRUCTION, REMINDER
+from rpg_openrlhf.problems.prompt import INSTRUCTION, REMINDER
 
 TEXT_FIELDS = ("problem", "question", "prompt", "input", "messages")
 ANSWER_FIELDS = ("answer", "label", "solution", "ground_truth")
@@ -40,9 +41,14 @@ def _answer(row: Mapping[str, Any], field: str | None) -> str:
     nested = row.get("reward_model")  # verl's schema, which DAPO-Math-17k has
     if field is None and isinstance(nested, Mapping):
         answers.append(nested.get("ground_truth"))
-    # a == a leaves out NaN, which stands for a missing number.
-    found = (a for a in answers if isinstance(a, str | int | float) and not isinstance(a, bool) and a == a)
-    return str(next(found, "")).strip()
+    return next((text.strip() for answer in answers if (text := label_text(answer))), "")
+
+
+def label_text(value: Any) -> str | None:
+    """A gold answer as the text of its file; None where it is no text and no number."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or value != value:
+        return None
+    return str(value) if str(value).strip() else None
 
 
 def _identity(row: Mapping[str, Any]) -> str | int | None:

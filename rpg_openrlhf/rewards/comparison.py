@@ -1,60 +1,57 @@
-"""Are two answers the same value? Exactly where the grammar reaches; the worker processes are asked for the rest."""
+"""Comparison of two answers: gold and given. Undecided is wrong, never right."""
 
 import re
 
-from rpg_openrlhf.rewards.exact import NotExact, TooBig
-from rpg_openrlhf.rewards.screening import may_ask
-from rpg_openrlhf.rewards.values import Bag, Based, Equation, Leaf, Row, Value, Words
-from rpg_openrlhf.rewards.worker_pool import same_latex
+from rpg_openrlhf.rewards.answers import text_of
+from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig
+from rpg_openrlhf.rewards.units import conflict
+from rpg_openrlhf.rewards.values import Bag, Based, Equation, Leaf, Names, Relation, Row, Tokens, Value, Words
 
-MAX_QUESTIONS = 4  # to the workers, for one answer
+MAX_COMPARISONS = 2_000  # of items, in one answer
 
 
 class Ambiguous(Exception):
     """The answer holds more than one candidate where the gold answer is one value."""
 
 
-class Undecided(Exception):
-    """The comparison would pass the limits on time, memory or size."""
-
-
-_NAME = re.compile(
-    r"[A-Za-z]{1,3}'*(?:_\w+|_\{[^{}]*\})?(?:\([^()]*\))?|\\[A-Za-z]+(?: ?_\w+| ?_\{[^{}]*\})?|\|?[A-Z]{2}\|?"
+_GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|phi|psi|omega|sigma|tau|rho|ell)"
+_SUBSCRIPT = r"(?:_(?:\w|\{[^{}]*\}))?"
+_ATOM = rf"(?:[A-Za-z]'*{_SUBSCRIPT}|{_GREEK}{_SUBSCRIPT}|\\(?:vec|overline|bar|hat)\{{[^{{}}]*\}})"
+# What a value is the value of: a letter, f(x), AB, |AB|, an angle, a ratio of segments, a derivative
+_QUANTITY = re.compile(
+    rf"{_ATOM}(?:\([^()=]*\))?|\|?[A-Z]{{2,3}}\|?|(?:\\angle|\\triangle|m\\angle)[A-Z]{{1,3}}"
+    rf"|\\frac\{{(?:d?{_ATOM}|[A-Z]{{2}}|d)\}}\{{(?:d?{_ATOM}|[A-Z]{{2}})\}}|{_ATOM}/{_ATOM}|[A-Z]{{2}}/[A-Z]{{2}}"
 )
-_SEVERAL_NUMBERS = re.compile(r"[^\\\d]*\d+[^\\\d]+\d[^\\]*")
-_FUNCTION_OF = re.compile(r"([A-Za-z])\(([a-z])\)")
+_APPLICATION = re.compile(r"([A-Za-z])\(([a-z])\)")
 
 
-def _squeeze(text: str) -> str:
-    return re.sub(r"(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9])", "", text)
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "", re.sub(r"\\text|\\mathrm", "", text).lower())
+def is_quantity(value: Value) -> bool:
+    """True if the left side of an equation only names what is asked for."""
+    if isinstance(value, Row) and value.brackets in ("()", "ratio"):
+        return all(map(is_quantity, value.items))
+    return isinstance(value, Leaf) and _QUANTITY.fullmatch(text_of(value.tokens)) is not None
 
 
 class Comparison:
-    """One answer against one gold answer; `questions` counts what went to the workers."""
+    """One answer against one gold answer, within a bounded number of comparisons."""
 
     def __init__(self) -> None:
-        self.questions = 0
-        self.asking = True
+        self.count = 0
 
     def same(self, gold: Value, answer: Value) -> bool:
-        """Ambiguous and Undecided are raised; everything else is decided."""
+        """True if both are the same value. Ambiguous, TooBig and NotExact are raised."""
+        self.count += 1
+        if self.count > MAX_COMPARISONS:
+            raise TooBig("comparisons")
         if isinstance(gold, Equation) and isinstance(answer, Equation):
             return self.same_equation(gold, answer)
+        if isinstance(gold, Names) or isinstance(answer, Names):
+            return self.same_names(gold, answer)
         if isinstance(answer, Equation):
             answer = self.last_side(answer)
         if isinstance(gold, Equation):
-            left = gold.sides[0]
-            if isinstance(left, Leaf) and not _NAME.fullmatch(left.text):
-                return False
-            gold = gold.value
-        if isinstance(gold, Bag) and len(gold.items) == 1:
-            gold = gold.items[0]
-        if isinstance(answer, Bag) and len(answer.items) == 1:
-            answer = answer.items[0]
+            return self.same_side(gold, answer)
+        gold, answer = _single(gold), _single(answer)
         if isinstance(gold, Bag):
             return self.same_bag(gold, answer)
         if isinstance(answer, Bag):
@@ -62,57 +59,94 @@ class Comparison:
         if isinstance(gold, Row) and isinstance(answer, Row):
             return self.same_row(gold, answer)
         if isinstance(gold, Words) or isinstance(answer, Words):
-            return self.same_words(gold, answer)
+            return _phrase(gold) == _phrase(answer) is not None
+        if isinstance(gold, Relation) and isinstance(answer, Relation):
+            ratio = gold.difference.ratio(answer.difference)
+            return gold.strict == answer.strict and ratio is not None and ratio > 0
         if isinstance(gold, Leaf) and isinstance(answer, Leaf):
             return self.same_leaf(gold, answer)
         return isinstance(gold, Based) and gold == answer
 
     def last_side(self, answer: Equation) -> Value:
         """The value of a = b = c; two sides that are different numbers are two candidates."""
-        last, first = answer.value, answer.sides[0]
-        if isinstance(last, Leaf) and last.text == "0" and isinstance(first, Leaf) and not _NAME.fullmatch(first.text):
-            return Leaf(answer.text)  # an equation to be solved, not an answer of zero
-        if isinstance(last, Leaf) and last.value is not None and not last.value.names:
-            number = last.value
-            values = [side.value for side in answer.sides[:-1] if isinstance(side, Leaf)]
-            if not all(value is None or value.names or value.equals(number) for value in values):
+        last, first = answer.last, answer.sides[0]
+        is_number = isinstance(first, Leaf) and first.constant is not None
+        if isinstance(last, Leaf) and text_of(last.tokens) == "0" and not (is_number or is_quantity(first)):
+            return Leaf(answer.tokens)  # an equation to be solved, not an answer of zero
+        sides = answer.sides[:-1]
+        if isinstance(last, Bag):  # {1, 1 + 1} = {1, 2}, S = {1, 2}
+            sides = tuple(side for side in sides if isinstance(side, Bag))
+            if not all(self.quietly_same(last, side) for side in sides):
                 raise Ambiguous
+        constant = last.constant if isinstance(last, Leaf) else None
+        if constant is not None:
+            if any(isinstance(side, Leaf) and _is_broken_number(side) for side in sides):
+                raise Ambiguous
+            others = [side.constant for side in sides if isinstance(side, Leaf)]
+            if not all(other is None or other.equals(constant) for other in others):
+                raise Ambiguous
+        if isinstance(last, Based | Words) and not all(is_quantity(side) for side in sides):
+            raise Ambiguous
         return last
 
+    def same_side(self, gold: Equation, answer: Value) -> bool:
+        """A bare value against an equation: x = 5, AB/CD = 2, or 0.56 = 56 %, of which either side is right."""
+        if all(isinstance(side, Leaf) and side.constant is not None for side in gold.sides):
+            return any(self.quietly_same(side, answer) for side in gold.sides)
+        if all(isinstance(side, Bag | Row) for side in gold.sides):
+            return self.same(gold.last, answer)
+        return is_quantity(gold.sides[0]) and self.same(gold.last, answer)
+
     def same_equation(self, gold: Equation, answer: Equation) -> bool:
-        if _squeeze(gold.text) == _squeeze(answer.text):
+        if gold.tokens == answer.tokens:
             return True
         left, right = gold.sides[0], answer.sides[0]
         if isinstance(left, Leaf) and isinstance(right, Leaf):
-            if _squeeze(left.text) == _squeeze(right.text) and _NAME.fullmatch(left.text):
-                return self.same(gold.value, self.last_side(answer))
-            g, a = _FUNCTION_OF.fullmatch(left.text), _FUNCTION_OF.fullmatch(right.text)
-            if g and a and g.group(1) == a.group(1) and isinstance(answer.value, Leaf):
-                renamed = re.sub(rf"(?<![A-Za-z\\]){a.group(2)}(?![A-Za-z])", g.group(2), answer.value.text)
-                return self.same(gold.value, Leaf(renamed))
-        elif type(left) is type(right) and self.same(left, right):
-            return self.same(gold.value, answer.value)
-        return self.same_zero(gold, answer)
+            if is_quantity(left) and left.tokens == right.tokens:
+                return self.same(gold.last, self.last_side(answer))
+            wanted, given = _APPLICATION.fullmatch(text_of(left.tokens)), _APPLICATION.fullmatch(text_of(right.tokens))
+            if wanted and given and wanted.group(1) == given.group(1) and isinstance(answer.last, Leaf):
+                return self.same(gold.last, _renamed(answer.last, given.group(2), wanted.group(2)))
+        if len(gold.sides) != len(answer.sides):
+            return False
+        if self.same_zero(gold, answer):
+            return True
+        return all(self.quietly_same(g, a) for g, a in zip(gold.sides, answer.sides, strict=True))
 
     def same_zero(self, gold: Equation, answer: Equation) -> bool:
-        """Two equations of two sides are the same if their differences are proportional."""
-        sides = [*gold.sides, *answer.sides]
-        if len(sides) != 4 or not all(isinstance(side, Leaf) for side in sides):
-            return False
-        values = [side.value for side in sides if isinstance(side, Leaf)]
-        exact = [value for value in values if value is not None]
-        if len(exact) == 4:
-            try:
-                if (exact[0] + -exact[1]).proportional(exact[2] + -exact[3]):
-                    return True
-            except TooBig:
-                raise Undecided from None
-            if all(value.closed for value in exact):
+        """True for two equations in letters whose differences of sides are proportional."""
+        differences = []
+        for equation in (gold, answer):
+            sides = [side.number for side in equation.sides if isinstance(side, Leaf)]
+            if len(equation.sides) != 2 or len(sides) != 2 or sides[0] is None or sides[1] is None:
                 return False
-        return self.ask(gold.text, answer.text)
+            differences.append(sides[0] - sides[1])
+        if not differences[0].letters or not differences[1].letters:
+            return False
+        return differences[0].ratio(differences[1]) is not None
+
+    def same_names(self, gold: Value, answer: Value) -> bool:
+        """Values by name; without names the gold answer's are in their order, a response's in that of the alphabet."""
+        if isinstance(gold, Names) and isinstance(answer, Names):
+            wanted, given = dict(gold.items), dict(answer.items)
+            return wanted.keys() == given.keys() and all(self.same(wanted[name], given[name]) for name in wanted)
+        named, other = (gold, answer) if isinstance(gold, Names) else (answer, gold)
+        assert isinstance(named, Names)
+        other = other.last if isinstance(other, Equation) else other
+        row = named.row(alphabetical=named is answer)
+        if isinstance(other, Bag) and other.kind != "union":
+            if any(isinstance(item, Equation) for item in other.items):
+                return False  # a = 2 or a = 3 are values of one name
+            if not named.are_indexed:
+                other = Row("()", other.items)
+            else:
+                row = Bag("list", row.items)
+        if not isinstance(other, Row | Bag):
+            raise Ambiguous
+        return self.same(row, other) if named is gold else self.same(other, row)
 
     def same_bag(self, gold: Bag, answer: Value) -> bool:
-        """The same elements, each as often (sets: at least once), in any order."""
+        """True for the same elements, each as often (sets: at least once), in any order."""
         if isinstance(answer, Row) and gold.kind == "list" and answer.brackets == "()":
             if any(isinstance(item, Row) for item in gold.items):
                 return False
@@ -124,34 +158,25 @@ class Comparison:
             wanted, offered = self.distinct(wanted), self.distinct(offered)
         if len(wanted) != len(offered):
             return False
-        for asking in (False, True):  # what is certain first: the workers see only what is left over
-            left = []
-            for item in wanted:
-                match = next((i for i, other in enumerate(offered) if self.quietly_same(item, other, asking)), None)
-                if match is None:
-                    left.append(item)
-                    if asking:
-                        return False
-                else:
-                    offered.pop(match)
-            wanted = left
-        return not wanted
+        for item in wanted:
+            match = next((i for i, other in enumerate(offered) if self.quietly_same(item, other)), None)
+            if match is None:
+                return False
+            offered.pop(match)
+        return True
 
-    def quietly_same(self, gold: Value, answer: Value, asking: bool) -> bool:
-        before, self.asking = self.asking, asking and self.asking
+    def quietly_same(self, gold: Value, answer: Value) -> bool:
         try:
             return self.same(gold, answer)
-        except Ambiguous:
+        except (Ambiguous, NotExact):
             return False
-        finally:
-            self.asking = before
 
     def distinct(self, items: list[Value]) -> list[Value]:
-        found: list[Value] = []
-        for item in items[:50]:
-            if not any(self.quietly_same(other, item, False) for other in found):
-                found.append(item)
-        return found
+        kept: list[Value] = []
+        for item in items:
+            if not any(self.quietly_same(other, item) for other in kept):
+                kept.append(item)
+        return kept
 
     def one_of_many(self, gold: Value, answer: Bag) -> bool:
         """A list where one value is wanted: only a tuple without its brackets, or one value said twice, is right."""
@@ -159,55 +184,57 @@ class Comparison:
             if answer.kind != "list" or any(isinstance(item, Row) for item in answer.items):
                 raise Ambiguous
             return all(self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
-        if answer.items and all(self.quietly_same(gold, item, False) for item in answer.items):
+        if answer.items and all(self.quietly_same(gold, item) for item in answer.items):
             return True
         raise Ambiguous
 
     def same_row(self, gold: Row, answer: Row) -> bool:
         if gold.brackets != answer.brackets or len(gold.items) != len(answer.items):
             return False
+        if gold.variable and answer.variable and gold.variable != answer.variable:
+            return False
         return all(self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
 
-    def same_words(self, gold: Value, answer: Value) -> bool:
-        texts = [value.text for value in (gold, answer) if isinstance(value, Words | Leaf)]
-        return len(texts) == 2 and _letters(texts[0]) == _letters(texts[1]) != ""
-
     def same_leaf(self, gold: Leaf, answer: Leaf) -> bool:
-        if gold.percent != answer.percent:
+        if gold.percent != answer.percent or (gold.unit and answer.unit and conflict(gold.unit, answer.unit)):
             return False
-        if _squeeze(gold.text) == _squeeze(answer.text):
+        if gold.tokens and gold.tokens == answer.tokens:
             return True
-        if isinstance(answer.reading, TooBig):
-            raise Undecided
-        if isinstance(gold.reading, TooBig) and answer.value is not None:
-            return False  # what is of no explosive size is not this gold answer
-        if gold.value is not None and answer.value is not None:
-            try:
-                if gold.value.equals(answer.value):
-                    return True
-            except TooBig:
-                raise Undecided from None
-            except NotExact:
-                return False
-            if gold.value.closed and answer.value.closed:
-                return False
-        elif gold.value is not None and not gold.value.names and _SEVERAL_NUMBERS.fullmatch(answer.text):
-            raise Ambiguous  # 42 41, 42 rather than 41
-        return self.ask(gold.text, answer.text)
+        wanted, given = gold.reading, answer.reading
+        if isinstance(given, TooBig):
+            raise given
+        if isinstance(wanted, Number) and given is None and wanted.is_constant and _several_numbers(answer.tokens):
+            raise Ambiguous
+        return isinstance(wanted, Number) and isinstance(given, Number) and wanted.equals(given)
 
-    def ask(self, gold: str, answer: str) -> bool:
-        """The workers' verdict on two expressions, if the question is a sensible and affordable one."""
-        verdict = may_ask(gold, answer)
-        if verdict is not None:
-            if verdict == "undecided" and self.asking:
-                raise Undecided
-            return False
-        if not self.asking:
-            return False
-        self.questions += 1
-        if self.questions > MAX_QUESTIONS:
-            raise Undecided
-        same = same_latex(gold, answer)
-        if same is None:
-            raise Undecided
-        return same
+
+def _single(value: Value) -> Value:
+    return value.items[0] if isinstance(value, Bag) and len(value.items) == 1 else value
+
+
+def _phrase(value: Value) -> str | None:
+    """Words to compare: of a phrase in any case, of letters as they are written."""
+    if isinstance(value, Words):
+        return re.sub(r"[^a-z0-9]+", " ", value.text).strip()
+    if isinstance(value, Leaf) and value.tokens and all(token.kind == "letter" for token in value.tokens):
+        return "".join(" " * token.spaced + token.text for token in value.tokens).strip().lower()
+    return None
+
+
+def _renamed(leaf: Leaf, old: str, new: str) -> Leaf:
+    tokens = tuple(
+        type(token)(token.kind, new, token.spaced) if token.kind == "letter" and token.text == old else token
+        for token in leaf.tokens
+    )
+    return Leaf(tokens, leaf.percent, leaf.unit)
+
+
+def _is_broken_number(leaf: Leaf) -> bool:
+    """True for signs and digits that are no number."""
+    return leaf.reading is None and not any(token.kind in ("letter", "word") for token in leaf.tokens)
+
+
+def _several_numbers(tokens: Tokens) -> bool:
+    """42 41, 42 rather than 41."""
+    kinds = [token.kind for token in tokens]
+    return kinds.count("number") > 1 and "command" not in kinds

@@ -1,143 +1,143 @@
-r"""LaTeX or plain text of one expression to an `Exact` value, by recursive descent; nothing is ever evaluated as code.
+r"""Tokens of one expression to a `Number`, by recursive descent; nothing is ever evaluated as code.
 
 sum      = ["+" | "-"] product { ("+" | "-") product }
 product  = power { ["*" | "/" | "\cdot" | ...] power }        juxtaposition multiplies
-power    = operand { "!" | "^" exponent }
+power    = operand { "!" | "^" exponent | degree sign }
 operand  = number | letter | "(" sum ")" | "|" sum "|" | \frac | \sqrt | \binom | function argument
 """
 
 import re
-from math import comb
+from collections.abc import Sequence
+from fractions import Fraction
+from math import gcd, lcm
 
-from rpg_openrlhf.rewards import exact
-from rpg_openrlhf.rewards.exact import Exact, NotExact, TooBig
-from rpg_openrlhf.rewards.literals import decimal_fraction, expand_repeating
+from rpg_openrlhf.rewards import numbers
+from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.literals import decimal_fraction
+from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig, rational
 
 MAX_DEPTH = 24  # nested groups; a final answer has a few
-MAX_TOKENS = 800
-MAX_WORK = 8_000  # products of terms in one expression
 
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d.^]))?)"
-    r"|(?P<command>\\[A-Za-z]+)|(?P<letter>[A-Za-z]'*)|(?P<mark>[-+*/^_!()\[\]{}|])|(?P<bad>\S))",
-    re.ASCII,
-)
-_FUNCTION_NAMES = """
-    sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln exp lg arg Re Im gcd lcm max min
+_GREEK_TEXT = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
+    omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell
 """
-_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
-_GREEK_NAMES = """
-    alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
-    upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega hbar ell pi
+_GREEK = frozenset(rf"\{name}" for name in _GREEK_TEXT.split())
+_FUNCTIONS_TEXT = """
+    sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln exp Re Im arg log lg
+    gcd lcm max min
 """
-_GREEK = frozenset(_GREEK_NAMES.split())
-_TIMES = frozenset(("*", "\\cdot", "\\times", "\\ast"))
-_OVER = frozenset(("/", "\\div"))
-_CLOSING = {"(": ")", "[": "]", "{": "}", "\\lbrack": "\\rbrack", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
-_STOP = frozenset(("+", "-", ")", "]", "}", "|", "!", "^", *_CLOSING.values(), *_TIMES, *_OVER))
-_APPLIED = frozenset("fgh")  # f(x + 1) is an application, x(x + 1) a product
+_FUNCTIONS = frozenset(rf"\{name}" for name in _FUNCTIONS_TEXT.split())
+TRIGONOMETRY = frozenset(rf"\{name}" for name in ["sin", "cos", "tan", "cot", "sec", "csc"])
+_OF_MANY = {r"\gcd": gcd, r"\lcm": lcm, r"\max": max, r"\min": min}
+_TIMES = frozenset(("*", r"\cdot", r"\times"))
+_OVER = frozenset(("/", r"\div"))
+_CLOSING = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
+_STOP = frozenset(("+", "-", ")", "]", "}", "|", "!", "^", ",", *_CLOSING.values(), *_TIMES, *_OVER))
+_APPLIED = frozenset("fghFGHPE")  # f(x + 1) is an application, x(x + 1) a product
+_ACCENTS = frozenset((r"\vec", r"\overline", r"\bar", r"\hat", r"\tilde", r"\dot", r"\ddot", r"\widehat"))
+_FIGURES = frozenset((r"\angle", r"\triangle"))
+_SIMPLE = re.compile(r"\d+")
 
 
 class _Parser:
-    def __init__(self, text: str):
-        self.tokens: list[tuple[str, str]] = []  # (kind, text)
-        for match in _TOKEN.finditer(expand_repeating(text)):
-            kind = match.lastgroup or "bad"
-            if kind == "bad":
-                raise NotExact(f"character {match.group(kind)!r}")
-            self.tokens.append((kind, match.group(kind)))
-        if len(self.tokens) > MAX_TOKENS:
-            raise TooBig("length")
-        self.position, self.depth, self.work = 0, 0, 0
+    def __init__(self, tokens: Sequence[Token]):
+        self.tokens = list(tokens)
+        self.position, self.depth, self.bars, self.in_angle = 0, 0, 0, False
 
-    def peek(self) -> str:
-        return self.tokens[self.position][1] if self.position < len(self.tokens) else ""
+    def peek(self, ahead: int = 0) -> str:
+        index = self.position + ahead
+        return self.tokens[index].text if index < len(self.tokens) else ""
 
-    def kind(self) -> str:
-        return self.tokens[self.position][0] if self.position < len(self.tokens) else "end"
+    def kind(self, ahead: int = 0) -> str:
+        index = self.position + ahead
+        return self.tokens[index].kind if index < len(self.tokens) else "end"
 
     def take(self) -> str:
         if self.position >= len(self.tokens):
             raise NotExact("the end came too early")
         self.position += 1
-        return self.tokens[self.position - 1][1]
+        return self.tokens[self.position - 1].text
 
     def expect(self, token: str) -> None:
         if self.take() != token:
             raise NotExact(f"expected {token}")
 
-    def spend(self, work: int) -> None:
-        self.work += work
-        if self.work > MAX_WORK:
-            raise TooBig("work")
-
-    def whole(self) -> Exact:
+    def all(self) -> Number:
         value = self.sum()
         if self.kind() != "end":
-            raise NotExact(f"left over: {self.peek()}")
+            raise NotExact(f"unexpected {self.peek()}")
         return value
 
-    def descend(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise TooBig("depth")
-
-    def sum(self) -> Exact:
+    def sum(self) -> Number:
         value = self.signed_product()
         while self.peek() in ("+", "-"):
-            value = self.combine(value, self.signed_product(), "+")
+            value = value + self.signed_product()
         return value
 
-    def signed_product(self) -> Exact:
+    def signed_product(self) -> Number:
         negative = False
         while self.peek() in ("+", "-"):
             negative ^= self.take() == "-"
         value = self.product()
         return -value if negative else value
 
-    def combine(self, left: Exact, right: Exact, operator: str) -> Exact:
-        self.spend(len(left.numerator) * len(right.numerator) + len(left.denominator) * len(right.denominator))
-        if operator == "+":
-            if left.denominator != right.denominator:
-                self.spend(len(left.numerator) * len(right.denominator) + len(right.numerator) * len(left.denominator))
-            return left + right
-        return left / right if operator == "/" else left * right
-
-    def product(self) -> Exact:
+    def product(self) -> Number:
         value = self.power()
         while self.kind() != "end":
             token = self.peek()
             if token in _TIMES or token in _OVER:
                 self.take()
-                sign = -1 if self.peek() == "-" else 1
+                negative = self.peek() == "-"
                 if self.peek() in ("+", "-"):
                     self.take()
                 right = self.power()
-                value = self.combine(value, right if sign > 0 else -right, "/" if token in _OVER else "*")
-            elif token in _STOP:
+                right = -right if negative else right
+                value = value / right if token in _OVER else value * right
+            elif token in _STOP and not (token == "|" and self.bars == 0):
                 break
-            elif self.kind() == "number":
-                raise NotExact("two numbers side by side")
             else:
-                value = self.combine(value, self.power(), "*")
+                self.refuse_digits_side_by_side()
+                value = value * self.power()
         return value
 
-    def power(self) -> Exact:
+    def refuse_digits_side_by_side(self) -> None:
+        """4 2, 4{2} and x^{4}2 are written like other numbers and are no product; n 2^{n} and (n-2)180 are."""
+        before = self.tokens[self.position - 1]
+        if before.kind != "number" and before.text != "}":
+            return
+        braces = 0
+        while self.peek(braces) == "{":
+            braces += 1
+        if self.kind(braces) == "number" or (braces and self.peek(braces) in ("-", "+", r"\frac")):
+            raise NotExact("two numbers side by side")
+
+    def power(self) -> Number:
         value = self.operand()
         while self.peek() in ("!", "^"):
             if self.take() == "!":
-                value = exact.factorial_of(value)
-                continue
-            exponent = self.exponent()
-            n = exponent.fraction
-            if n is not None and len(value.numerator) + len(value.denominator) > 2:
-                terms = max(len(value.numerator), len(value.denominator))
-                grown = comb(terms + min(abs(int(n)), 24) - 1, terms - 1)
-                self.spend(grown * terms)
-            value = exact.power(value, exponent)
+                if self.peek() == "!":
+                    self.take()
+                    value = numbers.opaque("double factorial", value)
+                else:
+                    value = numbers.factorial_of(value)
+            elif self.degree():
+                value = value * numbers.constant("pi") / rational(180) if self.in_angle else value
+            else:
+                value = numbers.power(value, self.exponent())
         return value
 
-    def exponent(self) -> Exact:
+    def degree(self) -> bool:
+        r"""Take a degree sign: ^\circ or ^{\circ}."""
+        if self.peek() == r"\circ":
+            self.take()
+            return True
+        if [self.peek(i) for i in range(3)] == ["{", r"\circ", "}"]:
+            self.position += 3
+            return True
+        return False
+
+    def exponent(self) -> Number:
         negative = self.peek() == "-"
         if negative:
             self.take()
@@ -145,48 +145,80 @@ class _Parser:
         if self.peek() == "^":  # a^b^c is read from the right
             self.take()
             self.descend()
-            value = exact.power(value, self.exponent())
+            value = numbers.power(value, self.exponent())
             self.depth -= 1
         return -value if negative else value
 
-    def operand(self) -> Exact:
+    def descend(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooBig("depth")
+
+    def operand(self) -> Number:
         self.descend()
         value = self.read_operand()
         self.depth -= 1
         return value
 
-    def read_operand(self) -> Exact:
+    def read_operand(self) -> Number:
         kind, token = self.kind(), self.take()
         if kind == "number":
-            return self.mixed_number(token)
-        if kind == "letter":
+            return self.number(token)
+        if kind == "letter" or (kind == "word" and len(token) == 1):
             return self.letter(token)
         if token in ("(", "[", "{"):
             return self.until(_CLOSING[token])
         if token == "|":
-            return self.absolute(self.until("|"))
+            return numbers.apply("abs", self.absolute())
         if kind == "command":
             return self.command(token)
         raise NotExact(f"unexpected {token}")
 
-    def until(self, closing: str) -> Exact:
+    def until(self, closing: str) -> Number:
         value = self.sum()
         self.expect(closing)
         return value
 
-    def mixed_number(self, literal: str) -> Exact:
-        """A literal, or a mixed number such as 1\\frac{4}{5}: a whole number, then a proper fraction of literals."""
-        value = exact.number(decimal_fraction(literal))
-        following = [text for _, text in self.tokens[self.position : self.position + 7]]
-        if literal.isdigit() and len(following) == 7 and following[:2] == ["\\frac", "{"]:
-            top, middle, bottom = following[2], following[3:5], following[5]
-            if top.isdigit() and middle == ["}", "{"] and bottom.isdigit() and following[6] == "}":
-                part = decimal_fraction(top) / (decimal_fraction(bottom) or 1)
-                after = self.tokens[self.position + 7][1] if self.position + 7 < len(self.tokens) else ""
-                if 0 < part < 1 and after != "^":
-                    self.position += 7
-                    return value + exact.number(part)
+    def absolute(self) -> Number:
+        self.bars += 1
+        value = self.until("|")
+        self.bars -= 1
         return value
+
+    def number(self, literal: str) -> Number:
+        if self.peek() == "_":
+            raise NotExact("a numeral with a base")
+        value = self.repeating(literal) or decimal_fraction(literal)
+        return rational(value + self.proper_fraction(literal) if literal.isdigit() else value)
+
+    def repeating(self, literal: str) -> Fraction | None:
+        r"""0.1\overline{6} as the quotient it is."""
+        if self.peek() != r"\overline" or self.peek(1) != "{" or self.peek(3) != "}" or "." not in literal:
+            return None
+        period = self.peek(2)
+        if not _SIMPLE.fullmatch(period) or len(literal) + len(period) > 120 or self.tokens[self.position].spaced:
+            raise NotExact("period")
+        self.position += 4
+        places = len(literal.partition(".")[2])
+        return decimal_fraction(literal) + Fraction(int(period), (10 ** len(period) - 1) * 10**places)
+
+    def proper_fraction(self, whole: str) -> Fraction:
+        r"""The fraction of a mixed number: 1\frac{4}{5}, 1 4/5 (a space between); 0 if none follows."""
+        texts = [self.peek(i) for i in range(8)]
+        if texts[:2] == [r"\frac", "{"] and texts[3:5] == ["}", "{"] and texts[6] == "}":
+            top, bottom, length = texts[2], texts[5], 7
+        elif texts[1] == "/" and self.kind() == "number" and self.tokens[self.position].spaced:
+            top, bottom, length = texts[0], texts[2], 3
+        elif texts[0] == r"\frac" and _SIMPLE.fullmatch(texts[1]) and len(texts[1]) == 2:  # \frac45
+            top, bottom, length = texts[1][0], texts[1][1], 2
+        else:
+            return Fraction(0)
+        if not (_SIMPLE.fullmatch(top) and _SIMPLE.fullmatch(bottom)) or self.peek(length) in ("^", "!", "_"):
+            return Fraction(0)
+        if whole == "0" or not 0 < decimal_fraction(top) < decimal_fraction(bottom):
+            raise NotExact("a whole number beside a fraction")
+        self.position += length
+        return decimal_fraction(top) / decimal_fraction(bottom)
 
     def subscript(self) -> str:
         """The text of a following subscript: part of a name, never a value."""
@@ -200,90 +232,160 @@ class _Parser:
             token = self.take()
             depth += (token == "{") - (token == "}")
             if depth == 0:
-                return "_" + "".join(part for part in parts if part not in ("{", "}", "\\text"))
+                return "_" + "".join(part for part in parts if part not in ("{", "}"))
             parts.append(token)
 
-    def letter(self, name: str) -> Exact:
-        subscript = self.subscript()
-        if name == "i" and not subscript:
-            return exact.IMAGINARY_UNIT
-        if self.peek() == "(" and (name[0] in _APPLIED or self.applied_to_one_token()):
+    def letter(self, name: str) -> Number:
+        name += self.subscript()
+        if name in ("i", "e"):
+            return numbers.constant(name)
+        inverse = name[0] in _APPLIED and self.inverse_sign()
+        if self.peek() == "(" and (inverse or name[0] in _APPLIED or self.applied_to_one_token()):
             self.take()
-            return exact.atom(name + subscript, self.until(")"))
-        return exact.symbol(name + subscript)
+            return numbers.opaque(name + "^-1" * inverse, *self.arguments())
+        if inverse:
+            raise NotExact("inverse function")
+        return numbers.letter(name)
+
+    def inverse_sign(self) -> bool:
+        """Take the ^{-1} of an inverse function."""
+        for sign in (["^", "{", "-", "1", "}"], ["^", "-", "1"]):
+            texts = [self.peek(i) for i in range(len(sign) + 1)]
+            if texts[:-1] == sign and (texts[-1] == "(" or sign[1] == "-" or texts[-1] not in ("^", "!")):
+                self.position += len(sign)
+                return True
+        return False
 
     def applied_to_one_token(self) -> bool:
         """x(t) and I(0) are applications as well, and not products."""
-        inside = self.tokens[self.position + 1 : self.position + 3]
-        return len(inside) == 2 and inside[0][0] in ("number", "letter") and inside[1][1] == ")"
+        return self.kind(1) in ("number", "letter") and self.peek(2) == ")"
 
-    def absolute(self, value: Exact) -> Exact:
-        if value.fraction is None:
-            return exact.atom("abs", value)
-        return exact.number(abs(value.fraction))
+    def arguments(self) -> list[Number]:
+        values = [self.sum()]
+        while self.peek() == ",":
+            self.take()
+            values.append(self.sum())
+        self.expect(")")
+        return values
 
-    def argument(self, single_digit: bool = False) -> Exact:
-        """What a command acts on: a group, or one token (\\frac12 has arguments 1 and 2, \\sqrt12 has 12)."""
+    def argument(self, single_digit: bool = False) -> Number:
+        r"""What a command acts on: a group, or one token (\frac12 has arguments 1 and 2, \sqrt12 has 12)."""
         kind, token = self.kind(), self.peek()
-        if kind == "number" and single_digit and len(token) > 1 and token.isdigit():
-            self.tokens[self.position] = ("number", token[1:])
-            return exact.number(int(token[0]))
         if kind == "number":
-            return exact.number(decimal_fraction(self.take()))
+            if single_digit and len(token) > 1:
+                if not _SIMPLE.fullmatch(token):
+                    raise NotExact("argument")
+                self.tokens[self.position] = Token("number", token[1:])
+                return rational(int(token[0]))
+            return rational(decimal_fraction(self.take()))
         if token in ("{", "(") or kind in ("command", "letter"):
             return self.operand()
         raise NotExact("argument")
 
-    def command(self, command: str) -> Exact:
+    def command(self, command: str) -> Number:
         name = command[1:]
         if name == "frac":
+            if self.is_derivative():
+                return numbers.opaque("d " + self.group_text() + " / d " + self.group_text())
             top = self.argument(single_digit=True)
-            return self.combine(top, self.argument(single_digit=True), "/")
+            return top / self.argument(single_digit=True)
         if name == "sqrt":
-            index = exact.number(2)
+            degree = rational(2)
             if self.peek() == "[":
                 self.take()
-                index = self.until("]")
-            self.spend(30)
-            return exact.power(self.argument(), exact.number(1) / index)
+                degree = self.until("]")
+            return numbers.power(self.argument(), rational(1) / degree)
         if name == "binom":
-            return exact.binomial_of(self.argument(single_digit=True), self.argument(single_digit=True))
-        if command in ("\\lfloor", "\\lceil"):
-            value = self.until(_CLOSING[command])
-            if value.fraction is None:
-                return exact.atom(name, value)
-            return exact.number(value.fraction.__floor__() if name == "lfloor" else value.fraction.__ceil__())
-        if name in _GREEK:
-            return exact.symbol(name + self.subscript())
-        if name in _FUNCTIONS:
-            return self.function(name)
+            top = self.argument(single_digit=True)
+            return numbers.binomial_of(top, self.argument(single_digit=True))
+        if command in (r"\lfloor", r"\lceil"):
+            return numbers.apply("floor" if name == "lfloor" else "ceil", self.until(_CLOSING[command]))
+        if name == "pi" and self.peek() != "_":
+            return numbers.constant("pi")
+        if command in _GREEK or name == "pi":
+            return numbers.letter(name + self.subscript())
+        if command in _FIGURES:
+            return numbers.letter(name + self.corners())
+        if command in _ACCENTS:
+            return numbers.letter(name + self.group_text() + self.subscript())
+        if command in _FUNCTIONS:
+            return self.function(command)
         raise NotExact(f"command {command}")
 
-    def function(self, name: str) -> Exact:
-        """sin x, \\log_2 8, \\cos^2 (2 t): an atom, for the values of these are not in the field."""
-        base = self.subscript()
+    def corners(self) -> str:
+        r"""The points of an angle or a triangle: \angle ABC."""
+        if self.peek() == "{":
+            return self.group_text()
+        points = ""
+        while self.kind() == "letter" and self.peek()[0].isupper():
+            points += self.take() + self.subscript()
+        if not points:
+            raise NotExact("figure")
+        return points
+
+    def is_derivative(self) -> bool:
+        r"""True for \frac{d y}{d x}, where the d is no factor."""
+        texts = [token.text for token in self.tokens[self.position :]]
+        kinds = [token.kind for token in self.tokens[self.position :]]
+        if texts[:1] != ["{"] or texts[1:2] not in (["d"], [r"\partial"]):
+            return False
+        end = texts.index("}") if "}" in texts else 0
+        bottoms = [i for i in range(end, len(texts) - 3) if texts[i : i + 3] == ["}", "{", texts[1]]]
+        return bool(bottoms) and kinds[bottoms[0] + 3] in ("letter", "command")
+
+    def group_text(self) -> str:
+        """The text of a group or of one token, which names something."""
+        text, depth = self.take(), 1
+        while text[0] == "{" and depth:
+            token = self.take()
+            depth += (token == "{") - (token == "}")
+            text += token
+        return text
+
+    def function(self, command: str) -> Number:
+        r"""sin x, \log_2 8, \cos^2 (2 t), \tan^{-1} 2."""
+        if command in _OF_MANY:
+            return self.function_of_many(command)
+        base = self.base() if command == r"\log" else None
+        inverse = command in TRIGONOMETRY and self.inverse_sign()
         exponent = None
-        if self.peek() == "^":
+        if not inverse and self.peek() == "^":
             self.take()
             exponent = self.exponent()
-        if self.peek() in ("(", "{"):
-            value = self.operand()
+        outside, self.in_angle = self.in_angle, command in TRIGONOMETRY and not inverse
+        if self.peek() in ("(", "{", "["):
+            value = self.power() if self.peek() == "{" else self.operand()
         else:
             value = self.power()
-            while self.kind() in ("number", "letter", "command") and self.peek() not in _STOP:
-                if self.peek()[1:] in _FUNCTIONS:
-                    break
-                value = self.combine(value, self.power(), "*")
-        result = exact.atom(name + base, value)
-        return result if exponent is None else exact.power(result, exponent)
+            while self.kind() in ("number", "letter", "command") and self.peek() not in _STOP | _FUNCTIONS:
+                self.refuse_digits_side_by_side()
+                value = value * self.power()
+        self.in_angle = outside
+        name = command[1:]
+        if name in ("log", "lg"):
+            result = numbers.logarithm(value, rational(10) if name == "lg" else base)
+        else:
+            result = numbers.apply("arc" + name if inverse else name, value)
+        return result if exponent is None else numbers.power(result, exponent)
+
+    def base(self) -> Number | None:
+        """The subscript of a logarithm."""
+        if self.peek() != "_":
+            return None
+        self.take()
+        return self.argument(single_digit=True)
+
+    def function_of_many(self, command: str) -> Number:
+        self.expect("(")
+        values = self.arguments()
+        exact = [value.exact for value in values]
+        if any(value is None or (command in (r"\gcd", r"\lcm") and value.denominator != 1) for value in exact):
+            return numbers.opaque(command, *values)
+        function = _OF_MANY[command]
+        known = [value for value in exact if value is not None]
+        return rational(function(known) if function in (max, min) else function(*map(int, known)))
 
 
-_PLAIN = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-
-
-def exact_value(text: str) -> Exact:
+def evaluate(tokens: Sequence[Token]) -> Number:
     """The value of one expression. NotExact if it cannot be read, TooBig if it is explosive."""
-    if _PLAIN.fullmatch(text):
-        value = decimal_fraction(text.lstrip("+-"))
-        return exact.number(-value if text[0] == "-" else value)
-    return _Parser(text).whole()
+    return _Parser(tokens).all()

@@ -1,27 +1,74 @@
-r"""The marker: the last `Answer:` line or closed `\boxed{}` after the last `</think>`, whichever comes later."""
+r"""The text of the answer: the last `Answer:` line or closed `\boxed{}` after the last `</think>`, whichever is later.
+
+A box is read with what is bound to it: -\boxed{60} is -60, \boxed{5}\% is 5 %, and boxes that only separators join
+are one list.
+"""
 
 import re
 
 TAIL_CHARACTERS = 20_000  # how far from its end a response is read
 
+# <|im_end|>, <|end▁of▁sentence|>, <turn|>, <end_of_turn>, </s>, </answer>, <eos>, <pad>, [EOS], ...
+SPECIAL = (
+    r"<[|｜][^<>\s]{1,40}[|｜]>|<[a-z_]{1,20}[|｜]>|</?(?:s|eos|bos|pad|unk|end_of_turn|start_of_turn|answer)>"
+    r"|\[(?:EOS|PAD|SEP|CLS)\]"
+)
+_SPECIAL = re.compile(SPECIAL)
 _THINK_END = "</think>"
 _ANSWER = re.compile(r"(?<![A-Za-z])answer[*_ ]{0,4}[:：][*_]{0,3}", re.IGNORECASE)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
-_QUOTES = "\"'“”`"
+_QUOTES = tuple("\"'“”`")
 _OPENINGS = (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)"), ("$", "$"), ("```", "```"))
-_HEDGE_AFTER = re.compile(r"[\s$.,)\]\\*]{0,12}\bor\b[\s$\\(]{0,8}(?=\S*\d)([^\n]{1,80})")
-_HEDGE_BEFORE = re.compile(r"([^\s]{1,40})[\s$,\\()]{1,8}or[\s$\\([]{0,8}$")
 _FILLED = re.compile(r"[^\s$*_.,:;`'\"(){}\[\]\\]|\\\{\s*\\\}")  # \{\} is the empty set
 _LABEL = re.compile(r"\s*(?:\\text(?:bf)?\s*\{\s*)?(?:final )?answer\s*:\s*\}?", re.IGNORECASE)
-_JOINED = re.compile(
-    r"[\s$.\\()\[\]]*(?:,|;|\band\b|\bor\b|,\s*(?:and|or)\b|\\quad|\\text\{\s*(?:and|or)\s*\})[\s$\\()\[\]]*"
+
+# A further sentence on the answer's line, without numbers, formulas or second thoughts.
+_REMARK = re.compile(r"[.!]\s+[A-Z][^\d$\\]{0,200}$")
+_SECOND_THOUGHT = re.compile(
+    r"\b(?:or|not|no|wrong|incorrect|false|actually|alternatively|instead|but|unless|rather|wait|[a-z]+n't)\b", re.I
 )
+
+# One formula among words: Therefore $x \\ge 5$ is the solution.
+_SENTENCE = re.compile(
+    r"([A-Za-z][A-Za-z ,.:;'\"*-]*)(\$[^$]+\$|\\\((?:(?!\\\)).)+\\\)|\\\[(?:(?!\\\]).)+\\\])([A-Za-z ,.:;'\"*!-]*)"
+)
+_MATH_SPACE = r"\s|\$|\\[()\[\]]|\\[,;:! ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|~|\*\*"
+_SEPARATOR = r",|;|&|\b(?:and|or)\b|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}|\\(?:lor|land|vee)(?![A-Za-z])"
+_NAME = r"[A-Za-z]'?(?:_\{?\w{1,3}\}?)?\s*="
+_JOINED = re.compile(rf"(?:{_MATH_SPACE}|{_SEPARATOR}|{_NAME}|[.{{}}])*")
+_NAMED = re.compile(rf"(?<![A-Za-z\\])({_NAME})(?:{_MATH_SPACE})*$")
+MAX_JOIN = 80  # characters between two boxes of one list
+
+_OPENING = re.compile(
+    rf"(?:{_MATH_SPACE}|(?<![\w)}}])\*|\(|\\(?:mathbf|boldsymbol|bm|text(?:bf|color\{{\w+\}})?|color\{{\w+\}}|underline)\s*\{{)*$"
+)
+_CLOSING = re.compile(rf"(?:{_MATH_SPACE}|\}}|\*(?![\w\\])|\))*")
+_BULLET = re.compile(r"(?:^|\n)\s*[-*+•–—]\s+\Z")
+_DASH_BEFORE = re.compile(r"(?:(?<![\\A-Za-z])[A-Za-z]{2,}\s+-\s+|[–—]\s*)\Z")
+_DASH_AFTER = re.compile(r"(?:-|–|—)+\s*(?:[A-Za-z]{2,}|$)|[–—]\s")
+_OPERATORS = (
+    r"\\(?:pm|mp|cdot|times|div|neq?|not|le|ge|leq|geq|lt|gt|leqslant|geqslant|sqrt|d?frac|mod|equiv)(?![A-Za-z])"
+)
+_BOUND_BEFORE = re.compile(
+    rf"(?:[^\s=$:,;]{{0,30}}[ ]?)?(?:[-+±∓−^_/*×·÷<>≠≤≥!|]|{_OPERATORS}|\\frac\{{[^{{}}]*\}}|[\d.^_/}}]\s*\{{"
+    rf"|\\sqrt\s*(?:\[\w\])?\{{|\b(?:not|never|except)|n't)\s*\Z"
+)
+_BOUND_AFTER = re.compile(
+    rf"[-+±∓−^_/×·÷<>=≠≤≥]|\*\s*[\w\\]|!\s*(?:\$|\\[)\]])|\\?%|{_OPERATORS}"
+    r"|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|per ?cent|pct)\b"
+)
+_DIGIT_BEFORE = re.compile(r"[\d.]*\d\.?[${]*\Z")
+_REST = re.compile(r"[^\n$,;]*?(?=\n|\$|\\[)\]]|[,;]|\.(?:\s|$)|$)")
+_HEDGE_AFTER = re.compile(r"[\s$.,)\]\\*]{0,12}\bor\b[\s$\\(]{0,8}(?=\S*\d)([^\n]{1,80})")
+_HEDGE_BEFORE = re.compile(r"([^\s]{1,40})[\s$,\\()]{1,8}or[\s$\\([]{0,8}$")
+
+Box = tuple[int, int, str]  # start, end, content
 
 
 def extract_answer(response: str, tail: int = TAIL_CHARACTERS) -> str | None:
     """The text of the answer, or None where the last marker is missing, empty or not closed."""
-    text = response.rpartition(_THINK_END)[2] if _THINK_END in response else response
-    text = text[-tail:]
+    text = response.rpartition(_THINK_END)[2]
+    text = _SPECIAL.sub("\n", text[-tail:])
     boxes, dangling = _boxes(text)
     line = _last_answer_line(text, boxes)
     start = max(boxes[-1][0] if boxes else -1, line[0] if line else -1)
@@ -31,9 +78,9 @@ def extract_answer(response: str, tail: int = TAIL_CHARACTERS) -> str | None:
     return answer.strip() if _FILLED.search(answer) else None
 
 
-def _boxes(text: str) -> tuple[list[tuple[int, int, str]], int]:
-    r"""Closed \boxed groups as (start, end, content), outermost only; where the last unclosed one begins or-1."""
-    found: list[tuple[int, int, str]] = []
+def _boxes(text: str) -> tuple[list[Box], int]:
+    r"""Closed \boxed groups, outermost only; where the last unclosed one begins, or -1."""
+    boxes: list[Box] = []
     dangling, resume = -1, 0
     markers = list(_BOX.finditer(text))
     closing = _closing_braces(text) if markers else {}
@@ -43,19 +90,19 @@ def _boxes(text: str) -> tuple[list[tuple[int, int, str]], int]:
         if text[match.end() : match.end() + 1] != "{":
             single = re.compile(r"[0-9A-Za-z]+").match(text, match.end())  # \boxed 5
             if single:
-                found.append((match.start(), single.end(), single.group()))
+                boxes.append((match.start(), single.end(), single.group()))
             continue
         end = closing.get(match.end())
         if end is None:
             dangling = match.start()
             continue
-        found.append((match.start(), end + 1, text[match.end() + 1 : end]))
+        boxes.append((match.start(), end + 1, text[match.end() + 1 : end]))
         resume = end
-    return found, dangling
+    return boxes, dangling
 
 
 def _innermost(answer: str) -> str:
-    r"""What a box inside the box holds: \boxed{\boxed{42}}."""
+    r"""The content of a box inside the box: \boxed{\boxed{42}}."""
     for _ in range(3):
         boxes = _boxes(answer)[0]
         if not boxes:
@@ -75,11 +122,11 @@ def _closing_braces(text: str) -> dict[int, int]:
     return closing
 
 
-def _last_answer_line(text: str, boxes: list[tuple[int, int, str]]) -> tuple[int, str] | None:
+def _last_answer_line(text: str, boxes: list[Box]) -> tuple[int, str] | None:
     """The last `Answer:` outside boxes, with the rest of its line (or the next line that holds anything)."""
     for match in reversed(list(_ANSWER.finditer(text))):
-        quoted = text[max(0, match.start() - 1) : match.start()] in tuple(_QUOTES)
-        if quoted and text[match.end() : match.end() + 1] in tuple(_QUOTES):
+        quoted = text[max(0, match.start() - 1) : match.start()] in _QUOTES
+        if quoted and text[match.end() : match.end() + 1] in _QUOTES:
             continue  # the prompt's words repeated: ... after "Answer:".
         if any(start < match.start() < end for start, end, _ in boxes):
             continue
@@ -89,26 +136,75 @@ def _last_answer_line(text: str, boxes: list[tuple[int, int, str]]) -> tuple[int
 
 def _line_value(rest: str) -> str:
     rest = rest.lstrip()
+    sentence = _SENTENCE.fullmatch(rest.split("\n", 1)[0])
+    if sentence and not _SECOND_THOUGHT.search(sentence.group(1) + sentence.group(3)):
+        return sentence.group(2)
     for opening, closing in _OPENINGS:
         if rest.startswith(opening):
             end = rest.find(closing, len(opening))
             if end >= 0 and rest[len(opening) : end].strip():
-                after = rest[end + len(closing) :].split("\n", 1)[0]
+                after = _without_remark(rest[end + len(closing) :].split("\n", 1)[0])
                 return rest[len(opening) : end] + " " + after if after.strip(" .*") else rest[len(opening) : end]
-    return rest.split("\n", 1)[0]
+    return _without_remark(rest.split("\n", 1)[0])
 
 
-def _boxed_group(text: str, boxes: list[tuple[int, int, str]]) -> str:
-    r"""The last box, with those it is joined to ("\boxed{4} and \boxed{5}") and an "or 41" that hedges it."""
-    start, end, answer = boxes[-1]
-    for earlier_start, earlier_end, content in reversed(boxes[:-1]):
-        if start - earlier_end > 40 or not _JOINED.fullmatch(text[earlier_end:start]):
+def _without_remark(line: str) -> str:
+    """The line without a further sentence: 12. I hope it is correct."""
+    remark = _REMARK.search(line)
+    return line if remark is None or _SECOND_THOUGHT.search(remark.group()) else line[: remark.start()]
+
+
+def _boxed_group(text: str, boxes: list[Box]) -> str:
+    """The last box with what is bound to it, and with the boxes that it is joined to."""
+    group = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        between = text[box[1] : group[0][0]]
+        if len(between) > MAX_JOIN or not _JOINED.fullmatch(between):
             break
-        answer, start = f"{content} , {answer}", earlier_start
+        group.insert(0, box)
+    start, end = group[0][0], group[-1][1]
+    if len(group) == 1:
+        answer = _bound(text, group[0])
+    else:
+        answer = " , ".join(_name_before(text[:box_start]) + content for box_start, _, content in group)
     after = _HEDGE_AFTER.match(text[end : end + 120])
     if after:
         answer = f"{answer} or {after.group(1)}"
     before = _HEDGE_BEFORE.search(text[max(0, start - 60) : start])
-    if before and re.search(r"\d", before.group(1)) and not before.group(1).startswith("\\boxed"):
+    if before and re.search(r"\d", before.group(1)) and "\\boxed" not in before.group(1):
         answer = f"{before.group(1)} or {answer}"
     return answer
+
+
+def _name_before(text: str) -> str:
+    """The x= in front of a box."""
+    name = _NAMED.search(text[-40:])
+    return name.group(1) if name else ""
+
+
+def _bound(text: str, box: Box) -> str:
+    r"""The content of a box with the operators that bind it: a sign, a power, a per cent sign, a factor."""
+    start, end, content = box
+    before, after = text[max(0, start - 80) : start], text[end : end + 80]
+    prefix = suffix = ""
+    if not (_BULLET.search(before.rstrip("$")) or _DASH_BEFORE.search(before)):
+        bound = _DIGIT_BEFORE.search(before) or _BOUND_BEFORE.search(_OPENING.sub("", before, count=1))
+        prefix = bound.group().strip("$") if bound else ""
+    closed = _CLOSING.match(after)
+    rest = after[closed.end() :] if closed else after
+    adjacent = closed is None or "\n" not in closed.group()
+    touching = closed is None or not re.search(r"[\s$]", closed.group())
+    bound_after = (adjacent and _BOUND_AFTER.match(rest)) or (touching and re.match(r"\.?\d|[A-Za-z]", rest))
+    if bound_after and not _DASH_AFTER.match(rest):
+        bound_rest = _REST.match(rest)
+        suffix = bound_rest.group() if bound_rest else rest
+    return f"{prefix}{{{content}}}{suffix}" if prefix or suffix else content
+
+
+def without_emphasis(text: str) -> str:
+    """The text without markdown around it: **42**, *42*, `42`."""
+    text = text.strip()
+    for mark in ("**", "__", "*", "`"):
+        while len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            text = text[len(mark) : -len(mark)].strip()
+    return re.sub(r"^(?:\*\*|__)|(?:\*\*|__)(?=[\s.]*$)", "", text).strip()

@@ -1,20 +1,22 @@
-r"""Is a response right? `grade(response, gold)`: the last answer marker against the gold answer, exactly.
+r"""Grading of a response: `grade(response, gold)` holds the last answer marker against the gold answer, exactly.
 
-Cheap first: integers as digit strings, then the closed grammar of `answers.py` in exact arithmetic, then two LaTeX
-expressions at a time to killable worker processes. Nothing here raises for any response, and nothing evaluates text.
+Integers are compared as digit strings, everything else as values of the closed grammar of `answers.py`. Nothing here
+raises for any response, nothing evaluates text, and what the grammar cannot decide is wrong.
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from rpg_openrlhf.rewards.answers import readings
-from rpg_openrlhf.rewards.comparison import Ambiguous, Comparison, Undecided
-from rpg_openrlhf.rewards.exact import NotExact, TooBig
-from rpg_openrlhf.rewards.extraction import TAIL_CHARACTERS, extract_answer
+from rpg_openrlhf.rewards.comparison import Ambiguous, Comparison
+from rpg_openrlhf.rewards.extraction import TAIL_CHARACTERS, extract_answer, without_emphasis
+from rpg_openrlhf.rewards.lexer import Unreadable
 from rpg_openrlhf.rewards.literals import plain_integer
-from rpg_openrlhf.rewards.values import Equation, Leaf, Value
+from rpg_openrlhf.rewards.numbers import NotExact, TooBig, start_answer
+from rpg_openrlhf.rewards.values import Equation, Leaf, Value, leaves
 
 MAX_ANSWER = 2_000  # characters; a plain integer may be longer
 
@@ -25,7 +27,7 @@ Reason = Literal["correct", "wrong", "no_answer", "ambiguous", "timeout"]
 class Verdict:
     """`extracted` is the answer's text as written, None without a closed and filled marker.
 
-    `timeout` means not decided within the limits on time, memory or size: not right, but not known to be wrong.
+    `timeout` means not decided within the limits on size: not right, but not known to be wrong.
     """
 
     is_correct: bool
@@ -35,9 +37,12 @@ class Verdict:
 
 _WRAPPING = re.compile(r"^(?:[\s$*`]|\\[(\[])+|(?:[\s$*`.]|\\[)\]])+$")
 _OPTION = re.compile(
-    r"\(?([A-J])(?:\)|\.(?=\s)|:)(?:\s|$)|\\text\{\s*\(?([A-J])\)?[.:]?\s*\}|\\textbf\{\s*\(?([A-J])\)?[.:]?\s*\}"
+    r"\(?([A-J])(?:\)|\.(?=\s)|:)(?:\s|$)|\\text(?:bf)?\{\s*\(?([A-J])\)?[.:]?\s*\}(?=\s|\\ |~|$)", re.ASCII
 )
 _CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice )?\(?\s*(?:\\text(?:bf)?\{\s*)?\(?\s*([A-Ja-e])\s*\)?\s*\}?\s*\)?[.:]?")
+_SECOND_CHOICE = re.compile(r"(?<![A-Za-z])(?:or|and|not|[A-J])(?![A-Za-z])")
+
+_DENIAL = re.compile(r"\b(?:no|not|never|neither|nor|wrong|incorrect|false|unless|except)\b|n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,13 @@ def _read_gold(text: str) -> _Gold:
     boxed = extract_answer(text, tail=len(text)) if "\\boxed" in text else None
     text = (boxed or text).strip()
     integer = plain_integer(_bare(text))
-    values = _readings(text, False)
+    try:
+        start_answer()
+        values = tuple(readings(without_emphasis(text)))
+        for leaf in itertools.chain.from_iterable(map(leaves, values)):
+            leaf.reading  # noqa: B018 - cached now, within the gold answer's own limit on work
+    except (Unreadable, TooBig, NotExact):
+        values = ()
     is_number = integer is not None or any(_is_number(value) for value in values)
     choice = _CHOICE.fullmatch(text)
     return _Gold(text, integer, values, is_number, choice.group(1).upper() if choice else None)
@@ -62,15 +73,8 @@ def _read_gold(text: str) -> _Gold:
 
 def _is_number(value: Value) -> bool:
     if isinstance(value, Equation):
-        return _is_number(value.value)
-    return isinstance(value, Leaf) and value.value is not None and not value.value.names - {"pi", "e"}
-
-
-def _readings(text: str, bare_letters: bool) -> tuple[Value, ...]:
-    try:
-        return tuple(readings(text, bare_letters))
-    except (TooBig, NotExact):
-        return ()
+        return _is_number(value.last)
+    return isinstance(value, Leaf) and value.constant is not None
 
 
 def _bare(text: str) -> str:
@@ -78,7 +82,7 @@ def _bare(text: str) -> str:
 
 
 def grade(response: str, gold: str | int | float) -> Verdict:
-    """Grade a model's text, without its prompt, against the gold answer. Thread-safe; about a millisecond or less."""
+    """Grade a model's text, without its prompt, against the gold answer. Thread-safe; about a millisecond."""
     truth = _read_gold(str(gold))
     answer = extract_answer(response, max(TAIL_CHARACTERS, 2 * len(truth.text) + 1_000))
     if answer is None:
@@ -98,8 +102,10 @@ def _judge(gold: _Gold, answer: str) -> Reason:
         return "correct"
     if len(answer) > max(MAX_ANSWER, 2 * len(gold.text)):
         return "wrong"
+    if _DENIAL.search(answer) and not _DENIAL.search(gold.text):
+        return "wrong"
     try:
-        return _judge_values(gold, answer)
+        return _judge_values(gold, without_emphasis(answer))
     except RecursionError:
         return "timeout"
 
@@ -108,16 +114,19 @@ def _judge_values(gold: _Gold, answer: str) -> Reason:
     option = _OPTION.match(answer)
     if gold.choice is not None:
         choice = _CHOICE.fullmatch(answer)
+        if option and _SECOND_CHOICE.search(answer, option.end()):
+            option = None
         letter = choice.group(1).upper() if choice else next(filter(None, option.groups())) if option else None
         if letter == gold.choice:
             return "correct"
     elif gold.is_number and option and answer[option.end() :].strip():
         answer = answer[option.end() :].strip()
+    start_answer()
     try:
         values = readings(answer, gold.is_number)
     except TooBig:
         return "timeout"
-    except NotExact:
+    except (Unreadable, NotExact):
         return "wrong"
     return _best([_compare(wanted, value) for wanted in gold.values for value in values])
 
@@ -127,7 +136,7 @@ def _compare(gold: Value, answer: Value) -> Reason:
         return "correct" if Comparison().same(gold, answer) else "wrong"
     except Ambiguous:
         return "ambiguous"
-    except (Undecided, TooBig):
+    except TooBig:
         return "timeout"
     except NotExact:
         return "wrong"

@@ -3,10 +3,9 @@
 import re
 from fractions import Fraction
 
-from rpg_openrlhf.rewards.exact import TooBig
+from rpg_openrlhf.rewards.numbers import TooBig
 
 MAX_DIGITS_EXPONENT = 4  # 1e9999 is the largest literal
-_OVERLINE = re.compile(r"(\d{0,60})\.(\d{0,60})\\overline\{(\d{1,60})\}", re.ASCII)
 _INTEGER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?", re.ASCII)
 
 
@@ -37,15 +36,3 @@ def decimal_fraction(literal: str) -> Fraction:
     shift = int(exponent or 0) - len(fraction)
     digits = whole_number(whole + fraction) if whole + fraction else 0
     return Fraction(digits * 10**shift) if shift >= 0 else Fraction(digits, 10**-shift)
-
-
-def _repeating(match: re.Match[str]) -> str:
-    whole, start, period = match.groups()
-    head = int((whole + start) or 0)
-    nines = (10 ** len(period) - 1) * 10 ** len(start)
-    return f"({head * (10 ** len(period) - 1) + int(period)}/{nines})"
-
-
-def expand_repeating(text: str) -> str:
-    """0.1\\overline{6} as the quotient it is."""
-    return _OVERLINE.sub(_repeating, text)

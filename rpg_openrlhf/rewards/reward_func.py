@@ -12,6 +12,7 @@ from collections import deque
 
 import torch
 
+from rpg_openrlhf.rewards.extraction import SPECIAL
 from rpg_openrlhf.rewards.grading import Verdict, grade
 
 WINDOW = 256  # answers over which the fraction without an answer is watched
@@ -20,10 +21,8 @@ WARN_AT_LEAST = 64
 WARN_EVERY_SECONDS = 60.0
 SHORTEST_TAIL = 24  # characters of the prompt that identify its end
 
-# <|im_end|>, <|end▁of▁sentence|>, <end_of_turn>, </s>, <eos>, <pad>, [EOS], ...
-_SPECIAL = r"<[|｜][^<>\s]{1,40}[|｜]>|</?(?:s|eos|bos|pad|unk|end_of_turn|start_of_turn)>|\[(?:EOS|PAD|SEP|CLS)\]"
-_SPECIAL_AT_END = re.compile(rf"(?:{_SPECIAL})\s*\Z")
-_IGNORED = re.compile(rf"\s+|{_SPECIAL}")
+_SPECIAL_AT_END = re.compile(rf"(?:{SPECIAL})\s*\Z")
+_IGNORED = re.compile(rf"\s+|{SPECIAL}")
 
 _lock = threading.Lock()
 _recent: deque[bool] = deque(maxlen=WINDOW)

@@ -1,48 +1,59 @@
-r"""What an answer may be: the values that two answers are compared by.
+r"""Values of answers: what two answers are compared by.
 
-Bag     order does not matter: a list of solutions, a set {..}, a union of intervals
-Row     order matters: a tuple, a point, an interval (its brackets are part of it), a ratio a:b, a matrix
-Leaf    one expression, with its exact value where the grammar of `expressions.py` reaches it
-Based   a numeral with a base, 1011_2: equal only to the same numeral in the same base
-Words   an answer in words, or the letter of a choice
+Leaf      one expression, with its number where `expressions.py` can read it
+Row       items in order: a tuple, a point, an interval (its brackets are part of it), a ratio a:b, a matrix
+Bag       items without order: a list of solutions, a set {..}, a union of intervals
+Names     values by name: x = 2, y = 3, or (x, y) = (2, 3)
 Equation  lhs = rhs; against a bare value its last side counts
+Relation  an inequality that is no interval: the difference of its sides is below zero
+Based     a numeral with a base, 1011_2: equal only to the same numeral in the same base
+Words     an answer in words
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from rpg_openrlhf.rewards.exact import INFINITY, Exact, NotExact, TooBig, symbol
-from rpg_openrlhf.rewards.expressions import exact_value
+from rpg_openrlhf.rewards.expressions import evaluate
+from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig
+
+Tokens = tuple[Token, ...]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    text: str
+    tokens: Tokens
     percent: bool = False
+    unit: str | None = None
+    computed: Number | None = None  # instead of tokens: the bound of 2x < 6, an entry of a scaled matrix
 
     @cached_property
-    def reading(self) -> Exact | TooBig | None:
-        """The exact value; TooBig where it is explosive, None where it is outside the grammar."""
-        signed = self.text.replace(" ", "")
-        if signed.lstrip("+-") == "\\infty" and len(signed) <= 7:
-            infinity = symbol(INFINITY)
-            return -infinity if signed[0] == "-" else infinity
+    def reading(self) -> Number | TooBig | None:
+        """The number; TooBig where it is explosive, None where the tokens are no expression."""
+        if self.computed is not None:
+            return self.computed
         try:
-            return exact_value(self.text)
+            return evaluate(self.tokens)
         except TooBig as explosive:
             return explosive
         except NotExact:
             return None
 
     @property
-    def value(self) -> Exact | None:
-        return self.reading if isinstance(self.reading, Exact) else None
+    def number(self) -> Number | None:
+        return self.reading if isinstance(self.reading, Number) else None
+
+    @property
+    def constant(self) -> Number | None:
+        """The number if no letters occur in it."""
+        return self.number if self.number is not None and self.number.is_constant else None
 
 
 @dataclass(frozen=True)
 class Based:
     digits: str
-    base: str
+    base: int
 
 
 @dataclass(frozen=True)
@@ -53,17 +64,41 @@ class Words:
 @dataclass(frozen=True)
 class Equation:
     sides: tuple["Value", ...]
-    text: str
+    tokens: Tokens
 
     @property
-    def value(self) -> "Value":
+    def last(self) -> "Value":
         return self.sides[-1]
+
+
+@dataclass(frozen=True)
+class Names:
+    items: tuple[tuple[str, "Value"], ...]
+
+    def row(self, alphabetical: bool) -> "Row":
+        """The values as a tuple, by name or as they are written."""
+        items = sorted(self.items, key=lambda item: item[0]) if alphabetical else self.items
+        return Row("()", tuple(value for _, value in items))
+
+    @property
+    def are_indexed(self) -> bool:
+        """True for x_1, x_2: solutions of one unknown, in no order."""
+        letters = {name.partition("_")[0] for name, _ in self.items}
+        return len(letters) == 1 and all("_" in name for name, _ in self.items)
+
+
+@dataclass(frozen=True)
+class Relation:
+    difference: Number
+    strict: bool
+    tokens: Tokens
 
 
 @dataclass(frozen=True)
 class Row:
     brackets: str
     items: tuple["Value", ...]
+    variable: str | None = None  # of an interval that was an inequality
 
 
 @dataclass(frozen=True)
@@ -72,4 +107,18 @@ class Bag:
     items: tuple["Value", ...]
 
 
-Value = Leaf | Based | Words | Equation | Row | Bag
+Value = Leaf | Based | Words | Equation | Names | Relation | Row | Bag
+
+
+INFINITY = Leaf((Token("command", r"\infty"),))
+MINUS_INFINITY = Leaf((Token("mark", "-"), Token("command", r"\infty")))
+
+
+def leaves(value: Value) -> Iterator[Leaf]:
+    """Every expression in a value."""
+    if isinstance(value, Leaf):
+        yield value
+    parts = {Equation: "sides", Row: "items", Bag: "items"}.get(type(value))
+    items = getattr(value, parts) if parts else [item for _, item in value.items] if isinstance(value, Names) else ()
+    for item in items:
+        yield from leaves(item)

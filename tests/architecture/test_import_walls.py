@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,44 +14,48 @@ PACKAGE = ROOT / "rpg_openrlhf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STACK = {"ray", "deepspeed", "vllm", "openrlhf"}
 PURE = {  # and what it may not load besides the stack and transformers
-    "rpg_openrlhf.divergences": set(),
-    "rpg_openrlhf.losses": set(),
-    "rpg_openrlhf.log_probs": set(),
-    "rpg_openrlhf.config": {"torch", "yaml"},
-    "rpg_openrlhf.layers": {"torch"},
-    "rpg_openrlhf.reference": {"torch"},
-    "rpg_openrlhf.checkpoints": {"torch"},
-    "rpg_openrlhf.run_lock": {"torch"},
-    "rpg_openrlhf.eval_metrics": {"torch"},
-    "rpg_openrlhf.cli.eval_sets": {"torch", "datasets", "huggingface_hub"},
-    "rpg_openrlhf.columns": {"torch"},
-    "rpg_openrlhf.draw_ahead": {"torch", "numpy"},
-    "rpg_openrlhf.trainer.supervise": {"torch"},
-    "rpg_openrlhf.prompts": {"torch"},
-    "rpg_openrlhf.trainer.weight_sync.plan": set(),
-    "rpg_openrlhf.cli.scaling_tables": {"torch"},
+    "rpg_openrlhf.objectives.divergences": {"torch"},
+    "rpg_openrlhf.objectives.losses": set(),
+    "rpg_openrlhf.objectives.log_probs": set(),
+    "rpg_openrlhf.settings.own_flags": {"torch", "yaml"},
+    "rpg_openrlhf.settings.layers": {"torch"},
+    "rpg_openrlhf.reference.schedule": {"torch"},
+    "rpg_openrlhf.runs.checkpoints": {"torch"},
+    "rpg_openrlhf.runs.lock": {"torch"},
+    "rpg_openrlhf.runs.eval_metrics": {"torch"},
+    "rpg_openrlhf.preflight.eval_sets": {"torch", "datasets", "huggingface_hub"},
+    "rpg_openrlhf.sampling.columns": {"torch"},
+    "rpg_openrlhf.sampling.draw_ahead": {"torch", "numpy"},
+    "rpg_openrlhf.launch.supervise": {"torch"},
+    "rpg_openrlhf.problems.prompt": {"torch"},
+    "rpg_openrlhf.weight_sync.plan": set(),
     "rpg_openrlhf.rewards.grading": {"torch"},
     "evaluation.commands.grade": {"torch"},
     "evaluation.commands.report": {"torch"},
     "rpg_openrlhf.problems.pipeline": {"torch", "pyarrow", "datasets", "huggingface_hub"},
-    "rpg_openrlhf.cli.prepare_data": {"torch", "pyarrow", "datasets", "huggingface_hub"},
+    "rpg_openrlhf.commands.prepare_data": {"torch", "pyarrow", "datasets", "huggingface_hub"},
     "evaluation.scores.results": {"torch", "matplotlib"},
     "evaluation.sampling.dispatch": {"torch", "numpy"},
 }
 EVALUATION = sorted((ROOT / "evaluation").rglob("*.py"))
-FORBIDDEN = {
-    "rewards": ("rpg_openrlhf.trainer", "rpg_openrlhf.cli", "evaluation"),
-    "trainer": ("rpg_openrlhf.cli", "evaluation"),
-    "problems": ("rpg_openrlhf.trainer", "rpg_openrlhf.cli", "evaluation"),
-    "cli": ("evaluation",),
-    "": (
-        "rpg_openrlhf.trainer",
-        "rpg_openrlhf.cli",
-        "rpg_openrlhf.rewards",
-        "rpg_openrlhf.problems",
-        "evaluation",
-    ),  # the package's own files
+ARROWS = {  # what the files of each folder may import of this package, besides their own folder
+    "errors": (),
+    "padding": (),
+    "objectives": (),
+    "reference": (),
+    "cpu_platform": ("padding",),
+    "rewards": ("errors",),
+    "problems": ("errors", "rewards"),
+    "weight_sync": ("errors", "cpu_platform"),
+    "sampling": ("errors", "weight_sync"),
+    "settings": ("errors", "objectives", "reference"),
+    "runs": ("errors", "problems", "settings"),
+    "preflight": ("errors", "problems", "runs", "settings"),
+    "training": ("errors", "objectives", "problems", "reference", "runs", "sampling", "weight_sync"),
+    "launch": ("errors", "cpu_platform", "runs", "sampling", "training"),
+    "commands": ("errors", "launch", "preflight", "problems", "runs", "settings"),
 }
+STACK_FOLDERS = {"launch", "reference", "runs", "sampling", "training", "weight_sync"}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -72,7 +77,7 @@ def test_help_loads_nothing_of_the_stack():
     """A refusal costs a moment, not the half minute that the imports take."""
     command = (
         "import runpy, sys\nsys.argv = ['train_rpg', '--help']\n"
-        "try: runpy.run_module('rpg_openrlhf.cli.train_rpg', run_name='__main__')\n"
+        "try: runpy.run_module('rpg_openrlhf.commands.train_rpg', run_name='__main__')\n"
         "except SystemExit as end: assert not end.code, end.code"
     )
     loaded = loaded_by(command)
@@ -105,21 +110,29 @@ def within(name: str, packages) -> bool:
 
 
 def folder(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else ""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_arrows(path):
-    forbidden = (*FORBIDDEN[folder(path)], "examples", "tests")
-    assert not [name for name in imports(path) if within(name, forbidden)]
+    ours = [name for name in imports(path) if within(name, ["rpg_openrlhf", "evaluation", "examples", "tests"])]
+    targets = {name.split(".")[1] if name.startswith("rpg_openrlhf.") else name for name in ours}
+    allowed = {"rpg_openrlhf", "__init__", folder(path)}  # the package itself holds the version
+    assert targets <= allowed | set(ARROWS.get(folder(path), ()))
+
+
+def test_the_arrows_run_one_way():
+    TopologicalSorter(ARROWS).prepare()  # raises CycleError
+    assert {folder(path) for path in FILES} == set(ARROWS) | {"__init__"}
 
 
 @pytest.mark.parametrize("path", EVALUATION, ids=lambda path: str(path.relative_to(ROOT)))
 def test_evaluation_knows_the_grader_and_the_prompt_alone(path):
     packages = ["rpg_openrlhf", "openrlhf", "deepspeed", "examples", "tests"]
     ours = {name for name in imports(path) if within(name, packages)}
-    allowed = ["rpg_openrlhf.rewards", "rpg_openrlhf.prompts"]
-    allowed += ["rpg_openrlhf.problems.rows", "rpg_openrlhf.problems.overlap"]  # what a problem is, and its copies
+    allowed = ["rpg_openrlhf.rewards", "rpg_openrlhf.problems.prompt"]
+    allowed += [f"rpg_openrlhf.problems.{name}" for name in ("rows", "reading", "overlap")]  # one reader of problems
+    allowed += ["rpg_openrlhf.errors.Refusal"]
     assert not [
         name for name in ours - {"rpg_openrlhf"} if not within(name, allowed)
     ]  # the package alone: its version
@@ -134,18 +147,20 @@ def names_of_files(condition) -> set[str]:
     return {str(path.relative_to(PACKAGE)) for path in FILES if condition(path)}
 
 
-def test_only_the_trainer_imports_the_stack():
-    """Elsewhere only where it is asked for, in the launcher: `--dry_run` reads the data as upstream will."""
+def test_the_folders_that_import_the_stack():
+    """Elsewhere only inside a function: `--dry_run` reads the data as upstream will."""
     eager = names_of_files(lambda path: any(within(name, STACK) for name in imports(path, module_level=True)))
-    assert {Path(name).parts[0] for name in eager} == {"trainer"}
+    assert {Path(name).parts[0] for name in eager} <= STACK_FOLDERS
     anywhere = names_of_files(lambda path: any(within(name, STACK) for name in imports(path)))
-    assert {name for name in anywhere if not name.startswith("trainer/")} == {"cli/dry_run.py"}
+    lazy = {name for name in anywhere if Path(name).parts[0] not in STACK_FOLDERS}
+    assert lazy == {"preflight/dry_run.py", "cpu_platform.py"}
 
 
-def test_the_launcher_meets_the_trainer_in_one_place():
-    cli = names_of_files(lambda path: any(within(name, ["rpg_openrlhf.trainer"]) for name in imports(path)))
-    assert {name for name in cli if not name.startswith("trainer/")} == {"cli/train_rpg.py"}
-    assert not [name for name in imports(PACKAGE / "cli/train_rpg.py", True) if within(name, ["rpg_openrlhf.trainer"])]
+def test_the_commands_meet_the_stack_in_one_place():
+    launch = names_of_files(lambda path: any(within(name, ["rpg_openrlhf.launch"]) for name in imports(path)))
+    assert {name for name in launch if not name.startswith("launch/")} == {"commands/train_rpg.py"}
+    eager = imports(PACKAGE / "commands/train_rpg.py", module_level=True)
+    assert not [name for name in eager if within(name, ["rpg_openrlhf.launch"])]
 
 
 def bound_names(tree: ast.AST, packages) -> set[str]:
@@ -179,10 +194,10 @@ def rebinds(path: Path, packages) -> bool:
 
 
 def test_one_file_patches_torch_deepspeed_and_vllm():
-    assert names_of_files(lambda path: rebinds(path, {"torch", "deepspeed", "vllm"})) == {"trainer/cpu_platform.py"}
+    assert names_of_files(lambda path: rebinds(path, {"torch", "deepspeed", "vllm"})) == {"cpu_platform.py"}
 
 
 def test_four_files_rebind_upstreams_names():
     """install.py on the driver, three in their own worker; cpu_platform.py is handed the modules it changes."""
-    in_worker = {"trainer/actor.py", "trainer/rpg_trainer.py", "trainer/schedule_free.py"}
-    assert names_of_files(lambda path: rebinds(path, {"openrlhf"})) == {"trainer/install.py", *in_worker}
+    in_worker = {"training/actors.py", "training/trainer.py", "training/schedule_free.py"}
+    assert names_of_files(lambda path: rebinds(path, {"openrlhf"})) == {"launch/install.py", *in_worker}

@@ -20,36 +20,26 @@ from tests import upstream
 
 upstream.make_importable()
 
-from openrlhf.cli import train_ppo_ray  # noqa: E402
-from openrlhf.models import PolicyLoss  # noqa: E402
-from openrlhf.trainer import ppo_trainer  # noqa: E402
-from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
-from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: E402
-from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine  # noqa: E402
-from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
-from openrlhf.utils.deepspeed import deepspeed_utils  # noqa: E402
+from openrlhf.cli import train_ppo_ray
+from openrlhf.models import PolicyLoss
+from openrlhf.trainer import ppo_trainer
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
+from openrlhf.trainer.ray import launcher, ppo_actor, vllm_engine
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+from openrlhf.utils.deepspeed import deepspeed_utils
 
-from rpg_openrlhf.cli import memory  # noqa: E402
-from rpg_openrlhf.cli.gpus import constant  # noqa: E402
-from rpg_openrlhf.trainer import (  # noqa: E402
-    actor,
-    checkpointing,
-    chunked_head,
-    column_actors,
-    cpu_platform,
-    dynamic_sampling,
-    experience_maker,
-    install,
-    measured_once,
-    micro_batches,
-    policy_loss,
-    rollout_actor,
-    rollouts,
-    rpg_trainer,
-    samples,
-    schedule_free,
-)
-from rpg_openrlhf.trainer.weight_sync import engine, policy, receiver  # noqa: E402
+from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.runs import checkpointing
+from rpg_openrlhf.sampling import dynamic_sampling, samples
+from rpg_openrlhf.sampling import engine_actor as rollout_actor
+from rpg_openrlhf.sampling import generator as rollouts
+from rpg_openrlhf.settings import memory
+from rpg_openrlhf.training import actors as actor
+from rpg_openrlhf.training import chunked_head, column_actors, measured_once, micro_batches, policy_loss, schedule_free
+from rpg_openrlhf.training import experience as experience_maker
+from rpg_openrlhf.training import trainer as rpg_trainer
+from rpg_openrlhf.weight_sync import engine, policy, receiver
 
 OURS = (
     actor, checkpointing, chunked_head, column_actors, dynamic_sampling, engine, experience_maker, measured_once,
@@ -264,7 +254,7 @@ def test_version():
 @pytest.mark.parametrize(("ours", "file", "name", "expected"), SIGNATURES, ids=[row[2] for row in SIGNATURES])
 def test_signature(ours, file, name, expected):
     found = parameters(definition(file, name).args)
-    assert found == expected, f"rpg_openrlhf/trainer/{ours} relies on {file} {name}({expected})"
+    assert found == expected, f"{ours} relies on {file} {name}({expected})"
 
 
 def test_policy_loss_has_five_results_of_which_the_loss_is_first():
@@ -593,7 +583,7 @@ def test_vllm_names_a_quantized_engine_and_knows_a_layerwise_reload():
 
 
 def test_vllm_refuses_the_names_of_adapters():
-    """cli/weight_sync.py refuses LoRA: upstream sends peft's names, which no engine has."""
+    """settings/weight_sync.py refuses LoRA: upstream sends peft's names, which no engine has."""
     from vllm.model_executor.models.utils import AutoWeightsLoader
 
     module = torch.nn.Module()
@@ -672,7 +662,7 @@ def test_train_looks_its_actors_up_by_global_names():
     """install.py rebinds them in openrlhf.cli.train_ppo_ray, PPOTrainer in openrlhf.trainer.ppo_trainer."""
     names = train_ppo_ray.train.__code__.co_names
     for name in ("PolicyModelActor", "get_strategy", "create_vllm_engines"):
-        assert name in names, f"rpg_openrlhf/trainer/install.py relies on train() naming {name}"
+        assert name in names, f"rpg_openrlhf/launch/install.py relies on train() naming {name}"
         assert hasattr(train_ppo_ray, name)
     text = ast.unparse(definition("openrlhf/cli/train_ppo_ray.py", "train"))
     assert "from openrlhf.trainer.ppo_trainer import PPOTrainer\n" in text
@@ -684,7 +674,7 @@ def test_trainers_loop_calls_what_we_override():
     """rpg_trainer.py: one train_step, one record and one evaluation a rollout; get_max_steps before them."""
     fit = definition(PPO_TRAINER, "PPOTrainer.fit")
     for name in ("train_step", "save_logs_and_checkpoints", "evaluate"):
-        assert len(calls(fit, f"self.{name}")) == 1, f"rpg_openrlhf/trainer/rpg_trainer.py overrides {name}"
+        assert len(calls(fit, f"self.{name}")) == 1, f"rpg_openrlhf/training/trainer.py overrides {name}"
     train = definition("openrlhf/cli/train_ppo_ray.py", "train")
     assert len(calls(train, "ppo_trainer.get_max_steps.remote")) == 1
     build = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.__init__"))
@@ -700,7 +690,7 @@ def test_the_loggers_are_two_attributes():
     assert f"self.tensorboard_logger = {tensorboard}" in build
     asked = set(re.findall(r"self\.(?:wandb|tensorboard)_logger\.(\w+)", source(PPO_TRAINER)))
     assert asked == {"log_train", "log_eval", "close"}
-    from rpg_openrlhf.trainer import loggers
+    from rpg_openrlhf.runs import loggers
 
     assert all(hasattr(log, name) for log in (loggers.WandbLog, loggers.TensorboardLog) for name in asked)
 
@@ -804,8 +794,8 @@ def test_an_override_takes_what_upstreams_method_takes(ours, name):
             assert any(p.kind == kind for p in signature.parameters.values())
 
 
-def test_an_engine_decodes_as_many_sequences_as_the_predictions_assume():
-    """cli/gpus.py, trainer/install.py: OpenRLHF names neither number nor context, vLLM has no default for it."""
+def test_an_engine_needs_to_be_told_how_many_sequences_to_decode():
+    """launch/install.py: OpenRLHF names neither number nor context, vLLM has no default for it."""
     from vllm.config import SchedulerConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
@@ -815,14 +805,13 @@ def test_an_engine_decodes_as_many_sequences_as_the_predictions_assume():
     assert context == UsageContext.ENGINE_CONTEXT
     assert context not in EngineArgs.get_batch_defaults(1)[1]
     assert SchedulerConfig.DEFAULT_MAX_NUM_SEQS == 128, "why install.py asks for more"
-    assert constant("sequences") == install.MAX_NUM_SEQS
     source = inspect.getsource(vllm_engine)
     assert "max_num_seqs" not in source
     assert "usage_context" not in source
 
 
 def test_deepspeeds_buckets_are_those_that_memory_is_estimated_with():
-    """cli/memory.py: OpenRLHF leaves them to "auto", which DeepSpeed takes as not given."""
+    """settings/memory.py: OpenRLHF leaves them to "auto", which DeepSpeed takes as not given."""
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     given = {"stage": 3, "reduce_bucket_size": "auto", "stage3_max_live_parameters": "auto"}
@@ -833,7 +822,7 @@ def test_deepspeeds_buckets_are_those_that_memory_is_estimated_with():
 
 
 def test_the_weight_syncs_buffers_are_those_that_memory_is_estimated_with():
-    from rpg_openrlhf.trainer.weight_sync import policy, transports
+    from rpg_openrlhf.weight_sync import policy, transports
 
     cuda, cpu = policy.BUCKET_BYTES["cuda"], policy.BUCKET_BYTES["cpu"] * transports.SharedMemory.slots
     assert {"cuda": cuda * transports.CudaIpc.slots, "cpu": cpu} == memory.BUCKET_BYTES

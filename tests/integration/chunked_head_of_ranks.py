@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 ENVIRONMENT = {**os.environ, "LOCAL_RANK": "0"}
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from openrlhf.models import Actor
 from openrlhf.utils import get_strategy
 
-from rpg_openrlhf.trainer.chunked_head import RequiredChunkedActor
+from rpg_openrlhf.training.chunked_head import RequiredChunkedActor
 from tests.integration.gradient_of_one_step import OPTIMIZER, arguments
 
 os.environ.update(ENVIRONMENT)  # that script is a rank of its own

@@ -102,7 +102,7 @@ def make_tiny(folder: Path) -> tuple[Path, Path]:
 def train(tiny, tmp_path):
     """Run the launcher, or another entry point with its flags, to the end."""
 
-    def run(*flags: str, name: str = "run", entry=("-m", "rpg_openrlhf.cli.train_rpg"), env=None) -> Run:
+    def run(*flags: str, name: str = "run", entry=("-m", "rpg_openrlhf.commands.train_rpg"), env=None) -> Run:
         out = tmp_path / name
         command = [sys.executable, *entry, *base_flags(*tiny, out), *flags]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment() | (env or {}))

@@ -7,7 +7,7 @@ import os
 import sys
 from types import SimpleNamespace as Namespace
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 os.environ.update(
@@ -20,7 +20,7 @@ from openrlhf.models import Actor
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.utils import get_strategy
 
-from rpg_openrlhf.trainer.actor import RPGActorTrainer
+from rpg_openrlhf.training.actors import RPGActorTrainer
 
 MICRO_BATCH = {"whole": 8, "split": 2, "dynamic": 8}
 ADAM = {"lr": 0.0, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
@@ -65,7 +65,13 @@ def arguments(way: str, stage: int) -> Namespace:
             ),
         ),
         rpg=Namespace(
-            divergence="urkl", gradient_estimator="reinforce", beta=1e-2, importance_level="token", on_policy=False
+            divergence="urkl",
+            gradient_estimator="reinforce",
+            beta=1e-2,
+            importance_level="token",
+            on_policy=False,
+            reward_weight="token",
+            clip_mode="gate",
         ),
         vllm=Namespace(sync_backend="gloo"),
     )

@@ -21,8 +21,8 @@ from tests.integration.conftest import base_flags, environment, make_tiny
 
 # What each is called on the command line of its process.
 PROCESSES = {
-    "the supervisor": "rpg_openrlhf.cli.train_rpg",
-    "the driver": "rpg_openrlhf.trainer.launch",
+    "the supervisor": "rpg_openrlhf.commands.train_rpg",
+    "the driver": "rpg_openrlhf.launch.attempt",
     "a policy rank": "PolicyActor",
     "an engine": "ray::RPGRolloutActor",
     "the trainer": "ray::RPGTrainer",
@@ -38,7 +38,7 @@ class Killed:
     """A run that is killed again and again, and started again where that is the user's to do."""
 
     def __init__(self, model: Path, problems: Path, out: Path, flags: list[str], say: Callable[[str], None] = print):
-        command = [sys.executable, "-m", "rpg_openrlhf.cli.train_rpg", *base_flags(model, problems, out), *flags]
+        command = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *base_flags(model, problems, out), *flags]
         self.command, self.out, self.say = command, out, say
         self.kills: list[str] = []
 

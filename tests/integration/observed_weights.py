@@ -6,7 +6,7 @@ Run by test_schedule_free.py; writes <logger.run_dir>/syncs.pt, a list of {"engi
 import sys
 from pathlib import Path
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()  # before openrlhf is imported, which the launcher does later
 
@@ -14,8 +14,9 @@ import pytest
 import ray
 import torch
 
-from rpg_openrlhf.trainer import install, schedule_free
-from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
+from rpg_openrlhf.launch import install
+from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
+from rpg_openrlhf.training import schedule_free
 
 NAMES = ("model.layers.0.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj.weight")  # as vLLM has them
 
@@ -58,8 +59,8 @@ def install_observed(args, reports, original=install.install):
 
 
 if __name__ == "__main__":
-    from rpg_openrlhf.cli.train_rpg import main
-    from rpg_openrlhf.trainer.launch import run
+    from rpg_openrlhf.commands.train_rpg import main
+    from rpg_openrlhf.launch.attempt import run
 
     install.install = install_observed
     sys.exit(main(launch=run))  # in this process

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 ENVIRONMENT = {**os.environ, "LOCAL_RANK": "0"}
@@ -21,7 +21,7 @@ from openrlhf.models import Actor
 from openrlhf.utils import get_strategy
 from safetensors.torch import load_file
 
-from rpg_openrlhf.trainer.reference_weights import ReferenceWeights, clear_moments
+from rpg_openrlhf.reference.weights import ReferenceWeights, clear_moments
 from tests.integration.gradient_of_one_step import OPTIMIZER, arguments
 
 os.environ.update(ENVIRONMENT)  # that script is a rank of its own

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 os.environ["LOCAL_RANK"] = os.environ["RANK"]
@@ -23,7 +23,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from openrlhf.utils import get_strategy
 from schedulefree import AdamWScheduleFree
 
-from rpg_openrlhf.trainer import schedule_free
+from rpg_openrlhf.training import schedule_free
 
 RANKS, RANK = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
 ROLLOUTS, STEPS, MICRO_BATCHES, BATCH = 5, 4, 2, 8  # of each the next: 20 steps, each of 2 micro-batches a rank

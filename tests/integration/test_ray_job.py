@@ -72,7 +72,7 @@ def submit(address: str, *command: str) -> subprocess.CompletedProcess:
 
 def test_ray_job_streams_progress_and_returns_its_status(cluster, tiny, tmp_path):
     """A job that trains succeeds; one that asks for more GPUs than there are fails at once, with the mend."""
-    launcher = [sys.executable, "-m", "rpg_openrlhf.cli.train_rpg", *base_flags(*tiny, tmp_path)]
+    launcher = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *base_flags(*tiny, tmp_path)]
     done = submit(cluster, *launcher)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"step 3/3 .*reward", done.stdout)
@@ -94,7 +94,7 @@ def test_interrupted_run_leaves_no_process(tiny, tmp_path, signal_number):
     command = [
         sys.executable,
         "-m",
-        "rpg_openrlhf.cli.train_rpg",
+        "rpg_openrlhf.commands.train_rpg",
         *base_flags(*tiny, tmp_path),
         "--train.num_episodes",
         "99",

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from rpg_openrlhf.reference import RefreshSchedule
+from rpg_openrlhf.reference.schedule import RefreshSchedule
 from tests import logged_keys
 
 

@@ -3,7 +3,7 @@
 import json
 import random
 
-from rpg_openrlhf import checkpoints
+from rpg_openrlhf.runs import checkpoints
 from tests.integration.killer import WRITING, Killed, numbers, weights_are_equal
 
 FLAGS = [

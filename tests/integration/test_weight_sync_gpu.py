@@ -10,7 +10,7 @@ POLICY = """
 import os, pickle, sys, torch
 import torch.distributed as dist
 from openrlhf.trainer.ray.utils import get_physical_gpu_id
-from rpg_openrlhf.trainer.weight_sync.transports import CudaIpc
+from rpg_openrlhf.weight_sync.transports import CudaIpc
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
 transport = CudaIpc(1 << 20, get_physical_gpu_id())
 print(pickle.dumps(transport.address).hex(), flush=True)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 
@@ -22,7 +22,7 @@ from ray.exceptions import RayTaskError
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from vllm import SamplingParams
 
-from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor
+from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
 
 NAMESPACE, RANKS = "weight_sync", "tests.integration.weight_sync_of_ranks"
 MODELS = {"tied0": True, "tied1": True, "untied0": False, "untied1": False}  # with what weights: its head is tied?
@@ -59,7 +59,7 @@ def start_engine(name: str, model: Path):
     """As upstream's create_vllm_engines asks for one."""
     actor = ray.remote(ReadableEngine).options(name=name, num_cpus=1)
     return actor.remote(
-        model=str(model), worker_extension_cls="rpg_openrlhf.trainer.weight_sync.receiver.WeightReceiver",
+        model=str(model), worker_extension_cls="rpg_openrlhf.weight_sync.receiver.WeightReceiver",
         dtype="bfloat16", distributed_executor_backend="uni", enforce_eager=True, max_model_len=256, seed=1,
         enable_prefix_caching=True, skip_tokenizer_init=True, full_determinism=False, num_gpus=0, max_num_seqs=8,
     )  # fmt: skip
@@ -98,7 +98,7 @@ def main(folder: Path) -> None:
         model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=tied)).to(torch.bfloat16)
         model.save_pretrained(folder / name)
     env_vars = {**cpu_platform.ENVIRONMENT, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    hook = "rpg_openrlhf.trainer.cpu_platform.install"
+    hook = "rpg_openrlhf.cpu_platform.install"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: no other machine joins
     ray.init(
         address="local", num_cpus=8, include_dashboard=False, namespace=NAMESPACE, log_to_driver=False,

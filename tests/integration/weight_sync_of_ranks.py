@@ -15,7 +15,7 @@ import torch
 
 from tests.integration.reference_of_ranks import RANK, WORLD, Policy  # isort: split
 
-from rpg_openrlhf.trainer.actor import WholeStepTrainer
+from rpg_openrlhf.training.actors import WholeStepTrainer
 from tests.integration.weight_sync_engines import NAMESPACE
 
 

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from rpg_openrlhf.divergences import DIVERGENCES
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
 from tests import oracle
 
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ from itertools import product
 import pytest
 import torch
 
-from rpg_openrlhf.divergences import DIVERGENCES
-from rpg_openrlhf.losses import GRADIENT_ESTIMATORS, rpg_token_losses
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
+from rpg_openrlhf.objectives.losses import GRADIENT_ESTIMATORS, rpg_token_losses
 from tests import oracle
 
 torch.set_num_threads(1)

@@ -6,11 +6,11 @@ from itertools import product
 import pytest
 import torch
 
-from rpg_openrlhf.divergences import DIVERGENCES
-from rpg_openrlhf.losses import (
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
+from rpg_openrlhf.objectives.importance_weights import MAX_LOG_RATIO
+from rpg_openrlhf.objectives.losses import (
     GRADIENT_ESTIMATORS,
     IMPORTANCE_LEVELS,
-    MAX_LOG_RATIO,
     rpg_token_losses,
     summarize_stats,
 )

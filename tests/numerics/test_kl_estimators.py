@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpg_openrlhf.divergences import DIVERGENCES
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
 from tests import kl_estimators as terms
 from tests import oracle
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rpg_openrlhf.log_probs import _differentiate, _fold, linear_log_probs_and_entropy
+from rpg_openrlhf.objectives.log_probs import _differentiate, _fold, linear_log_probs_and_entropy
 
 torch.set_num_threads(1)
 NAMES = ("log_probs", "entropy", "hidden", "weight", "bias")

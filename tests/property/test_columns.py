@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpg_openrlhf.columns import Columns, Row, pad, spans, strip
+from rpg_openrlhf.sampling.columns import Columns, Row, pad, spans, strip
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from rpg_openrlhf.log_probs import linear_log_probs_and_entropy
+from rpg_openrlhf.objectives.log_probs import linear_log_probs_and_entropy
 
 torch.set_num_threads(1)
 light = settings(max_examples=60, deadline=None, derandomize=True)

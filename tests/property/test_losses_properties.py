@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from rpg_openrlhf.divergences import DIVERGENCES
-from rpg_openrlhf.losses import GRADIENT_ESTIMATORS, IMPORTANCE_LEVELS, rpg_token_losses, summarize_stats
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
+from rpg_openrlhf.objectives.losses import GRADIENT_ESTIMATORS, IMPORTANCE_LEVELS, rpg_token_losses, summarize_stats
 
 torch.set_num_threads(1)
 light = settings(max_examples=60, deadline=None, derandomize=True)
@@ -136,10 +136,11 @@ def test_no_reference_is_a_reference_equal_to_old(inputs, options, clip):
 @light
 @given(batches(columns=1), options_strategy, clip_strategy)
 def test_a_sequence_of_one_token_is_a_token(inputs, options, clip):
-    token, sequence = (
+    token, sequence, prefix = (
         losses_and_gradient(inputs, **(options | {"importance_level": level}), **clip) for level in IMPORTANCE_LEVELS
     )
     assert_close(token, sequence)
+    assert_close(token, prefix)
 
 
 @light

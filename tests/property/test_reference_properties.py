@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpg_openrlhf.reference import RefreshSchedule, first_rollout_of
+from rpg_openrlhf.reference.schedule import RefreshSchedule, first_rollout_of
 
 ROLLOUTS = st.lists(st.tuples(st.floats(0, 10), st.integers(1, 16)), max_size=60)
 DECAY = st.floats(0, 0.99)

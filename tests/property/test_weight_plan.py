@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpg_openrlhf.trainer.weight_sync.plan import ALIGNMENT, checksum, make_plan
+from rpg_openrlhf.weight_sync.plan import ALIGNMENT, checksum, make_plan
 
 DTYPES = st.sampled_from([torch.bfloat16, torch.float32, torch.uint8])
 SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)

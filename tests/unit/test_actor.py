@@ -10,8 +10,8 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from rpg_openrlhf.trainer import actor as actor_module  # noqa: E402
-from rpg_openrlhf.trainer.actor import LastingPort, RPGPolicyActor, RPGReferenceActor  # noqa: E402
+from rpg_openrlhf.training import actors as actor_module
+from rpg_openrlhf.training.actors import LastingPort, RPGPolicyActor, RPGReferenceActor
 
 
 def test_rendezvous_port_is_free_and_not_ephemeral():

@@ -15,15 +15,10 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from rpg_openrlhf.checkpoints import ACTOR, WRITING  # noqa: E402
-from rpg_openrlhf.trainer import deaths  # noqa: E402
-from rpg_openrlhf.trainer.checkpointing import (  # noqa: E402
-    CheckpointError,
-    WholeCheckpoints,
-    random_state,
-    set_random_state,
-)
-from tests.unit.test_checkpoints import write  # noqa: E402
+from rpg_openrlhf.launch import deaths
+from rpg_openrlhf.runs.checkpointing import CheckpointError, WholeCheckpoints, random_state, set_random_state
+from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
+from tests.unit.test_checkpoints import write
 
 
 def drawn() -> tuple:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpg_openrlhf import checkpoints
-from rpg_openrlhf.checkpoints import ACTOR, CRITIC, Checkpoint
+from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs.checkpoints import ACTOR, CRITIC, Checkpoint
 
 
 def write(path: Path, tag: str, part: str = ACTOR, **record) -> Path:
@@ -124,5 +124,5 @@ def test_changes_are_of_values_not_of_types():
 
 def test_a_run_that_has_ended(tmp_path):
     assert checkpoints.finished(tmp_path) is None
-    checkpoints.mark_finished(tmp_path, {"a": 1})
-    assert checkpoints.finished(tmp_path)["flags"] == {"a": 1}
+    checkpoints.mark_finished(tmp_path, {"flags": {"a": 1}, "inputs": {"b": "c"}, "versions": {}})
+    assert checkpoints.finished(tmp_path) == {"flags": {"a": 1}, "inputs": {"b": "c"}}

@@ -11,11 +11,11 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.models import Actor  # noqa: E402
-from openrlhf.trainer.ray import launcher, ppo_actor  # noqa: E402
+from openrlhf.models import Actor
+from openrlhf.trainer.ray import launcher, ppo_actor
 
-from rpg_openrlhf.trainer.actor import RPGPolicyActor, RPGReferenceActor  # noqa: E402
-from rpg_openrlhf.trainer.chunked_head import ChunkedActor, RequiredChunkedActor  # noqa: E402
+from rpg_openrlhf.training.actors import RPGPolicyActor, RPGReferenceActor
+from rpg_openrlhf.training.chunked_head import ChunkedActor, RequiredChunkedActor
 
 SIZES = {
     "vocab_size": 301,

@@ -12,14 +12,14 @@ from tests import upstream
 
 upstream.make_importable()
 
-from rpg_openrlhf.trainer import cpu_platform  # noqa: E402
-from rpg_openrlhf.trainer.install import engine_overrides  # noqa: E402
+from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.launch.install import engine_overrides
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU platform is for machines without CUDA")
 
 PROBE = """
 import importlib.util, json, os, sys
-from rpg_openrlhf.trainer import cpu_platform
+from rpg_openrlhf import cpu_platform
 os.environ["OMP_NUM_THREADS"] = "3"
 cpu_platform.install()
 cpu_platform.install()
@@ -74,7 +74,7 @@ def test_torch_is_patched_by_the_import_of_openrlhf_alone(facts):
 @without_cuda
 def test_flash_attn_is_there_only_for_upstreams_import(facts):
     """transformers would choose its kernels if it found the package."""
-    assert facts["padding"] == "rpg_openrlhf.trainer.padding"
+    assert facts["padding"] == "rpg_openrlhf.padding"
     assert facts["flash_attn_modules"] == []
     assert not facts["flash_attn_is_found"]
 
@@ -118,11 +118,10 @@ def test_weights_travel_by_gloo(monkeypatch):
     """Upstream hands over a device as well; the communicator needs none."""
     from openrlhf.utils import distributed_util
 
-    from rpg_openrlhf.trainer.weight_sync import transports
-
-    monkeypatch.setattr(transports.GlooCommunicator, "__init__", lambda self, *args: setattr(self, "where", args))
+    group = "vllm.distributed.utils.stateless_init_torch_distributed_process_group"
+    monkeypatch.setattr(group, lambda *args, backend: (*args, backend))
     communicator = distributed_util.stateless_init_process_group("127.0.0.1", 1234, 1, 3, torch.device("cpu"))
-    assert communicator.where == ("127.0.0.1", 1234, 1, 3)
+    assert communicator.group == ("127.0.0.1", 1234, 1, 3, "gloo")
 
 
 @without_cuda
@@ -168,7 +167,7 @@ def test_engine_overrides(setting, expected, trust):
     )
     assert overrides.pop("trust_remote_code") is trust
     assert overrides.pop("max_num_seqs") == 512
-    from rpg_openrlhf.trainer.weight_sync.receiver import WeightReceiver
+    from rpg_openrlhf.weight_sync.receiver import WeightReceiver
 
     assert overrides.pop("worker_extension_cls") == f"{WeightReceiver.__module__}.{WeightReceiver.__qualname__}"
     assert overrides == expected

@@ -13,11 +13,12 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.trainer.ppo_utils import samples_generator  # noqa: E402
-from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
+from openrlhf.trainer.ppo_utils import samples_generator
+from torchdata.stateful_dataloader import StatefulDataLoader
 
-from rpg_openrlhf.trainer import dynamic_sampling, rollouts  # noqa: E402
-from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
+from rpg_openrlhf.sampling import dynamic_sampling
+from rpg_openrlhf.sampling import generator as rollouts
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 
 SAMPLES = 2
 
@@ -108,7 +109,7 @@ def make():
             rollout=SimpleNamespace(batch_size=batch, n_samples_per_prompt=SAMPLES, vllm_generate_batch_size=batch),
             vllm=SimpleNamespace(enable_sleep=False),
             algo=SimpleNamespace(
-                dynamic_filtering_enable=filtering, dynamic_filtering_range=(0, 1),
+                dynamic_filtering_enable=filtering, dynamic_filtering_range=(0, 1), dynamic_filtering_max_draws=0,
                 advantage=SimpleNamespace(is_correction_level="off"),
             ),
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rpg_openrlhf.draw_ahead import DrawAhead
+from rpg_openrlhf.sampling.draw_ahead import DrawAhead
 
 
 def one_by_one(passes: list[bool], wanted: int) -> int | None:

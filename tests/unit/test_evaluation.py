@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpg_openrlhf.trainer.evaluation import graded, metrics
+from rpg_openrlhf.runs.evaluation import graded, metrics
 
 
 def answer(prompt: str, score=1.0, reward=1.0, label="1", truncated=False, **info) -> SimpleNamespace:

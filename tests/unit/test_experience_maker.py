@@ -12,13 +12,9 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  # noqa: E402
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from rpg_openrlhf.trainer.experience_maker import (  # noqa: E402
-    PolicyAsReference,
-    RPGExperienceMaker,
-    mean_kl_to_reference,
-)
+from rpg_openrlhf.training.experience import PolicyAsReference, RPGExperienceMaker, mean_kl_to_reference
 
 
 class Group:

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from rpg_openrlhf import config
-from rpg_openrlhf.cli import flag_reference
+from rpg_openrlhf.commands import flag_reference
+from rpg_openrlhf.settings import own_flags as config
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
 
 
 def test_the_page_is_not_stale():
-    mend = "python -m rpg_openrlhf.cli.flag_reference > docs/flags.md"
+    mend = "python -m rpg_openrlhf.commands.flag_reference > docs/flags.md"
     assert PAGE.read_text(encoding="utf-8") == flag_reference.reference(), mend
 
 

@@ -3,6 +3,7 @@ r"""Answers graded by hand.
 Each is tried on an `Answer:` line and, where its braces close, in a \\boxed{}.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -51,3 +52,20 @@ def test_integers_of_any_length_are_compared_exactly():
     for answer in (gold[:-1] + "9", gold[:-1], "-" + gold, "1e9000"):
         assert not grade(f"Answer: {answer}", gold).is_correct
     assert sys.get_int_max_str_digits() == before
+
+
+def _rows(name):
+    rows = map(json.loads, Path(__file__).with_name(name).read_text("utf-8").splitlines())
+    return [pytest.param(row, id=f"{row['gold'][:30]} {row['response'][:40]}") for row in rows]
+
+
+@pytest.mark.parametrize("row", _rows("graded_responses.jsonl"))
+def test_response_that_was_once_graded_wrongly(row):
+    verdict = grade(row["response"], row["gold"])
+    assert verdict.is_correct is row["right"], (row["kind"], verdict)
+
+
+@pytest.mark.parametrize("row", _rows("math_verify_cases.jsonl"))
+def test_case_of_math_verify(row):
+    """The test cases of huggingface/Math-Verify (MIT), short ones; a "policy" names why its verdict is not ours."""
+    assert grade(row["response"], row["gold"]).is_correct is row["right"]

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rpg_openrlhf.cli import eval_sets, train_rpg
-from rpg_openrlhf.prompts import render_prompt
+from rpg_openrlhf.commands import train_rpg
+from rpg_openrlhf.preflight import eval_sets
+from rpg_openrlhf.problems.prompt import render_prompt
+from rpg_openrlhf.problems.prompt_sets import in_messages
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 PROBLEMS = [{"id": "x", "problem": "What is 1+1?", "answer": "2"}, {"problem": "What is 2+2?", "answer": 4}]
@@ -51,7 +53,7 @@ def test_sets_of_different_columns_become_one(good, tmp_path, capsys):
 
 def test_a_problem_is_asked_as_in_training(good, tmp_path):
     files = {"eval.dataset": str(write_rows(tmp_path / "b.jsonl", PROBLEMS[:1]))}
-    worded = [{"input": render_prompt(f"{i}+1"), "label": "1"} for i in range(64)]
+    worded = [{"input": render_prompt(f"{i}+1") if i == 1 else f"{i}+1", "label": "1"} for i in range(64)]
     training = {"data.prompt_dataset": str(write_rows(tmp_path / "worded.jsonl", worded))}
     assert run(good | files | training)[1][0]["input"] == render_prompt("What is 1+1?")
     template = {"data.input_template": "Q:{}"}
@@ -61,9 +63,7 @@ def test_a_problem_is_asked_as_in_training(good, tmp_path):
 def test_texts_and_messages_become_messages(good, tmp_path):
     rows = [{"input": [{"role": "user", "content": "1+1"}], "label": "2"}]
     mixed = [*rows, {"input": "2+2", "label": "4"}]
-    sets = {"data.input_key": "input", "data.label_key": "label"}
-    made = eval_sets._alike(mixed, sets)
-    assert made == [*rows, {"input": [{"role": "user", "content": "2+2"}], "label": "4"}]
+    assert in_messages(mixed, "input") == [*rows, {"input": [{"role": "user", "content": "2+2"}], "label": "4"}]
 
 
 def test_a_benchmark_by_name_is_the_hubs(good, monkeypatch):
@@ -89,13 +89,13 @@ def test_names_of_scores_are_offered(good, tmp_path, capsys):
 
 
 BAD = {
-    "b.jsonl": ('{"problem": "x"}\n', "b.jsonl: row 1 has no answer to grade by"),
-    "c.jsonl": ('{"problem": "x", "answer": "1"}\n{"text": "x"}\n', "c.jsonl: row 2 has none of problem, question"),
-    "d.jsonl": ('{"input": "x", "label": "1"}\n{"input": " "}\n', "d.jsonl has no such column in row 2"),
+    "b.jsonl": ('{"problem": "x"}\n', "b.jsonl:1 has no answer to grade by"),
+    "c.jsonl": ('{"problem": "x", "answer": "1"}\n{"text": "x"}\n', "c.jsonl:2 has none of problem, question"),
+    "d.jsonl": ('{"input": "x", "label": "1"}\n{"input": " "}\n', "d.jsonl:2 has no such column"),
     "e.jsonl": ("", "e.jsonl: holds no rows"),
-    "f.jsonl": ('{"problem": "x"', "f.jsonl: line 1 is not JSON"),
-    "g.jsonl": ("[1]\n", "g.jsonl: row 1 is not a JSON object"),
-    "h.jsonl": ('{"problem": "x", "answer": "1"}\n' * 150 + "torn", "h.jsonl: line 151 is not JSON"),
+    "f.jsonl": ('{"problem": "x"', "f.jsonl:1 is not JSON"),
+    "g.jsonl": ("[1]\n", "g.jsonl:1 is not a JSON object"),
+    "h.jsonl": ('{"problem": "x", "answer": "1"}\n' * 150 + "torn", "h.jsonl:151 is not JSON"),
 }
 
 
@@ -110,7 +110,7 @@ def test_a_bad_file(good, tmp_path, capsys, name):
     ("change", "says"),
     [
         ({"eval.n_samples_per_prompt": "0"}, "--eval.n_samples_per_prompt 0: must be at least 1"),
-        ({"eval.temperature": "-1"}, "--eval.temperature -1.0: must be a finite number >= 0"),
+        ({"eval.temperature": "-1"}, "--eval.temperature -1.0: must be at least 0"),
         ({"eval.temperature": "nan"}, "--eval.temperature nan"),
         ({"eval.temperature": "0"}, "--eval.n_samples_per_prompt 4: at --eval.temperature 0 all samples are the same"),
         ({"eval.steps": None}, "would never be used; give --eval.steps"),
@@ -122,7 +122,7 @@ def test_a_bad_file(good, tmp_path, capsys, name):
     ],
 )
 def test_refused(good, tmp_path, capsys, monkeypatch, change, says):
-    monkeypatch.setattr("rpg_openrlhf.cli.data.hub_is_reachable", lambda: False)
+    monkeypatch.setattr("rpg_openrlhf.problems.prompt_sets.hub_is_reachable", lambda: False)
     first = {"eval.dataset": str(write_rows(tmp_path / "b.jsonl", PROBLEMS))}
     line = refused(good | first | change, capsys)
     head, _, tail = says.partition(".*")

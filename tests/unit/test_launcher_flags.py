@@ -8,8 +8,11 @@ import sys
 import pytest
 import yaml
 
-from rpg_openrlhf.cli import flags, settle, train_rpg
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.commands import train_rpg
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.preflight import paths
+from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.settings import parser as flags
 
 
 def layer(tmp_path, text, name="a.yaml"):
@@ -116,6 +119,7 @@ def test_print_config_reads_back_to_the_same_run_and_keeps_the_secret(tmp_path, 
     assert "s3cret" not in printed
     first, second = flags.parse(argv), flags.parse(["--config", layer(tmp_path, printed)])
     settle.fill_defaults(first)
+    paths.make_absolute(first.values)
     differing = {k for k in first.values if _listed(first.values[k]) != _listed(second.values[k])}
     assert differing == {"logger.wandb.key"}
     assert not any(name.startswith("algo.kl.") for name in second.explicit) or objective == "openrlhf"
@@ -137,7 +141,7 @@ def test_estimator_default_depends_on_the_objective(capsys):
 
 def test_help_as_a_process_shows_both_sets_of_flags():
     done = subprocess.run(
-        [sys.executable, "-m", "rpg_openrlhf.cli.train_rpg", "--help"], capture_output=True, text=True
+        [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", "--help"], capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     for flag in (
@@ -153,8 +157,8 @@ def test_help_as_a_process_shows_both_sets_of_flags():
 def test_interrupt_ends_quietly_with_130():
     code = (
         "import os, signal, sys\n"
-        "from rpg_openrlhf.cli import flags, train_rpg\n"
-        "flags.parse = lambda argv: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from rpg_openrlhf.commands import train_rpg\n"
+        "train_rpg.flags.parse = lambda argv: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(train_rpg.main([]))"
     )
     env = dict(os.environ)

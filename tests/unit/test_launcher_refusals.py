@@ -2,10 +2,13 @@
 
 import json
 import re
+import socket
 
 import pytest
 
-from rpg_openrlhf.cli import machine, optimizer, settle, train_rpg
+from rpg_openrlhf.commands import train_rpg
+from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.settings import machine, optimizer
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 
@@ -41,6 +44,20 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
     ("change", "says"),
     [
         # what cannot act
+        ({"algo.dynamic_filtering_max_draws": "-1"}, "--algo.dynamic_filtering_max_draws -1: must be at least 0"),
+        ({"reward.stop_properly_penalty_coef": "1.5"}, "--reward.stop_properly_penalty_coef 1.5: must be at most 1"),
+        (
+            {"reward.remote_url": None, "reward.stop_properly_penalty_coef": "0.5"},
+            "--reward.stop_properly_penalty_coef 0.5: multiplies the reward of replies that are cut off",
+        ),
+        (
+            {
+                "reward.remote_url": None,
+                "algo.dynamic_filtering_enable": "",
+                "algo.dynamic_filtering_range": "1 2",
+            },
+            "--algo.dynamic_filtering_range 1.0 2.0: no group passes",
+        ),
         ({"train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
         ({"algo.kl.init_coef": "0.1"}, "--algo.kl.init_coef 0.1: RPG's KL is in its loss"),
         ({"algo.kl.use_loss": ""}, "--algo.kl.use_loss True: RPG's KL is in its loss"),
@@ -77,21 +94,29 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"vllm.sync_backend": "mpi"}, "--vllm.sync_backend mpi: does not exist on the platform cpu; use shm"),
         ({"platform": "cuda", "vllm.sync_backend": "gloo"}, "--vllm.sync_backend gloo: .* platform cuda; leave"),
         # out of range
-        ({"rpg.beta": "-1"}, "--rpg.beta must be a finite number >= 0; got -1.0"),
+        ({"rpg.beta": "-1"}, "--rpg.beta -1.0: must be at least 0"),
         ({"actor.dual_clip": "1"}, "--actor.dual_clip 1.0: must be above 1"),
         (
-            {"actor.eps_clip_low_high": "0.2 1"},
-            "--actor.eps_clip_low_high 0.2 1.0: each bound must lie between 0 and 1",
+            {"actor.eps_clip_low_high": "0.2 1.5"},
+            "--actor.eps_clip_low_high 0.2 1.5: must be above 0 and at most 1",
         ),
-        ({"actor.eps_clip": "0"}, "--actor.eps_clip 0.0: each bound"),
+        (
+            {"rpg.clip_mode": "truncate", "rpg.gradient_estimator": "differentiable"},
+            "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce",
+        ),
+        (
+            {"rpg.reward_weight": "sequence"},
+            "--rpg.reward_weight sequence: cannot act with --rpg.importance_level token",
+        ),
+        ({"actor.eps_clip": "0"}, "--actor.eps_clip 0.0: must be above 0"),
         ({"rollout.temperature": "0"}, "--rollout.temperature 0.0: must be above 0"),
         ({"rollout.batch_size": "0"}, "--rollout.batch_size 0: must be at least 1"),
         ({"ckpt.save_steps": "0"}, "--ckpt.save_steps 0: must be at least 1, or -1"),
-        ({"vllm.num_engines": None}, "--vllm.num_engines None: rollouts need vLLM"),
-        ({"vllm.num_engines": "0"}, "--vllm.num_engines 0: rollouts need vLLM"),
-        ({"ds.zero_stage": "4"}, "--ds.zero_stage 4: must be 0, 1, 2 or 3"),
+        ({"vllm.num_engines": None}, "--vllm.num_engines is missing: rollouts need vLLM"),
+        ({"vllm.num_engines": "0"}, "--vllm.num_engines 0: must be at least 1"),
+        ({"ds.zero_stage": "4"}, "--ds.zero_stage 4: must be between 0 and 3"),
         ({"rollout.max_new_tokens": "96"}, "--rollout.max_new_tokens 96: leaves no room for a prompt"),
-        ({"reward.overlong_buffer_len": "100"}, "--reward.overlong_buffer_len 100.0: must be above 0 and at most"),
+        ({"reward.overlong_buffer_len": "100"}, "--reward.overlong_buffer_len 100.0: must be at most"),
         ({"data.max_len": "512"}, "--data.max_len 512: is more than the model's 256 positions"),
         (
             {"algo.dynamic_filtering_enable": "", "algo.dynamic_filtering_range": "1 0"},
@@ -142,7 +167,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"data.prompt_dataset": "/no/where"}, "--data.prompt_dataset /no/where: no such folder"),
         (
             {"data.input_key": "question"},
-            "--data.input_key question: .* has no such column in row 1; it has input, label",
+            "--data.input_key question: .*train.jsonl:1 has no such column; it has input, label",
         ),
         ({"data.label_key": "answer"}, "--data.label_key answer: "),
         ({"data.prompt_split": "test"}, "--data.prompt_split test: a single file has only the split train"),
@@ -168,11 +193,11 @@ def rows_of(good, tmp_path, rows):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        (["not", "an", "object"], "row 2 is not an object"),
-        ({"input": None, "label": "1"}, "row 2: 'input' must be a text, not NoneType"),
-        ({"input": "", "label": "1"}, "row 2: 'input' is empty"),
+        (["not", "an", "object"], "bad.jsonl:2 is not an object"),
+        ({"input": None, "label": "1"}, "bad.jsonl:2: 'input' must be a text, not NoneType"),
+        ({"input": "", "label": "1"}, "bad.jsonl:2: 'input' is empty"),
         ({"input": [{"role": "user", "content": "x"}], "label": "1"}, "give --data.apply_chat_template for messages"),
-        ({"label": "1"}, "--data.input_key input: .* no such column in row 2"),
+        ({"label": "1"}, "--data.input_key input: .*bad.jsonl:2 has no such column"),
     ],
 )
 def test_malformed_rows_are_named(good, tmp_path, capsys, row, says):
@@ -182,23 +207,23 @@ def test_malformed_rows_are_named(good, tmp_path, capsys, row, says):
 def test_broken_files_are_named(good, tmp_path, capsys):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"input": "1+1=", "label": "2"}\n{"input": \n')
-    assert "line 2 is not JSON" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
+    assert "broken.jsonl:2 is not JSON" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
     broken.write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
+    assert "is not UTF-8" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
     broken.write_text("")
     assert "holds no rows" in refused(capsys, {**good, "data.prompt_dataset": str(broken)})
     parquet = tmp_path / "broken.parquet"
     parquet.write_bytes(b"no parquet")
-    assert "cannot be read" in refused(capsys, {**good, "data.prompt_dataset": str(parquet)})
+    assert "is not a parquet file" in refused(capsys, {**good, "data.prompt_dataset": str(parquet)})
 
 
 def test_the_default_reward_needs_a_gold_answer(good, tmp_path, capsys, monkeypatch):
     grader = tmp_path / "grader.py"
-    grader.touch()
+    grader.write_text("def reward_func(queries, prompts, labels): ...\n")
     monkeypatch.setattr(settle, "REWARD_FUNC", str(grader))
     good["reward.remote_url"] = None
     assert "--data.label_key is missing" in refused(capsys, {**good, "data.label_key": None})
-    assert "row 1: 'label' must be the gold answer, not None" in refused(
+    assert "bad.jsonl:1: 'label' must be the gold answer, not None" in refused(
         capsys, rows_of(good, tmp_path, [{"input": "1+1=", "label": None}])
     )
 
@@ -255,3 +280,36 @@ def test_the_kl_can_act_in_one_step_when_samples_and_training_differ(good):
     """Under Schedule-Free AdamW the policy that sampled is x, the trained one y."""
     one_step = {**good, **SCHEDULE_FREE, "train.batch_size": "256"}
     assert train_rpg.main(argv(one_step), launch=lambda args: 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "says"),
+    [
+        ("reward.remote_url", "def reward_func(:\n", "line 1 is not Python: "),
+        ("reward.remote_url", "def reward(queries, prompts, labels): ...\n", "defines no reward_func"),
+        ("train.agent_func_path", "class Agent: ...\n", "defines no AgentExecutor"),
+    ],
+)
+def test_a_reward_file_that_cannot_be_loaded(good, tmp_path, capsys, flag, text, says):
+    path = tmp_path / "own.py"
+    path.write_text(text)
+    assert f"--{flag} {path}: {says}" in refused(capsys, {**good, flag: str(path)})
+
+
+def test_a_cluster_that_is_gone_is_said_at_once(good, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    status = train_rpg.main(argv(good), launch=lambda args: pytest.fail("it was launched"))
+    assert (status, capsys.readouterr().err) == (
+        2,
+        f"train_rpg: RAY_ADDRESS=127.0.0.1:{port}: no Ray cluster answers there (Connection refused); start it, or "
+        "unset RAY_ADDRESS\n",
+    )
+
+
+def test_a_cache_that_is_no_directory(good, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "cache"))
+    assert train_rpg.main(argv(good)) == 2
+    assert "is a file; set it to a directory" in capsys.readouterr().err

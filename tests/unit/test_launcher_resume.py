@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rpg_openrlhf import checkpoints, run_lock
-from rpg_openrlhf.cli import train_rpg
+from rpg_openrlhf.commands import train_rpg
+from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs import lock as run_lock
 from tests.unit.launcher_case import argv, good_flags, write_model, write_rows
 from tests.unit.test_checkpoints import write
 
@@ -161,10 +162,45 @@ def test_no_going_back_over_later_checkpoints(good, capsys):
 def test_a_finished_run_is_not_run_again(good, capsys):
     args = launched(good)
     path_of(good).mkdir(parents=True, exist_ok=True)
-    checkpoints.mark_finished(path_of(good), args.ckpt.record["flags"])
+    checkpoints.mark_finished(path_of(good), args.ckpt.record)
     capsys.readouterr()
     assert launched(good) is None
     assert "this run has ended well already: nothing to do" in capsys.readouterr().out
     assert launched(good | {"logger.run_dir": "/tmp/elsewhere"}) is None
     longer = launched(good | {"train.num_episodes": "2"})
     assert longer is not None, "more is asked for"
+
+
+def test_a_run_that_has_ended_trains_nothing_more_under_other_settings(good, capsys):
+    """Three rollouts of 32 prompts are all that 100 prompts make."""
+    train_to(good, "global_step3")
+    record = launched(good).ckpt.record
+    checkpoints.mark_finished(path_of(good), record)
+    assert launched(good) is None
+    changed = {**good, "actor.adam.lr": "1e-5"}
+    said = refused(changed, capsys)
+    assert "has ended after its 3 rollouts" in said
+    assert "--actor.adam.lr" in said
+    assert launched({**changed, "train.num_episodes": "2"}).ckpt.resumed_step == 3
+
+
+def test_inputs_whose_content_changed_are_noted(good, tmp_path, capsys):
+    train_to(good, "global_step2")
+    rows = [json.loads(line) for line in Path(good["data.prompt_dataset"]).read_text().splitlines()]
+    write_rows(Path(good["data.prompt_dataset"]), [row | {"label": "0"} for row in rows])
+    Path(good["reward.remote_url"]).write_text("def reward_func(queries, prompts, labels): return None\n")
+    capsys.readouterr()
+    assert launched(good).ckpt.resumed_step == 2
+    said = capsys.readouterr().out
+    for flag in ("data.prompt_dataset", "reward.remote_url"):
+        assert f"note: --{flag} {good[flag]}: its content has changed since the checkpoint" in said
+
+
+def test_a_finished_run_over_changed_data_is_no_success(good, capsys):
+    train_to(good, "global_step3")
+    checkpoints.mark_finished(path_of(good), launched(good).ckpt.record)
+    assert launched(good) is None
+    Path(good["reward.remote_url"]).write_text("def reward_func(queries, prompts, labels): return None\n")
+    said = refused(good, capsys)
+    assert "has ended after its 3 rollouts" in said
+    assert f"--reward.remote_url {good['reward.remote_url']}" in said

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rpg_openrlhf.cli import flags, run_names, settle, train_rpg
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.commands import train_rpg
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.settings import parser as flags
+from rpg_openrlhf.settings import run_names
 from tests.unit.launcher_case import argv, good_flags
 
 CONFIGS = Path(__file__).parents[2] / "configs"

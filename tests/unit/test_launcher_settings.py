@@ -5,15 +5,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from rpg_openrlhf.cli import checks, data, flags, layout, settle, train_rpg
-from rpg_openrlhf.cli.banner import banner, optimizer_steps, rollouts
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.commands import train_rpg
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.preflight import data, paths
+from rpg_openrlhf.settings import checks, layout
+from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.settings import parser as flags
+from rpg_openrlhf.settings.banner import banner, optimizer_steps, rollouts
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 
 def args_of(*words: str, platform: str = "cpu") -> SimpleNamespace:
     parsed = flags.parse(["--vllm.num_engines", "1", "--rollout.n_samples_per_prompt", "2", *words])
     settle.fill_defaults(parsed)
+    paths.make_absolute(parsed.values)
     return train_rpg.validate(parsed, platform)[0]
 
 
@@ -207,9 +212,8 @@ def test_every_kind_of_data_file_is_read(tmp_path):
     for name in ("array.json", "lines.json", "rows.parquet", "rows.csv", "saved", f"saved/{arrow.name}"):
         v = flags.parse(argv({**good, "data.prompt_dataset": str(tmp_path / name)})).values
         (source,) = data.check_data(v)
-        assert source.rows == 150
-        assert len(source.first_rows) == 100
-        assert source.first_rows[7]["input"] == "7"
+        assert len(source.rows) == 150
+        assert source.rows[7] == {"input": "7", "label": "7"}
     both = flags.parse(
         argv({**good, "data.prompt_dataset": f"{tmp_path}/rows.csv, {tmp_path}/array.json".replace(" ", "")})
     )
@@ -222,7 +226,7 @@ def test_a_folder_of_files_is_read_through_the_library(tmp_path):
     write_rows(tmp_path / "folder" / "part" / "train.jsonl", ROWS[:60])
     v = flags.parse(argv({**good, "data.prompt_dataset": f"{tmp_path}/folder@part"})).values
     (source,) = data.check_data(v)
-    assert source.rows == 60
+    assert len(source.rows) == 60
 
 
 def test_checks_accept_the_published_batch():

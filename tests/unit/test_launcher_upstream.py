@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from rpg_openrlhf.cli import flags, upstream
-from rpg_openrlhf.config import Refusal
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.settings import parser as flags
+from rpg_openrlhf.settings import upstream
 
 
 def test_upstream_has_the_version_and_shape_we_read():
@@ -72,7 +73,7 @@ def test_upstreams_assertion_is_a_refusal():
 
 def test_the_command_line_imports_nothing_heavy():
     code = (
-        "import sys; from rpg_openrlhf.cli import train_rpg, flags; flags.parse([])\n"
+        "import sys; from rpg_openrlhf.commands import train_rpg; from rpg_openrlhf.settings import parser; parser.parse([])\n"
         "heavy = {'torch', 'transformers', 'ray', 'vllm', 'deepspeed', 'datasets', 'openrlhf.models'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -10,12 +10,12 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.utils.agent import SingleTurnAgentExecutor  # noqa: E402
-from vllm import SamplingParams  # noqa: E402
-from vllm.logprobs import FlatLogprobs, Logprob  # noqa: E402
-from vllm.sampling_params import RequestOutputKind  # noqa: E402
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+from vllm import SamplingParams
+from vllm.logprobs import FlatLogprobs, Logprob
+from vllm.sampling_params import RequestOutputKind
 
-from rpg_openrlhf.trainer.lean_requests import OncePerPrompt, lean, readable  # noqa: E402
+from rpg_openrlhf.sampling.lean_requests import OncePerPrompt, lean, readable
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, None), (1, 0)])

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("tensorboard")
 
-from rpg_openrlhf.trainer.loggers import TensorboardLog, numbers
+from rpg_openrlhf.runs.loggers import TensorboardLog, numbers
 from tests.three_logs import tensorboard
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rpg_openrlhf.eval_metrics import scores
 from rpg_openrlhf.rewards.reward_func import reward_func
+from rpg_openrlhf.runs.eval_metrics import scores
 from tests.logged_keys import CONDITIONS, check, documented
 
 

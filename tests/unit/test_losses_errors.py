@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rpg_openrlhf.losses import rpg_token_losses
+from rpg_openrlhf.objectives.losses import rpg_token_losses
 
 VALID = {"divergence": "urkl", "gradient_estimator": "reinforce", "beta": 1e-4, "importance_level": "token"}
 
@@ -28,10 +28,12 @@ def call(log_probs=(2, 3), old_log_probs=(2, 3), advantages=(2, 3), ref_log_prob
         ("gradient_estimator", "ppo"),
         ("importance_level", "seq"),
         ("importance_level", "tok"),
+        ("reward_weight", "prefix"),
+        ("clip_mode", "clip"),
         ("beta", -1e-4),
         ("beta", math.nan),
         ("beta", math.inf),
-        *((name, value) for name in ("clip_eps_low", "clip_eps_high") for value in (0.0, 1.0, -0.2, 1.28, math.nan)),
+        *((name, value) for name in ("clip_eps_low", "clip_eps_high") for value in (0.0, -0.2, 1.28, math.nan)),
         *(("dual_clip", value) for value in (1.0, 0.5, 0.0, -3.0, math.inf, math.nan)),
     ],
 )

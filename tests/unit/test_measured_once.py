@@ -9,9 +9,9 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer  # noqa: E402
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-from rpg_openrlhf.trainer.measured_once import MeasuredOnce  # noqa: E402
+from rpg_openrlhf.training.measured_once import MeasuredOnce
 
 
 class Strategy:

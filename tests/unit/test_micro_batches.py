@@ -17,19 +17,19 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.trainer.ppo_utils import experience as upstream  # noqa: E402
-from openrlhf.trainer.ppo_utils import experience_maker as maker_module  # noqa: E402
-from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker  # noqa: E402
-from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController  # noqa: E402
-from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer  # noqa: E402
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray import launcher  # noqa: E402
+from openrlhf.trainer.ppo_utils import experience as upstream
+from openrlhf.trainer.ppo_utils import experience_maker as maker_module
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
+from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray import launcher
 
-from rpg_openrlhf.trainer import micro_batches  # noqa: E402
-from rpg_openrlhf.trainer.column_actors import ColumnBuffer, ColumnForward  # noqa: E402
-from rpg_openrlhf.trainer.micro_batches import ColumnMaker, MicroBatch  # noqa: E402
-from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
-from rpg_openrlhf.trainer.samples import Answers, Sample, pack  # noqa: E402
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+from rpg_openrlhf.sampling.samples import Answers, Sample, pack
+from rpg_openrlhf.training import micro_batches
+from rpg_openrlhf.training.column_actors import ColumnBuffer, ColumnForward
+from rpg_openrlhf.training.micro_batches import ColumnMaker, MicroBatch
 
 PAD = 7
 UNREAD = ("returns", "prompts", "labels", "images", "mm_train_inputs")  # by a policy's training step, of text

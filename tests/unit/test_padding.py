@@ -10,10 +10,10 @@ from tests import upstream
 
 upstream.make_importable()
 
-from openrlhf.models import Actor  # noqa: E402
-from openrlhf.models.ring_attn_utils import gather_and_pad_tensor, unpad_and_slice_tensor  # noqa: E402
+from openrlhf.models import Actor
+from openrlhf.models.ring_attn_utils import gather_and_pad_tensor, unpad_and_slice_tensor
 
-from rpg_openrlhf.trainer import padding  # noqa: E402
+from rpg_openrlhf import padding
 
 VOCABULARY = 50
 

@@ -16,10 +16,10 @@ from tests import upstream
 
 upstream.make_importable()
 
-from openrlhf.models import PolicyLoss  # noqa: E402
+from openrlhf.models import PolicyLoss
 
-from rpg_openrlhf.losses import rpg_token_losses, summarize_stats  # noqa: E402
-from rpg_openrlhf.trainer.policy_loss import RPGPolicyLoss, StepStatistics  # noqa: E402
+from rpg_openrlhf.objectives.losses import rpg_token_losses, summarize_stats
+from rpg_openrlhf.training.policy_loss import RPGPolicyLoss, StepStatistics
 
 DUAL_CLIP = 1.5  # low, so that the random weights meet it
 THRESHOLDS = {"ratio": [0.8, 1.2], "binary_kl": [0.0, 1e-2], "tv": [0.0, 0.05]}
@@ -35,7 +35,7 @@ def arguments(mean="token-mean", correction=("off", "mask", "ratio"), clip=(0.2,
     """What RPGPolicyLoss reads of the run's arguments."""
     level, mode, gating = correction
     names = {"divergence": "urkl", "gradient_estimator": "differentiable", "beta": 0.0, "importance_level": "token"}
-    names |= {"on_policy": False}
+    names |= {"on_policy": False, "reward_weight": "token", "clip_mode": "gate"}
     return Namespace(
         actor=Namespace(loss_agg_mode=mean, eps_clip_low_high=clip, dual_clip=DUAL_CLIP),
         algo=Namespace(
@@ -332,3 +332,21 @@ def test_on_policy_needs_no_old_log_probs(divergence, estimator):
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found_gradient, gradient)
     assert found_gradient.abs().sum() > 0
+
+
+def test_padding_may_hold_nan_through_upstreams_contract():
+    """Loss, gradient and every reported number, with the correction for vLLM on and off."""
+    inputs = batch()
+    padding = ~inputs["action_mask"].bool()
+    assert padding.any()
+    spoiled = {name: x if name == "action_mask" else x.masked_fill(padding, torch.nan) for name, x in inputs.items()}
+    for correction in (("off", "mask", "ratio"), ("token", "mask", "ratio")):
+        loss_fn = RPGPolicyLoss(arguments(correction=correction, beta=0.1))
+        results = []
+        for values in (inputs, spoiled):
+            loss_fn.ref_log_probs = values["ref_log_probs"]
+            outputs, gradient = value_and_gradient(loss_fn, values)
+            results.append([gradient, *(x for x in outputs if x is not None)])
+        for clean, dirty in zip(*results, strict=True):
+            torch.testing.assert_close(dirty, clean, rtol=0, atol=0)
+            assert torch.isfinite(dirty).all()

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rpg_openrlhf.cli import prepare_data
+from rpg_openrlhf.commands import prepare_data
 from rpg_openrlhf.problems import filters, gym
+from rpg_openrlhf.problems.prompt import render_prompt
 from rpg_openrlhf.problems.rows import Row
-from rpg_openrlhf.prompts import render_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("RPG_BENCHMARK_DATA", ROOT.parent / "shared" / "data"))
@@ -92,9 +92,9 @@ def test_each_row_is_kept_or_counted_by_its_reason(tmp_path, capsys):
     assert read(folder / "train.jsonl") == [{"id": "a", "input": render_prompt(SUM), "label": "3"}]
     assert steps(folder) == {
         "read": 14,
-        "is not JSON": 1,
+        "is not JSON": 2,
         "is not a JSON object": 1,
-        "has no answer": 2,
+        "has no answer": 1,
         "is not valid Unicode": 1,
         "has none of problem, question, prompt, input, messages": 1,
         "not English": 1,
@@ -305,7 +305,7 @@ def test_memory_does_not_grow_with_repeated_rows(tmp_path):
     rows = [hub_row(f"What is {i} plus one? " + "word " * 200, str(i + 1), str(i)) for i in range(900)]
     file = write_parquet(tmp_path / "raw.parquet", rows, copies=100)
     # Not ru_maxrss, which begins with what the process that started this one has used.
-    code = "import re, sys; from rpg_openrlhf.cli import prepare_data; s = prepare_data.main(sys.argv[1:]);"
+    code = "import re, sys; from rpg_openrlhf.commands import prepare_data; s = prepare_data.main(sys.argv[1:]);"
     code += "status = open('/proc/self/status').read();"
     code += "print(re.search(r'VmHWM:\\s*(\\d+) kB', status)[1], file=sys.stderr); sys.exit(s)"
     words = [sys.executable, "-c", code, str(file), "--output", str(tmp_path / "out")]

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from ray.util.queue import Empty
 
-from rpg_openrlhf.trainer import progress
-from rpg_openrlhf.trainer.progress import ProgressReader, eval_line, eval_warnings, train_line, warnings
+from rpg_openrlhf.runs import progress
+from rpg_openrlhf.runs.progress import ProgressReader, eval_line, eval_warnings, train_line, warnings
 
 STEP = {
     "step": 7,
@@ -202,8 +202,25 @@ def test_eta_is_the_mean_step_times_what_is_left(tmp_path, monkeypatch):
     """The first step is left out of the mean: it carries the engines' warm-up."""
     clock = iter([0.0, 100.0, 103.0, 106.0])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock), time=lambda: 0.0))
+    monkeypatch.setattr(ProgressReader, "_print", lambda self, *lines: print(*lines, sep="\n", file=self.console))
     reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO())
     for each in (report("start", 0, rollouts=10.0), *(report("train", step) for step in (1, 2, 3))):
         reader._handle(each)
     reader.file.close()
     assert re.findall(r"ETA \S+", console.getvalue()) == ["ETA 0:24", "ETA 0:21"]
+
+
+def test_silence_is_broken_once_a_minute(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 0.0))
+    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO())
+    reader._handle({"kind": "phase", "name": "generate"})
+    for now[0] in (30.0, 61.0, 90.0, 122.0):
+        reader._break_silence()
+    reader.file.close()
+    assert console.getvalue().splitlines() == ["generate: 61 s", "generate: 122 s"]
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_log(tmp_path):
+    _, records = read(tmp_path / "metrics.jsonl", report("train", 1, odd=float("nan")))
+    assert records[0]["odd"] is None

@@ -1,6 +1,6 @@
 """The published prompt, to the letter."""
 
-from rpg_openrlhf.prompts import PROMPT_TEMPLATE, render_prompt
+from rpg_openrlhf.problems.prompt import PROMPT_TEMPLATE, render_prompt
 
 PUBLISHED = (
     "Solve the following math problem step by step. The last line of your response should be of the form "

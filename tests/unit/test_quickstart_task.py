@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "quickstart"
 sys.path.insert(0, str(FOLDER))
 
-import arithmetic  # noqa: E402
+import arithmetic
 
-from rpg_openrlhf.problems import arithmetic as sums  # noqa: E402
+from rpg_openrlhf.problems import arithmetic as sums
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 

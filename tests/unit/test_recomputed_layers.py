@@ -7,9 +7,9 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rpg_openrlhf.trainer.actor import keep_activations  # noqa: E402
+from rpg_openrlhf.training.actors import keep_activations
 
 LAYERS = 4
 

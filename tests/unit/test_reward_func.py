@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rpg_openrlhf.rewards
-from rpg_openrlhf.prompts import render_prompt
+from rpg_openrlhf.problems.prompt import render_prompt
 
 PATH = Path(rpg_openrlhf.rewards.__file__).with_name("reward_func.py")
 PROMPT = f"<|im_start|>user\n{render_prompt('What is 6 * 7?')}<|im_end|>\n<|im_start|>assistant\n"

@@ -12,14 +12,14 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray.vllm_engine import RolloutRayActor  # noqa: E402
-from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
+from torchdata.stateful_dataloader import StatefulDataLoader
 
-from rpg_openrlhf.trainer import rollouts  # noqa: E402
-from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor  # noqa: E402
-from rpg_openrlhf.trainer.rollouts import NumberedEngine, PromptOrder, RPGSamplesGenerator  # noqa: E402
-from rpg_openrlhf.trainer.rpg_trainer import in_order  # noqa: E402
+from rpg_openrlhf.sampling import generator as rollouts
+from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
+from rpg_openrlhf.sampling.generator import NumberedEngine, PromptOrder, RPGSamplesGenerator
+from rpg_openrlhf.training.trainer import in_order
 
 
 @given(st.integers(1, 60), st.integers(0, 2**31), st.integers(0, 9), st.integers(0, 60))
@@ -172,7 +172,7 @@ def rollout_actor(monkeypatch):
     def build(seed):
         actor = object.__new__(RPGRolloutActor)
         actor.kwargs, actor.sampling_seed, actor._tokenizer, actor._is_lean = {}, seed, "held", False
-        actor._under_way = {}
+        actor._under_way, actor._rewards = {}, None
         return actor, asked
 
     return build

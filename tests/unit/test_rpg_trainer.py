@@ -8,9 +8,9 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from rpg_openrlhf.reference import RefreshSchedule  # noqa: E402
-from rpg_openrlhf.trainer import rpg_trainer  # noqa: E402
-from rpg_openrlhf.trainer.rpg_trainer import RPGTrainer  # noqa: E402
+from rpg_openrlhf.reference.schedule import RefreshSchedule
+from rpg_openrlhf.training import trainer as rpg_trainer
+from rpg_openrlhf.training.trainer import RPGTrainer
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ from tests.upstream import make_importable
 
 make_importable()
 
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator  # noqa: E402
-from openrlhf.trainer.ray.vllm_engine import RolloutRayActor  # noqa: E402
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
-from rpg_openrlhf.trainer import dynamic_sampling, evaluation  # noqa: E402
-from rpg_openrlhf.trainer.rollout_actor import RPGRolloutActor  # noqa: E402
-from rpg_openrlhf.trainer.rollouts import RPGSamplesGenerator  # noqa: E402
-from rpg_openrlhf.trainer.samples import Answers, pack  # noqa: E402
+from rpg_openrlhf.runs import evaluation
+from rpg_openrlhf.sampling import dynamic_sampling
+from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+from rpg_openrlhf.sampling.samples import Answers, pack
 
 
 def test_a_sample_is_read_as_an_experience():
@@ -53,7 +54,7 @@ def test_an_engine_answers_in_columns_where_our_driver_asked(monkeypatch, lean, 
     monkeypatch.setattr(RolloutRayActor.__ray_actor_class__, "generate_responses", generate_responses)
     actor = object.__new__(RPGRolloutActor)
     actor.kwargs, actor._tokenizer, actor._is_lean, actor._requests = {}, "held", lean, iter("1")
-    actor._under_way = {}
+    actor._under_way, actor._rewards = {}, None
     asked = actor.generate_responses(
         sampling_params=Namespace(logprobs=None), num_samples=GROUP, draw=draw, max_length=12
     )
@@ -71,7 +72,7 @@ def test_the_groups_that_upstream_keeps_are_kept(monkeypatch):
         for one in group:
             one["scores"] = score
 
-    def kept(kind, made) -> tuple:
+    def kept(kind, made, max_draws=2) -> tuple:
         answer = Namespace(
             wait=lambda refs, **_: (refs[:1], refs[1:]),
             get=lambda refs: [made[ref] for ref in refs] if isinstance(refs, list) else made[refs],
@@ -79,8 +80,8 @@ def test_the_groups_that_upstream_keeps_are_kept(monkeypatch):
         for module in (samples_generator, dynamic_sampling):
             monkeypatch.setattr(module, "ray", answer)
         generator, rest = object.__new__(kind), iter(range(9))
-        algo = Namespace(dynamic_filtering_range=(0.0, 1.0))
-        generator.args = Namespace(algo=algo, rollout=Namespace(n_samples_per_prompt=GROUP))
+        algo = Namespace(dynamic_filtering_range=(0.0, 1.0), dynamic_filtering_max_draws=max_draws)
+        generator.args = Namespace(algo=algo, rollout=Namespace(n_samples_per_prompt=GROUP, batch_size=3))
         generator._evaluated, generator._sample_buffer, generator.vllm_engines = None, [], []
         generator._dispatch_prompts_to_vllm = lambda prompts, labels, **_: [next(rest) for _ in prompts]
         prompts = dynamic_sampling.Prompts(("source", [str(i)], ["label"], [None]) for i in range(9))
@@ -91,6 +92,10 @@ def test_the_groups_that_upstream_keeps_are_kept(monkeypatch):
     assert (len(expected[0]), expected[1]) == (3 * GROUP, [6, False])
     assert kept(RPGSamplesGenerator, groups) == expected
     assert kept(RPGSamplesGenerator, [pack(group, 12) for group in groups]) == expected
+    starved = "dynamic sampling: 3 prompts drawn, 1 of 3 groups passed, 2 thrown away, after 1 times"
+    with pytest.raises(dynamic_sampling.StarvedRollout, match=starved):
+        kept(RPGSamplesGenerator, groups, max_draws=1)
+    assert kept(RPGSamplesGenerator, groups, max_draws=0) == expected
 
 
 def test_an_evaluation_reads_the_same():

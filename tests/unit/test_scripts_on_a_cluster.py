@@ -91,7 +91,7 @@ def test_a_job_on_a_running_cluster(cluster, joined, tmp_path, ending, status):
     head, submitted = cluster.log()
     assert head.startswith("head on here"), "no second head"
     assert submitted.startswith(
-        f"submit to {joined} env -C {os.getcwd()} python -m rpg_openrlhf.cli.train_rpg --config "
+        f"submit to {joined} env -C {os.getcwd()} python -m rpg_openrlhf.commands.train_rpg --config "
     )
     assert all(f"{ROOT}/configs/{layer}.yaml" in submitted for layer in LAYERS)
     assert submitted.endswith("--train.seed 7")

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from rpg_openrlhf import checkpoints, run_lock
-from rpg_openrlhf.config import Refusal
-from rpg_openrlhf.trainer import supervise
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.launch import supervise
+from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs import lock as run_lock
 from tests.unit.test_checkpoints import write
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +65,7 @@ def starts(tmp_path) -> int:
 def test_a_run_that_ends_well_is_marked(run, tmp_path):
     status, said = run("tell(phase='train')")
     assert (status, said, starts(tmp_path)) == (0, "", 1)
-    assert checkpoints.finished(tmp_path / "ckpt") == {"flags": {"a": 1}}
+    assert checkpoints.finished(tmp_path / "ckpt") == {"flags": {"a": 1}, "inputs": {}}
 
 
 def test_an_error_that_would_come_again_is_not_tried_again(run, tmp_path):
@@ -97,7 +98,7 @@ def test_given_up_after_as_many_restarts_as_allowed(run, tmp_path):
     status, said = run("os.kill(os.getpid(), 9)", restarts=1)
     assert (status, starts(tmp_path)) == (1, 2)
     assert said.count("ended with SIGKILL in phase start") == 2
-    assert "given up after 1 restarts (--train.max_restarts); the same command goes on from the start" in said
+    assert "given up after 1 restarts (--train.max_restarts); the same command resumes from the start" in said
 
 
 def test_a_phase_that_takes_too_long_is_hung(run, tmp_path):
@@ -129,7 +130,7 @@ tell(died={"what": "x"}); os.kill(os.getpid(), 9)
 def start_apart(tmp_path, body: str, below: tuple[str, ...] = (), **more: str) -> subprocess.Popen:
     (tmp_path / "child.py").write_text(CHILD + body)
     code = (
-        "import sys; from pathlib import Path; from rpg_openrlhf.trainer import supervise\n"
+        "import sys; from pathlib import Path; from rpg_openrlhf.launch import supervise\n"
         "from tests.unit.test_supervise import arguments\n"
         f"sys.exit(supervise.launch(arguments(Path({str(tmp_path)!r}), 3), [{str(tmp_path / 'child.py')!r}]))"
     )

@@ -15,16 +15,16 @@ from tests import upstream
 
 upstream.make_importable()
 
-from rpg_openrlhf.trainer.weight_sync.engine import SyncedEngine  # noqa: E402
-from rpg_openrlhf.trainer.weight_sync.plan import checksum, make_plan  # noqa: E402
-from rpg_openrlhf.trainer.weight_sync.receiver import WeightReceiver  # noqa: E402
-from rpg_openrlhf.trainer.weight_sync.transports import TOKEN, SharedMemory  # noqa: E402
+from rpg_openrlhf.weight_sync.engine import SyncedEngine
+from rpg_openrlhf.weight_sync.plan import checksum, make_plan
+from rpg_openrlhf.weight_sync.receiver import WeightReceiver
+from rpg_openrlhf.weight_sync.transports import TOKEN, SharedMemory
 
 NBYTES = 64 * 19_937  # of a slot; no other file has twice that size and the token
 
 POLICY = f"""
 import pickle, sys, time, torch
-from rpg_openrlhf.trainer.weight_sync.transports import SharedMemory
+from rpg_openrlhf.weight_sync.transports import SharedMemory
 memory = SharedMemory({NBYTES})
 for slot, buffer in enumerate(memory.buffers): buffer.fill_(7 + slot)
 print(pickle.dumps(memory.address).hex(), flush=True)

@@ -156,5 +156,5 @@ def test_interrupted_by_ctrl_c(tiny, sums, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert said.rstrip().endswith("finished samples are kept, the same command goes on")
+    assert said.rstrip().endswith("finished samples are kept, the same command resumes")
     assert "Traceback" not in said

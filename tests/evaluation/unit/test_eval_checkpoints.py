@@ -90,3 +90,45 @@ def test_missing_and_empty(tmp_path):
     assert "is missing" in (checkpoints.problem(tmp_path / "x") or "")
     (tmp_path / "x").mkdir()
     assert "is empty" in (checkpoints.problem(tmp_path / "x") or "")
+
+
+def record(run, **changes):
+    """What the trainer writes of a run, with the paths it had when it was trained."""
+    places = {"path": "/trained/checkpoints", "output_dir": "/trained/model"} | changes
+    content = {"ckpt": places, "logger": {"run_dir": "/trained/logs"}}
+    (run / "logs" / "config.yaml").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_models_of_a_run_are_those_its_record_names(run):
+    """A start model beside the run, as the quickstart has one, is none of them, wherever the run was moved to."""
+    model(run / "warm_up")
+    record(run)
+    assert [c.path.name for c in checkpoints.find(run)][-1] == "model"
+    assert checkpoints.finished(run)
+    (run / "model" / "model.safetensors").unlink()
+    assert not checkpoints.finished(run)
+    assert [c.path.name for c in checkpoints.find(run.parent)] == [c.path.name for c in checkpoints.find(run)]
+
+
+def test_models_that_nothing_tells_apart_are_refused(run):
+    model(run / "warm_up")
+    with pytest.raises(
+        checkpoints.MixedModels, match="several models without a step: model, warm_up; give the folder"
+    ):
+        checkpoints.find(run)
+
+
+def test_two_models_of_a_step_are_refused(run):
+    model(run / "copy" / "global_step5_hf")
+    with pytest.raises(checkpoints.MixedModels, match="two models of step 5: checkpoints/global_step5_hf, copy/"):
+        checkpoints.find(run)
+    (run / "copy" / "global_step5_hf" / "config.json").write_text("{")
+    assert [c.step for c in checkpoints.find(run)] == [5, 10, 100, None]
+
+
+def test_two_runs_are_refused(run):
+    record(run)
+    (run / "other").mkdir()
+    (run / "other" / "config.yaml").write_text((run / "logs" / "config.yaml").read_text())
+    with pytest.raises(checkpoints.MixedModels, match="more than one run: logs, other; give the folder of one run"):
+        checkpoints.find(run)

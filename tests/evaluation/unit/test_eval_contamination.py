@@ -8,8 +8,8 @@ import pytest
 
 from evaluation.problems.benchmarks import load
 from evaluation.problems.contamination import find, report, write_contamination
-from evaluation.problems.training_rows import TrainingFileError
-from rpg_openrlhf.prompts import render_prompt
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems.prompt import render_prompt
 
 DATA = Path(os.environ.get("RPG_BENCHMARK_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "train").is_dir(), reason="needs the training files")
@@ -82,10 +82,10 @@ def test_the_file_of_a_run_folder(tmp_path):
 def test_bad_training_files(tmp_path, lines, words):
     path = tmp_path / "t.jsonl"
     path.write_text(lines)
-    with pytest.raises(TrainingFileError, match="--train-data") as caught:
+    with pytest.raises(Refusal, match="--train-data") as caught:
         report([PROBLEM], path)
     assert words in str(caught.value)
-    with pytest.raises(TrainingFileError, match="No such file"):
+    with pytest.raises(Refusal, match="No such file"):
         report([PROBLEM], tmp_path / "none.jsonl")
 
 

@@ -110,19 +110,6 @@ def test_workers_killed_while_idle_or_busy(pool):
     assert [future.result(60) for future in late].count(None) >= 6
 
 
-def test_latex_processes_die_with_their_worker(pool):
-    pool.run(abs, -1, otherwise=None).result(60)
-
-    def below(worker):
-        return [*children(worker), *(grandchild for child in children(worker) for grandchild in children(child))]
-
-    assert wait_for(lambda: any(len(below(pid)) > 1 for pid in workers()))
-    worker = next(pid for pid in workers() if len(below(pid)) > 1)
-    latex = below(worker)
-    os.kill(worker, signal.SIGKILL)
-    assert wait_for(lambda: not any(map(is_running, latex)))
-
-
 def test_a_flood_of_hostile_answers(pool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cases = [hostile(seed) for seed in range(40)]

@@ -3,7 +3,7 @@
 import pytest
 
 from evaluation.problems.prompting import PromptError, prompter_for, style_of
-from rpg_openrlhf.prompts import render_prompt
+from rpg_openrlhf.problems.prompt import render_prompt
 
 
 class Tokenizer:

@@ -41,12 +41,12 @@ def test_a_new_folder(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("model", "hash"), "other", "model m there, m now"),
+        (("model", "hash"), "other", "model m (sha256 h) there, m (sha256 other) now"),
         (("sampling", "temperature"), 0.6, "temperature 1.0 there, 0.6 now"),
         (("sampling", "seed"), 1, "seed 0 there, 1 now"),
         (("prompt", "template_hash"), "other", "prompt dapo there"),
         (("prompt", "system"), "S", "system None there, 'S' now"),
-        (("benchmarks", "one", "sha256"), "other", "one one.jsonl there"),
+        (("benchmarks", "one", "sha256"), "other", "one one.jsonl (sha256 x) there, one.jsonl (sha256 other) now"),
     ],
 )
 def test_what_changes_the_samples_is_refused(tmp_path, path, value, said):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.sampling.replicas import Completion, EngineSettings, ReplicaDied, ReplicaRefused, Request
-from evaluation.sampling.server import ServerReplica
+from evaluation.sampling.server import ServerReplica, text_of
 
 SETTINGS = EngineSettings(model="", temperature=0.7, top_p=0.9, max_tokens=32)
 KEY = "sk-very-secret"
@@ -256,7 +256,7 @@ def test_closing_in_the_middle_leaves_no_word_behind(server):
     program = f"""
         import gc, time
         from evaluation.sampling.replicas import EngineSettings, Request
-        from evaluation.sampling.server import ServerReplica
+        from evaluation.sampling.server import ServerReplica, text_of
         replica = ServerReplica({server.url!r}, None, EngineSettings(model=""), concurrency=4)
         replica.start()
         while not replica.ready():
@@ -279,3 +279,17 @@ def test_what_is_no_completion(server, connect):
     replica.submit([request()])
     with pytest.raises(ReplicaDied, match=r"answered what is no completion .*address ending in /v1"):
         take(replica, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("a", "a"), (None, ""), ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"), (["a"], "a")],
+)
+def test_a_message_in_parts_is_its_text(content, text):
+    assert text_of(content) == text
+
+
+@pytest.mark.parametrize("content", [[{"type": "image_url", "image_url": {}}], {"text": "a"}, 7])
+def test_a_message_that_is_no_text_is_refused(content):
+    with pytest.raises(ValueError, match="a message's content is no text but"):
+        text_of(content)

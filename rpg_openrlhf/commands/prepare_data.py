@@ -1,0 +1,133 @@
+"""Raw problem sets to the JSONL that the trainer reads: `python -m rpg_openrlhf.commands.prepare_data SOURCE`.
+
+SOURCE: dapo-math-17k or deepscaler (from the hub, or a copy with --input), arithmetic, gym:FAMILY, or a file (JSONL,
+JSON, parquet). Writes train.jsonl, validation.jsonl where asked for, and DATA.md, which counts what was left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems import benchmarks, decontaminate, gym, output, pipeline
+from rpg_openrlhf.problems.raw_sources import HUB, Source, open_source
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are raised, to be said in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(message.removeprefix("argument "))
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m rpg_openrlhf.commands.prepare_data", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add, named = parser.add_argument, ", ".join(benchmarks.HUB)
+    add("source", metavar="SOURCE", help=f"{', '.join(HUB)}, arithmetic, FILE, gym:FAMILY ({', '.join(gym.FAMILIES)})")
+    add("--input", type=Path, help="a copy of the hub's file, instead of downloading it")
+    add("--revision", help="commit, tag or branch on the hub (its newest)")
+    add("--output", type=Path, help="folder for what is written (data/SOURCE)")
+    add("--overwrite", action="store_true", help="replace what an earlier run left there")
+    add("--language", choices=("english", "any"), default="english", help="english, by script, or any (%(default)s)")
+    kinds = "integer; gradable: the grader accepts the answer as its own; any"
+    add("--answers", choices=("integer", "gradable", "any"), help=f"{kinds} (gradable; dapo-math-17k: integer)")
+    add("--problem_key", help="column of the problem (looked for)")
+    add("--answer_key", help="column of the answer (looked for)")
+    add("--decontaminate", metavar="BENCHMARKS", help=f"files, folders, or {named}; separated by commas")
+    add("--benchmark_dir", type=Path, help="folder with NAME.jsonl of the benchmarks named (the hub)")
+    add("--validation", type=int, default=0, help="rows held out in validation.jsonl (%(default)s)")
+    add("--prompt", choices=("published", "raw"), default="published", help="words around the problem (%(default)s)")
+    add("--seed", type=int, default=0, help="which rows are held out or generated (%(default)s)")
+    add("--rows", type=int, default=1024, help="arithmetic, gym: training rows (%(default)s)")
+    add("--difficulty", type=int, help="arithmetic: digits (4); gym: level from 1 (the family's own setting)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, 1 where the disk fails, 2 for a refusal, 130 for Ctrl-C."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        args = build_parser().parse_args(words)
+        _check(args)
+        print(_prepare(args, " ".join(words)), end="")
+    except (Refusal, OSError) as error:
+        print(f"prepare_data: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, Refusal) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    generated = args.source == "arithmetic" or args.source.startswith("gym:")
+    if args.difficulty is not None and not generated:
+        raise Refusal(f"--difficulty {args.difficulty}: only arithmetic and gym: problems have one; leave it out")
+    if args.input and args.source not in HUB:
+        raise Refusal(f"--input {args.input}: goes with {', '.join(HUB)}; give the file itself as SOURCE")
+    if args.revision and (args.input or args.source not in HUB):
+        raise Refusal(f"--revision {args.revision}: nothing is read from the hub; leave it out")
+    if args.benchmark_dir and not args.decontaminate:
+        raise Refusal(f"--benchmark_dir {args.benchmark_dir}: cannot act without --decontaminate")
+    if args.rows < 1:
+        raise Refusal(f"--rows {args.rows}: must be at least 1")
+    if args.validation < 0:
+        raise Refusal(f"--validation {args.validation}: must be at least 0")
+    args.output = args.output or Path("data", Path(args.source.replace(":", "-")).stem)
+    for name in (output.TRAIN, output.VALIDATION, output.REPORT):
+        if (args.output / name).exists() and not args.overwrite:
+            raise Refusal(f"--output {args.output}: holds {name} already; give another folder, or --overwrite")
+
+
+def _prepare(args: argparse.Namespace, words: str) -> str:
+    """All of the work, and DATA.md's text. Files stand under temporary names until all are whole."""
+    source = open_source(args)
+    chosen = pipeline.Settings(
+        english=args.language == "english",
+        answers=args.answers or source.answers,
+        text_field=args.problem_key,
+        answer_field=args.answer_key,
+        validation=args.validation,
+        seed=args.seed,
+    )
+    facts = [("command", f"`python -m rpg_openrlhf.commands.prepare_data {words}`"), *source.facts]
+    facts += [("kept", f"language {args.language}, answers {chosen.answers}"), ("prompt", args.prompt)]
+    index = None
+    if args.decontaminate:
+        names = [name.strip() for name in args.decontaminate.split(",") if name.strip()]
+        index, sizes = decontaminate.benchmark_index(names, args.benchmark_dir)
+        facts.append(("compared with", ", ".join(f"{name} ({size} problems)" for name, size in sizes.items())))
+    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        counts = _write(args, source, chosen, index)
+        files = [output.written(args.output / name) for name in output.names(args.validation)]
+        text = output.report(args.source, facts, counts, files)
+        output.publish(args.output, args.validation, text)
+    finally:
+        output.remove_partial(args.output)
+    return text
+
+
+def _write(args: argparse.Namespace, source: Source, chosen: pipeline.Settings, index) -> pipeline.Counts:
+    counts = pipeline.Counts()
+    spool, sifted = (output.partial(args.output / name) for name in output.SPOOLS)
+    conflicting = pipeline.spool(source.rows, chosen, spool, counts)
+    left = pipeline.save(pipeline.sift(spool, conflicting, chosen, index, counts), sifted)
+    if left <= args.validation:
+        reasons = "; ".join(f"{number:,} {reason}" for reason, number in output.in_order(counts))
+        raise Refusal(
+            f"{args.source}: {left:,} of {counts.read:,} rows are left, with --validation {args.validation}"
+            f" ({reasons or 'none dropped'}); nothing is written"
+        )
+    is_held = source.is_held or pipeline.held_out(sifted, chosen)
+    output.write_rows(
+        args.output, (row for _, row in pipeline.spooled(sifted)), is_held, args.validation, args.prompt == "raw"
+    )
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

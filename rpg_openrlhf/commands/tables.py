@@ -1,0 +1,93 @@
+"""The published tables as sums of layers: `python -m rpg_openrlhf.commands.tables [TABLE]` prints a plan."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from rpg_openrlhf.errors import Refusal
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+TABLES = "tables.yaml"
+HARDWARE = "hardware/8xh100"
+
+
+class Run(NamedTuple):
+    name: str  # of its folder, the same in every table that has the run
+    method: str
+    layers: list[str]  # below configs/, without .yaml
+
+
+def read(configs: Path = CONFIGS) -> dict[str, Any]:
+    try:
+        return yaml.safe_load((configs / TABLES).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal(f"--configs {configs}: {TABLES} cannot be read: {error.strerror}") from None
+
+
+def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> list[Run]:
+    """Every run of a table, in its order."""
+    content = read(configs)
+    table = content["tables"].get(name)
+    if table is None:
+        raise Refusal(f"TABLE {name}: must be one of {', '.join(content['tables'])}")
+    hardware = hardware or table.get("hardware", HARDWARE)
+    if not (configs / f"{hardware}.yaml").is_file():
+        raise Refusal(f"--hardware {hardware}: {configs / hardware}.yaml does not exist; name a layer of {configs}")
+    shared = [*table.get("common", content["common"]), *table["layers"]]
+    setting = "-".join(Path(layer).name for layer in table["layers"])
+    found = []
+    for method in table["runs"]:
+        layers = [*shared, *_layers(method, table, content), hardware]
+        found.append(Run(f"{setting}/{method}", method, layers))
+    return found
+
+
+def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list[str]:
+    """A method's layers, and those of the variants behind its plus signs. REINFORCE++ has two of its own."""
+    own = table["runs"] if isinstance(table["runs"], dict) else content["methods"]
+    if method in own:
+        return own[method]
+    base, _, variant = method.rpartition("+")
+    return [*_layers(base, table, content), *content["variants"][variant]]
+
+
+def plan(name: str, hardware: str | None, configs: Path) -> str:
+    """Print layers of a table's runs, a line each."""
+    table, found = read(configs)["tables"], runs(name, hardware, configs)
+    width = max(len(run.method) for run in found)
+    shared = [layer for layer in found[0].layers if all(layer in run.layers for run in found)]
+    lines = [f"table {name}: {table[name]['title']}", f"  every run: {' + '.join(shared)}"]
+    own = [" + ".join(layer for layer in run.layers if layer not in shared) for run in found]
+    lines += [f"  {run.method:<{width}}  {own[i]}" for i, run in enumerate(found)]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, or 2 for a refusal."""
+    parser = argparse.ArgumentParser(prog="python -m rpg_openrlhf.commands.tables", description=__doc__)
+    parser.add_argument("table", nargs="?", help="one of configs/tables.yaml; none: list them")
+    parser.add_argument("--hardware", help=f"layer below configs/, such as hardware/8xh200 ({HARDWARE})")
+    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the layers (the package's checkout)")
+    parser.add_argument("--plain", action="store_true", help="folder and layers alone, tab-separated, for scripts")
+    args = parser.parse_args(argv)
+    try:
+        if args.table is None:
+            print("\n".join(f"{name:<12} {table['title']}" for name, table in read(args.configs)["tables"].items()))
+        elif args.plain:
+            found = runs(args.table, args.hardware, args.configs)
+            print("\n".join(f"{run.name}\t{','.join(run.layers)}" for run in found))
+        else:
+            print(plan(args.table, args.hardware, args.configs))
+    except Refusal as refusal:
+        print(f"tables: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Train in a child process, watch it, and start it again from the last checkpoint when something of it died or hung.
+
+Imports no Ray: whatever Ray, DeepSpeed or vLLM come to, this process lives to say so and to clear up after them.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs.lock import only_run
+
+ATTEMPT = "RPG_ATTEMPT"  # in the environment of every process an attempt starts, which is how they are found
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a Ray job
+GRACE = 30.0  # seconds for a run that was told to stop to close Ray, W&B and files
+LAST_LINES = 8
+CHILD = ("-m", "rpg_openrlhf.launch.attempt")
+DIED = 75  # the child's exit status where trying again may help (EX_TEMPFAIL)
+
+
+class Ended(NamedTuple):
+    status: int
+    again: bool  # whether a restart may help
+    why: str
+
+
+def launch(args: SimpleNamespace, child: Sequence[str] = CHILD) -> int:
+    """Train as `args` (checked, hierarchical) says; 0 when it ended well, 1 when it failed, 130 or 143 interrupted.
+
+    child: what Python is to run for an attempt; tests have one of their own.
+    """
+    if JOB in os.environ:  # without its cluster there is nothing to start again on
+        end_with_parent()
+    Path(args.logger.run_dir).mkdir(parents=True, exist_ok=True)
+    Path(args.ckpt.path, checkpoints.ACTOR).mkdir(parents=True, exist_ok=True)  # upstream loads only where it exists
+    with only_run(Path(args.ckpt.path)) as lock, _terminable():
+        try:
+            Path(args.ckpt.path, checkpoints.FINISHED).unlink(missing_ok=True)
+            return _attempts(args, child, lock)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            return 130
+        except _Terminated:
+            print("terminated", flush=True)
+            return 143
+
+
+def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
+    for restarts in range(args.train.max_restarts + 1):
+        ended = _attempt(args, child, lock)
+        if ended.status == 0:
+            checkpoints.mark_finished(Path(args.ckpt.path), args.ckpt.record)
+            return 0
+        print(f"error: {ended.why}\n  all of it: {log_of(args)}", flush=True)
+        if not ended.again:
+            return 1
+        go_on_from(args, checkpoints.newest(Path(args.ckpt.path)))
+        step = args.ckpt.resumed_step
+        place = f"step {step}" if step else "the start, as there is no checkpoint yet"
+        if restarts == args.train.max_restarts:
+            print(f"given up after {restarts} restarts (--train.max_restarts); the same command resumes from {place}")
+            return 1
+        print(f"restart {restarts + 1} of at most {args.train.max_restarts}, from {place}", flush=True)
+    raise AssertionError("unreachable")
+
+
+def end_with_parent() -> None:
+    """Have this process told to end, as a Ctrl-C would, when the one that started it is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def go_on_from(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> None:
+    """Have the run load this checkpoint; with none, what it would have loaded anyway."""
+    if found:
+        args.ckpt.load_enable, args.ckpt.resume_from, args.ckpt.resumed_step = True, str(found.folder), found.step
+
+
+def log_of(args: SimpleNamespace) -> Path:
+    """What the libraries print, here and in every worker."""
+    return Path(args.logger.run_dir, "train.log")
+
+
+def _attempt(args: SimpleNamespace, command: Sequence[str], lock: int) -> Ended:
+    """One child from its start to its end, and nothing of it left afterwards."""
+    token, log = uuid.uuid4().hex, Log(log_of(args))
+    events, theirs = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, *command, str(theirs)],
+        stdin=subprocess.PIPE,
+        env=os.environ | {ATTEMPT: token, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))},
+        pass_fds=(theirs, lock),  # with the lock: no other run begins while anything of this one lives
+        start_new_session=True,  # Ctrl-C is for us, who pass it on once
+    )
+    os.close(theirs)
+    try:
+        with contextlib.suppress(BrokenPipeError), child.stdin:
+            pickle.dump(args, child.stdin)
+        return _watch(args, child, events, log)
+    finally:
+        os.close(events)
+        _stop(child, token)
+
+
+def _import_path() -> list[str]:
+    """The child finds what this process finds, wherever it was started."""
+    return [str(Path(checkpoints.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+
+
+def _watch(args: SimpleNamespace, child: subprocess.Popen, events: int, log: "Log") -> Ended:
+    phase, since, buffer, died = "start", time.monotonic(), b"", None
+    while True:
+        limit = getattr(args.deadline, phase)
+        left = since + limit - time.monotonic() if limit else 3600.0
+        if left <= 0:
+            why = f"hung: {phase} has taken more than {limit:g} s (--deadline.{phase})"
+            return Ended(1, True, why + log.tail())
+        if not select.select([events], [], [], min(left, 1.0))[0]:
+            if child.poll() is not None and not select.select([events], [], [], 0)[0]:
+                break
+            continue
+        chunk = os.read(events, 65536)
+        if not chunk:
+            break
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        for event in map(json.loads, lines):
+            phase, since = event.get("phase", phase), time.monotonic()
+            died = event.get("died", died)
+    status = child.wait()
+    if status == 0:
+        return Ended(0, False, "")
+    if died:
+        again = status == DIED
+        return Ended(1, again, died["what"] + (log.tail(died.get("pid")) if again else ""))
+    how = signal.Signals(-status).name if status < 0 else f"status {status}"
+    return Ended(1, True, f"the driver (pid {child.pid}) ended with {how} in phase {phase}{log.tail()}")
+
+
+class Log:
+    """What the libraries have printed since the attempt began."""
+
+    def __init__(self, path: Path):
+        self.path, self.start = path, path.stat().st_size if path.exists() else 0
+
+    def tail(self, pid: int | None = None) -> str:
+        """Its last lines, or those of one process, as Ray marks them, each on a line of its own."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(max(self.start, self.path.stat().st_size - 262144))
+                lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+        except OSError:
+            return ""
+        # Neither progress bars nor what a dying raylet has to say of itself.
+        lines = [line.rstrip() for line in lines if line.strip() and "%|" not in line and "[state-dump]" not in line]
+        marked = [line for line in lines if pid and re.search(rf"pid={pid}\b", line)]
+        kept = (marked or lines)[-LAST_LINES:]
+        return "".join(f"\n  | {line[:200]}" for line in kept)
+
+
+def _stop(child: subprocess.Popen, token: str) -> None:
+    """Whatever is left of an attempt: asked to end, then killed, with all that it started on this machine."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt, _Terminated):  # asked twice: at once
+            child.wait(GRACE)
+    child.kill()
+    child.wait()
+    deadline = time.monotonic() + 5  # Ray's own processes leave by themselves when the driver has said goodbye
+    while (left := _started_by(token)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    seen_none = 0
+    while seen_none < 2:  # twice: a process that is just starting shows no environment
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+        left = _started_by(token)
+        seen_none = 0 if left else seen_none + 1
+
+
+def _started_by(token: str) -> list[int]:
+    """Living processes of this machine with the attempt's mark in their environment."""
+    mark, found = f"{ATTEMPT}={token}".encode(), []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that ends the attempt under way."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

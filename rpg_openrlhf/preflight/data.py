@@ -1,0 +1,108 @@
+"""The training set on the command line: its rows, the mixture, and whether prompts fit. Rows are read in problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, read_sets, split_names
+from rpg_openrlhf.settings import defaults as settle
+
+FIRST_ROWS = 100  # whose prompts are tokenized
+
+
+def columns_of(v: dict[str, Any]) -> Columns:
+    return Columns(
+        input_key=v["data.input_key"],
+        label_key=v["data.label_key"],
+        image_key=v["data.image_key"],
+        takes_messages=v["data.apply_chat_template"],
+        needs_label=v["reward.remote_url"] == settle.REWARD_FUNC,
+    )
+
+
+def is_upstreams(v: dict[str, Any]) -> bool:
+    """True where upstream reads the data by itself: ModelScope's hub, and images."""
+    return v["use_ms"] or v["data.max_images_per_prompt"] > 0
+
+
+def check_data(v: dict[str, Any]) -> list[PromptSet]:
+    """The training set's parts, every row read; none where upstream reads them."""
+    if not v["data.prompt_dataset"]:
+        raise Refusal(
+            "--data.prompt_dataset is missing: give a file (json, jsonl, csv, parquet, arrow), a folder or a hub id"
+        )
+    columns = columns_of(v)
+    if columns.needs_label and columns.label_key is None:
+        raise Refusal(
+            "--data.label_key is missing: the default reward grades against it; name the column of the gold answer"
+        )
+    _check_template(v)
+    _check_mixture(v, len(split_names(v["data.prompt_dataset"])))
+    if is_upstreams(v):
+        return []
+    sets = read_sets(
+        "data.prompt_dataset", v["data.prompt_dataset"], v["data.prompt_split"], columns, v["trust_remote_code"]
+    )
+    prompts = count_prompts(v, sets)
+    if prompts is not None and prompts < v["rollout.batch_size"]:
+        raise Refusal(
+            f"--rollout.batch_size {v['rollout.batch_size']}: the data set has only {prompts} prompts, less than one "
+            "rollout; lower it"
+        )
+    _check_room(v, sets)
+    return sets
+
+
+def count_prompts(v: dict[str, Any], sets: list[PromptSet]) -> int | None:
+    """Prompts in an episode. Mixed by probability, upstream repeats the small sets, so this is then a lower bound."""
+    if not sets:
+        return None
+    return min(v["data.max_samples"], sum(min(v["data.max_samples"], len(part.rows)) for part in sets))
+
+
+def _check_template(v: dict[str, Any]) -> None:
+    template = v["data.input_template"]
+    if template is None or v["data.apply_chat_template"]:
+        return
+    try:
+        template.format("prompt")
+    except (KeyError, IndexError, ValueError):
+        raise Refusal(
+            f"--data.input_template {template!r}: the prompt goes where {{}} stands; write other braces doubled"
+        ) from None
+
+
+def _check_mixture(v: dict[str, Any], count: int) -> None:
+    """Probabilities of the sets: one each, positive, and 1 in all, as the library that draws by them wants."""
+    text = v["data.prompt_probs"]
+    if text is None:
+        return
+    try:
+        probabilities = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise Refusal(f"--data.prompt_probs {text}: must be numbers, one per data set") from None
+    if len(probabilities) != count:
+        raise Refusal(f"--data.prompt_probs {text}: {len(probabilities)} numbers for {count} data sets; give one each")
+    if not all(0 < probability <= 1 for probability in probabilities) or abs(sum(probabilities) - 1) > 1e-6:
+        raise Refusal(f"--data.prompt_probs {text}: must be above 0 and 1 in all, such as 0.7,0.3")
+
+
+def _check_room(v: dict[str, Any], sets: list[PromptSet]) -> None:
+    """Refuse a run all of whose first prompts are longer than the room, so that each would lose its beginning."""
+    room = v["data.max_len"] - (v["rollout.max_new_tokens"] or 1)
+    prompts = [row[v["data.input_key"]] for part in sets for row in part.rows[:FIRST_ROWS]]
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    file = Path(v["actor.model_name_or_path"], "tokenizer.json")
+    # A token has at least one character, so most runs need no tokenizer here.
+    if not texts or min(map(len, texts)) <= room or not file.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    if all(len(tokenizer.encode(text, add_special_tokens=False).ids) > room for text in texts):
+        raise Refusal(
+            f"--data.max_len {v['data.max_len']}: all of the first {len(texts)} prompts are longer than the {room} "
+            "tokens left beside --rollout.max_new_tokens; raise it"
+        )

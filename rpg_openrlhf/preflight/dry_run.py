@@ -1,0 +1,135 @@
+"""`--dry_run`: what can be known without starting an engine or touching a GPU."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.preflight.data import FIRST_ROWS
+from rpg_openrlhf.problems.hub import hub_is_reachable
+from rpg_openrlhf.problems.prompt_sets import PromptSet
+from rpg_openrlhf.settings import memory
+
+
+def report(
+    args: SimpleNamespace, sources: list[PromptSet], prompts: int | None, evaluated: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The report printed under the banner. `prompts`: of an episode, where the data set tells; `evaluated`: all rows.
+
+    A Refusal where the model, tokenizer or prompts do not go together.
+    """
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _report(args, sources, prompts, evaluated)
+
+
+def _report(
+    args: SimpleNamespace, sources: list[PromptSet], prompts: int | None, evaluated: Sequence[dict[str, Any]]
+) -> str:
+    config, tokenizer = _load(args)
+    texts = _prompts(args, "data.prompt_dataset", sources, tokenizer)
+    lengths = _lengths(texts, tokenizer)
+    lines = _prompt_lines(args, texts, lengths)
+    if evaluated:
+        part = PromptSet(args.eval.dataset, list(evaluated))
+        lines.append(
+            _evaluation_line(args, _lengths(_prompts(args, "eval.dataset", [part], tokenizer, None), tokenizer))
+        )
+    shapes = memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code)
+    lines += _memory_lines(args, shapes)
+    return "\n".join([*lines, "dry run: all checks passed, nothing was started"])
+
+
+def _load(args: SimpleNamespace) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    name = args.actor.model_name_or_path
+    how = {"trust_remote_code": args.trust_remote_code, "local_files_only": not hub_is_reachable()}
+    try:
+        config = AutoConfig.from_pretrained(name, **how)
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=not args.data.disable_fast_tokenizer, **how)
+    except Exception as error:  # transformers lets through whatever a broken file makes its parsers raise
+        raise Refusal(
+            f"--actor.model_name_or_path {name}: cannot be loaded: {' '.join(str(error).split())[:300]}"
+        ) from None
+    if args.data.apply_chat_template and not tokenizer.chat_template:
+        raise Refusal(
+            "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
+        )
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        vocabulary = config.get_text_config().vocab_size
+        raise Refusal(
+            f"--actor.model_name_or_path {name}: its tokenizer has {len(tokenizer)} tokens, its model only "
+            f"{vocabulary}; save the two that belong together"
+        )
+    return config, tokenizer
+
+
+def _prompts(
+    args: SimpleNamespace, flag: str, sources: list[PromptSet], tokenizer: Any, first: int | None = FIRST_ROWS
+) -> list[str]:
+    """The first prompts of each set, or all, through upstream's own template code."""
+    from openrlhf.datasets.prompts_dataset import preprocess_data
+
+    template = tokenizer.apply_chat_template if args.data.apply_chat_template else None
+    prompts = []
+    for source in sources:
+        for row in source.rows[:first]:
+            try:
+                prompt, _ = preprocess_data(
+                    row, args.data.input_template, args.data.input_key, args.data.label_key, template
+                )
+            except Exception as error:  # a chat template is a program of the model's author
+                raise Refusal(f"--{flag} {source.name}: row {len(prompts) + 1} makes no prompt: {error}") from None
+            prompts.append(prompt)
+    return prompts
+
+
+def _prompt_lines(args: SimpleNamespace, prompts: list[str], lengths: list[int]) -> list[str]:
+    if not prompts:
+        return ["  prompts: not looked at, as the data set is on ModelScope's hub"]
+    room, long = _room(args, lengths)
+    cut = f"; {long} are longer and would lose their beginning" if long else ""
+    shown = [f"    | {line}" for line in prompts[0].splitlines() or [""]]
+    return [
+        f"  first {len(prompts)} prompts: {statistics.median(lengths):g} tokens in the median, {max(lengths)} at "
+        f"most, room for {room}{cut}",
+        "  the first one, as the model reads it:",
+        *shown,
+    ]
+
+
+def _lengths(prompts: list[str], tokenizer: Any) -> list[int]:
+    """Tokens of each."""
+    return [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+
+
+def _room(args: SimpleNamespace, lengths: list[int]) -> tuple[int, int]:
+    """The tokens there is room for, and how many prompts are longer."""
+    room = args.data.max_len - (args.rollout.max_new_tokens or 1)
+    return room, sum(length > room for length in lengths)
+
+
+def _evaluation_line(args: SimpleNamespace, lengths: list[int]) -> str:
+    room, long = _room(args, lengths)
+    cut = f"; {long} are longer and would lose their beginning" if long else ""
+    return f"  all {len(lengths)} prompts of the evaluation: {max(lengths)} tokens at most, room for {room}{cut}"
+
+
+def _memory_lines(args: SimpleNamespace, shapes: memory.Shapes) -> list[str]:
+    found = memory.estimate(args, shapes)
+    width = max(len(name) for name, _ in found.lines)
+    lines = [f"  memory per rank, estimated ({shapes.parameters / 1e6:,.1f}M parameters):"]
+    lines += [f"    {name:<{width}}  {_gib(gib)}" for name, gib in found.lines]
+    verdict = "fits" if found.needed <= found.available else "DOES NOT FIT"
+    return [*lines, f"  {verdict}: {found.needed:.1f} of {found.available:.1f} GiB at the peak ({found.remark})"]
+
+
+def _gib(gib: float) -> str:
+    return f"{gib:8.2f} GiB" if gib >= 0.1 or gib == 0 else f"{gib * 1024:8.2f} MiB"

@@ -1,0 +1,178 @@
+"""`--eval.dataset`: files, folders, hub ids and benchmarks by name, read whole and made one before anything starts.
+
+Upstream joins the sets as they are, which needs the same columns in all of them, and names a metric by a row's
+`datasource`, which few files have. So the run is given one file of its own, with the columns it trains on.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.preflight import data
+from rpg_openrlhf.problems.benchmarks import HUB, from_hub
+from rpg_openrlhf.problems.hub import hub_is_reachable
+from rpg_openrlhf.problems.prompt import INSTRUCTION, render_prompt
+from rpg_openrlhf.problems.prompt_sets import PromptSet, checked_row, in_messages, raw_rows, split_names
+from rpg_openrlhf.problems.reading import KINDS
+from rpg_openrlhf.problems.rows import BadRow, read_row
+from rpg_openrlhf.runs import eval_metrics
+
+FLAG, FILE = "eval.dataset", "evaluation.jsonl"
+NO_BEST = "none"  # upstream's word for no best checkpoint
+
+
+class EvalSets(NamedTuple):
+    """`rows` have the training set's columns and `datasource`, the benchmark's name in the logs."""
+
+    rows: list[dict[str, Any]]
+    sizes: dict[str, int]  # problems of each benchmark
+    worded: bool  # is the published prompt around the problems of files that have no prompts
+
+
+def check_flags(v: dict[str, Any], explicit: set[str]) -> None:
+    """What is given for an evaluation that never comes, or cannot be."""
+    steps, sets, best = v["eval.steps"], v[FLAG], v["ckpt.best_metric_key"]
+    if sets and steps == -1 and "eval.steps" not in explicit:
+        raise Refusal(f"--{FLAG} {sets}: would never be used; give --eval.steps, the rollouts from one to the next")
+    if best not in ("", NO_BEST) and (steps == -1 or not sets):
+        raise Refusal(f"--ckpt.best_metric_key {best}: nothing is evaluated; give --{FLAG} and --eval.steps")
+    temperature, n = v["eval.temperature"], v["eval.n_samples_per_prompt"]
+    if sets and temperature == 0 and n > 1:
+        raise Refusal(
+            f"--eval.n_samples_per_prompt {n}: at --eval.temperature 0 all samples are the same; give 1, or a "
+            "temperature above 0"
+        )
+
+
+def read(v: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
+    """Every row, checked. None where there is no set, or upstream is to read it: ModelScope's hub, and images."""
+    if not v[FLAG] or data.is_upstreams(v):
+        return None
+    worded = _is_worded(v, training)
+    rows: list[dict[str, Any]] = []
+    owner: dict[str, str] = {}
+    for name, folder in split_names(v[FLAG]):
+        found = _read_one(name, folder, v, worded)
+        for benchmark in {row["datasource"] for row in found}:
+            if benchmark in owner:
+                raise Refusal(
+                    f"--{FLAG} {name}: would be called {benchmark} in the logs, as {owner[benchmark]} is; rename the "
+                    "file, or leave one of them out"
+                )
+            owner[benchmark] = name
+        rows += found
+    _check_cut(v, rows)
+    rows, key = rows[: v["data.max_samples"]], v["data.input_key"]
+    if len({type(row[key]) for row in rows}) > 1:
+        rows = in_messages(rows, key)
+    sets = EvalSets(rows, dict(Counter(row["datasource"] for row in rows)), worded)
+    _check_best(v, sets)
+    return sets
+
+
+def _is_worded(v: dict[str, Any], training: list[PromptSet]) -> bool:
+    """A benchmark's problem is asked as a training problem is: in the published words, or as it stands."""
+    if v["data.input_template"] and not v["data.apply_chat_template"]:
+        return False  # upstream puts its words around every prompt
+    prompts = [str(row[v["data.input_key"]]) for part in training for row in part.rows[: data.FIRST_ROWS]]
+    return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
+
+
+def _read_one(name: str, folder: str | None, v: dict[str, Any], worded: bool) -> list[dict[str, Any]]:
+    if name in HUB:  # a file or folder of that name here has become an absolute path
+        mend = f"give a file {name}.jsonl with problem and answer"
+        if not hub_is_reachable():
+            import datasets
+
+            datasets.config.HF_HUB_OFFLINE = True  # without it, a minute of retries before the cache is looked at
+        return [_row(name, place, row, v, worded) for place, row in from_hub(name, f"--{FLAG}", mend)]
+    called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
+    rows, columns = [], data.columns_of(v)
+    try:
+        for place, row in raw_rows(FLAG, name, folder, v["eval.split"], v["trust_remote_code"]):
+            if isinstance(row, dict) and v["data.input_key"] in row:
+                checked = checked_row(f"--{FLAG} {place}", row, columns)
+                rows.append(_kept(str(row.get("datasource") or called), checked, v))
+            else:
+                rows.append(_row(called, place, row, v, worded))
+    except Refusal as refusal:
+        if re.fullmatch(r"[\w-]+", name) and not rows:  # it may have been meant as a benchmark
+            near = difflib.get_close_matches(name, list(HUB), 1)
+            hint = f"did you mean {near[0]}?" if near else f"benchmarks by name are {', '.join(HUB)}"
+            raise Refusal(f"{refusal}; {hint}") from None
+        raise
+    return rows
+
+
+def _kept(name: str, row: dict[str, Any], v: dict[str, Any]) -> dict[str, Any]:
+    columns = (v["data.input_key"], v["data.label_key"])
+    # The name is a part of a metric's: what W&B and TensorBoard would take for something else becomes _.
+    return {"datasource": re.sub(r"[^\w.+-]", "_", name)} | {key: row[key] for key in columns if key in row}
+
+
+def _row(name: str, place: str, raw: Any, v: dict[str, Any], worded: bool) -> dict[str, Any]:
+    """A row of a benchmark, problem and answer, in the columns of the training set."""
+    key = v["data.input_key"]
+    try:
+        found = read_row(raw)
+    except BadRow as reason:
+        has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, dict) else ""
+        raise Refusal(f"--{FLAG} {place} {reason}, nor --data.input_key {key}{has}") from None
+    released = raw.get("final_answer")  # OlympiadBench has a list of them
+    answer = found.answer or ", ".join(map(str, released if isinstance(released, list) else []))
+    row = {key: render_prompt(found.text) if worded else found.text}
+    if v["data.label_key"] is not None:
+        if not answer:
+            raise Refusal(f"--{FLAG} {place} has no answer to grade by (answer, label, solution, ground_truth)")
+        row[v["data.label_key"]] = answer
+    return _kept(name, row, v)
+
+
+def _check_cut(v: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    if len(rows) > v["data.max_samples"] and len({row["datasource"] for row in rows}) > 1:
+        raise Refusal(
+            f"--data.max_samples {v['data.max_samples']}: upstream cuts the evaluation by it too, to the first of its "
+            f"{len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+        )
+
+
+def _check_best(v: dict[str, Any], sets: EvalSets) -> None:
+    best, known = v["ckpt.best_metric_key"], eval_metrics.scores(sets.sizes, v["eval.n_samples_per_prompt"])
+    if best not in ("", NO_BEST, *known) and not v["train.async_enable"]:
+        raise Refusal(
+            f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
+            f"{NO_BEST} for no best checkpoint"
+        )
+
+
+def settle(args: Any, sets: EvalSets | None) -> None:
+    """Where the trainer finds the one set, and what its best checkpoint goes by."""
+    if sets is None:
+        return
+    args.eval.dataset, args.eval.split = str(Path(args.logger.run_dir, FILE)), "train"
+    if not args.train.async_enable:  # whose trainer is upstream's, with upstream's names
+        args.ckpt.best_metric_key = args.ckpt.best_metric_key or eval_metrics.overall(args.eval.n_samples_per_prompt)
+
+
+def write(run_dir: Path, sets: EvalSets | None) -> None:
+    """The one set, as the trainer reads it."""
+    if sets is not None:
+        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in sets.rows)
+        (run_dir / FILE).write_text(text, encoding="utf-8")
+
+
+def facts(args: Any, sets: EvalSets | None) -> list[tuple[str, str]]:
+    """Lines of the banner."""
+    if sets is None or args.eval.steps == -1:
+        return []
+    listed = ", ".join(f"{name} ({size} problems)" for name, size in sets.sizes.items())
+    how = f"{args.eval.n_samples_per_prompt} samples each at temperature {args.eval.temperature:g}"
+    words = ", the published prompt around what has none" if sets.worded else ""
+    lines = [("evaluation", f"{listed}: {how}, every {args.eval.steps} rollouts{words}")]
+    return [*lines, ("best checkpoint", f"by {args.ckpt.best_metric_key}")]

@@ -1,0 +1,207 @@
+"""Models and directories named on the command line, checked before anything starts. Data sets are checked in
+data.py."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.preflight.paths import DIRECTORIES
+from rpg_openrlhf.problems.hub import hub_is_reachable, looks_like_path
+from rpg_openrlhf.settings.reference_checks import check_same_architecture
+
+TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+CONNECT_SECONDS = 5.0
+CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+
+
+def check_models(v: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+    """Every model the run would load -> the policy's config.json."""
+    if not v["actor.model_name_or_path"]:
+        raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
+    config = check_model("actor.model_name_or_path", v["actor.model_name_or_path"], v, dry_run)
+    _check_length(v, config)
+    layers, recomputed = config.get("num_hidden_layers"), v["actor.gradient_checkpointing_layers"]
+    if layers and recomputed and recomputed > layers:
+        raise Refusal(f"--actor.gradient_checkpointing_layers {recomputed}: the model has {layers} layers")
+    if v["ref.model_name_or_path"]:
+        reference = check_model("ref.model_name_or_path", v["ref.model_name_or_path"], v, dry_run)
+        check_same_architecture(v["ref.model_name_or_path"], reference, config)
+    if v["algo.advantage.estimator"] == "gae" and v["critic.model_name_or_path"]:
+        check_model("critic.model_name_or_path", v["critic.model_name_or_path"], v, dry_run)
+    if not v["reward.remote_url"] and v["reward.model_name_or_path"]:
+        for name in v["reward.model_name_or_path"].split(","):
+            check_model("reward.model_name_or_path", name, v, dry_run)
+    return config
+
+
+def check_model(flag: str, name: str, v: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+    path = Path(name)
+    if not (path.exists() or looks_like_path(name)):
+        if v["use_ms"]:  # ModelScope's hub is upstream's to ask
+            return {}
+        config, tokenizer = _from_hub(flag, name)
+        if "auto_map" in {**tokenizer, **config} and not v["trust_remote_code"]:
+            raise _needs_code(flag, name)
+        return config
+    if not path.is_dir():
+        raise Refusal(
+            f"--{flag} {name}: no such folder; give a Hugging Face model folder or hub id (organisation/name)"
+        )
+    if not (path / "config.json").is_file():
+        raise Refusal(f"--{flag} {name}: holds no config.json; give a Hugging Face model folder")
+    for file in CODE_FILES:
+        if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not v["trust_remote_code"]:
+            raise _needs_code(flag, name)
+    if flag.startswith("actor") and not any((path / file).is_file() for file in TOKENIZER_FILES):
+        raise Refusal(f"--{flag} {name}: holds no tokenizer; save the tokenizer beside the model")
+    weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    if not (weights or dry_run):  # a folder of shapes alone is enough to plan a run
+        raise Refusal(f"--{flag} {name}: holds no weights (*.safetensors or *.bin); give a complete model folder")
+    return _read_json(flag, path / "config.json")
+
+
+def _needs_code(flag: str, name: str) -> Refusal:
+    return Refusal(
+        f"--{flag} {name}: asks to run Python code from its own repository (auto_map); read it, then give "
+        "--trust_remote_code"
+    )
+
+
+def _read_json(flag: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Refusal(f"--{flag} {path.parent}: {path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise Refusal(f"--{flag} {path.parent}: {path.name} is not a JSON object")
+    return content
+
+
+def _from_hub(flag: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config and tokenizer config of a hub id, from the cache or the network, without running any of its code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a refusal is one line, and importing transformers has opinions
+        from transformers import PretrainedConfig
+        from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    offline = not hub_is_reachable()
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name, local_files_only=offline)
+        tokenizer = get_tokenizer_config(name, local_files_only=offline)
+    except (OSError, ValueError) as error:
+        why = "the hub cannot be reached and it is not cached" if offline else str(error).split("\n")[0]
+        raise Refusal(f"--{flag} {name}: neither a folder here nor a model on the hub: {why}") from None
+    if not config:
+        raise Refusal(f"--{flag} {name}: neither a folder here nor a model on the hub")
+    return config, tokenizer
+
+
+def _check_length(v: dict[str, Any], config: dict[str, Any]) -> None:
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    longest = text.get("max_position_embeddings")
+    scaled = any((text.get(key) or {}).get("factor") for key in ("rope_scaling", "rope_parameters"))
+    if isinstance(longest, int) and not scaled and v["data.max_len"] > longest:
+        raise Refusal(f"--data.max_len {v['data.max_len']}: is more than the model's {longest} positions; lower it")
+
+
+def check_has_chat_template(v: dict[str, Any]) -> None:
+    """For a local model; a hub model's template is seen when its tokenizer is loaded."""
+    path = Path(v["actor.model_name_or_path"])
+    if not (v["data.apply_chat_template"] and path.is_dir()):
+        return
+    in_file = (path / "tokenizer_config.json").is_file() and _read_json(
+        "actor.model_name_or_path", path / "tokenizer_config.json"
+    ).get("chat_template")
+    if not (in_file or any(path.glob("chat_template*")) or (path / "additional_chat_templates").is_dir()):
+        raise Refusal(
+            "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
+        )
+
+
+def check_reward(v: dict[str, Any]) -> None:
+    """Refuse a reward or agent file that upstream could not load: each engine would fail, or each sample."""
+    for flag, name in (("reward.remote_url", "reward_func"), ("train.agent_func_path", "AgentExecutor")):
+        for path in (v[flag] or "").split(","):
+            if path.endswith(".py"):
+                _check_python(flag, Path(path), name)
+
+
+def _check_python(flag: str, path: Path, name: str) -> None:
+    """The file is parsed and not run: it is the user's program, and the launcher is not its place."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise Refusal(f"--{flag} {path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise Refusal(f"--{flag} {path}: cannot be read: {error}") from None
+    except SyntaxError as error:
+        raise Refusal(f"--{flag} {path}: line {error.lineno} is not Python: {error.msg}") from None
+    defined = {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            defined |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    if name not in defined and "*" not in defined:
+        raise Refusal(f"--{flag} {path}: defines no {name}; see docs/configuration.md, Rewards of your own")
+
+
+def check_cache(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a cache of the Hugging Face libraries that cannot be written: they fail one by one, inside workers."""
+    home = environ.get("HF_HOME")
+    if not home:
+        return
+    here = Path(home).expanduser()
+    while not here.exists():
+        here = here.parent
+    if not here.is_dir():
+        raise Refusal(f"HF_HOME={home}: {here} is a file; set it to a directory, or unset it")
+    if not os.access(here, os.W_OK | os.X_OK):
+        raise Refusal(f"HF_HOME={home}: {here} is not writable; set it to another directory, or unset it")
+
+
+def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse a RAY_ADDRESS at which nobody listens: Ray itself tries for minutes."""
+    address = environ.get("RAY_ADDRESS", "")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdigit()):
+        return  # unset, or Ray's own words such as auto
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Refusal(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({why}); start it, or unset RAY_ADDRESS"
+        ) from None
+
+
+def check_directories(v: dict[str, Any]) -> None:
+    for flag in DIRECTORIES:
+        if v[flag] is None:
+            continue
+        here = Path(v[flag])
+        while not here.exists():
+            here = here.parent
+        if not here.is_dir():
+            raise Refusal(f"--{flag} {v[flag]}: {here} is a file; give a directory")
+        if not os.access(here, os.W_OK | os.X_OK):
+            raise Refusal(f"--{flag} {v[flag]}: {here} is not writable; give another directory")

@@ -1,0 +1,253 @@
+r"""Text of an answer, LaTeX or plain, to tokens.
+
+Only notation that never changes a value is dropped here (spacing, sizes, fonts, dollar signs); every other character
+becomes a token, so that a parser that cannot read all tokens knows that it has not read the answer.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass, field
+
+MAX_TOKENS = 800
+
+
+class Unreadable(ValueError):
+    """The text holds something that no answer is written with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """kind: number, letter, word, command, mark, begin or end. `spaced`: white space stands before it."""
+
+    kind: str
+    text: str
+    spaced: bool = field(default=False, compare=False)
+
+
+_UNICODE = str.maketrans(
+    {
+        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+        "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+        "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
+        "√": r"\sqrt ", "∛": r"\sqrt[3] ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+        "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "ω": r"\omega ",
+        "φ": r"\phi ", "∨": r"\lor ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
+        "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "ℝ": r"\mathbb{R}", "∠": r"\angle ", "∖": r"\setminus ",
+        "’": "'", "′": "'", "“": '"', "”": '"', "\u200b": "", "\ufeff": "", "⁄": "/", "✓": "", "✅": "", "■": "",
+        "□": "", "€": r"\$", "£": r"\$", "¥": r"\$", "₹": r"\$",
+    }
+)  # fmt: skip
+_RAISED = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "01234567890123456789-")
+_SUBSCRIPTS = re.compile("[₀-₉]+")
+_SUPERSCRIPTS = re.compile("⁻?[⁰¹²³⁴-⁹]+")
+# 1{,}234  1,\!234  1\,234: digits grouped by what is no list separator
+_THOUSANDS = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}\s*|,\\!\s*|\\[,!;:]\s*|\\ )(?=\d{3}(?!\d))")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?(?![\d ]|\s*[/_])")
+
+_TOKEN = re.compile(
+    r"(?P<space>\s+|~|\\[,;:!> ]|\\\n)"
+    r"|(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d.^A-Za-z]))?)"
+    r"|(?P<command>\\(?:[A-Za-z]+\*?|.))|(?P<letters>[A-Za-z]+)"
+    r"|(?P<mark>\*\*|<=|>=|!=|[-+*/^_!()\[\]{}|,;:=<>%.'&?\"`])|(?P<dollar>\$)",
+    re.ASCII | re.DOTALL,
+)
+
+_SPACE_COMMANDS_TEXT = r"""
+    \left \right \middle \displaystyle \textstyle \scriptstyle \limits \nolimits \quad \qquad \hfill \thinspace
+    \enspace \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \bigm \rm \bf \it \sf \tt
+    \large \Large \LARGE \huge \Huge \small \centering \blacksquare \square \checkmark \( \) \[ \]
+"""
+_SPACE_COMMANDS = frozenset(_SPACE_COMMANDS_TEXT.split())
+# Commands of one group whose content keeps its value; the group stays a group.
+_STYLES_TEXT = r"""
+    \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \underline \boxed \fbox \framebox \ensuremath
+    \mathopen \mathclose \mathord \mathop \displaylimits
+"""
+_STYLES = frozenset(_STYLES_TEXT.split())
+_TEXTS_TEXT = r"""
+    \text \textbf \textit \textrm \textsf \texttt \textnormal \textup \textmd \mathrm \mbox \hbox \emph
+    \operatorname \operatorname* \textsc
+"""
+_TEXTS = frozenset(_TEXTS_TEXT.split())
+_RENAMED = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
+    "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "neq": "ne", "varnothing": "emptyset",
+    "simeq": "approx", "thickapprox": "approx", "imath": "i", "degrees": "circ", "degree": "circ", "vee": "lor",
+    "backslash": "setminus", "varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi", "asin": "arcsin",
+    "acos": "arccos", "atan": "arctan", "ast": "times", "cosec": "csc", "tg": "tan", "ctg": "cot",
+    "textdegree": "circ", "pounds": "$", "euro": "$", "textdollar": "$", "bullet": "cdot",
+    "overrightarrow": "vec", "iff": "Leftrightarrow", "implies": "Rightarrow",
+}  # fmt: skip
+_MARKS = {
+    r"\lt": "<", r"\gt": ">", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\langle": "(", r"\rangle": ")",
+    r"\lparen": "(", r"\rparen": ")", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
+    r"\vert": "|", r"\mid": "|", r"\prime": "'", r"\%": "%", r"\colon": ":", r"\{": r"\{", r"\}": r"\}",
+    "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "**": "^", r"\*": "*", r"\&": "&", r"\_": "_",
+}  # fmt: skip
+FUNCTION_NAMES_TEXT = """
+    sqrt arcsin arccos arctan arccot arcsec arccsc sin cos tan cot sec csc sinh cosh tanh log ln lg exp pi infty
+    gcd lcm max min arg Re Im asin acos atan
+"""
+FUNCTION_NAMES = frozenset(FUNCTION_NAMES_TEXT.split())
+_ALSO_WORDS = frozenset(("max", "min", "arg", "Re", "Im"))  # functions only in front of a bracket
+_PLAIN_NAMES = {"infinity": "infty", "inf": "infty", "oo": "infty"}
+# Runs of up to three letters that are words wherever they stand; other short runs are products of letters.
+_SHORT_WORDS_TEXT = """
+    is are be or and the not yes no odd all one two six ten red tie dne or
+"""
+_SHORT_WORDS = frozenset(_SHORT_WORDS_TEXT.split())
+_ENVIRONMENT = re.compile(r"\s*\{([A-Za-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?")
+_MODULES = re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])")
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_GROUPED = re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})")  # no list stands in a fraction
+_ORDINAL = re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)")
+_PRIME = re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))")
+_LAST_BACKSLASH = re.compile(r"(?<!\\)\\\s*$")
+_COLORS = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}")
+
+
+def tokens_of(text: str) -> tuple[Token, ...]:
+    """All tokens of an answer. Unreadable where a character belongs to no notation of answers."""
+    text = _SUBSCRIPTS.sub(lambda run: "_{" + run.group().translate(_RAISED) + "}", text)
+    text = _SUPERSCRIPTS.sub(lambda run: "^{" + run.group().translate(_RAISED) + "}", text)
+    text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
+    text = _MODULES.sub("", _COLORS.sub(" ", text))
+    text = _OVER.sub(r"\\frac{\1}{\2}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
+    text = _PRIME.sub("'", text)
+    text = _ORDINAL.sub("", _GROUPED.sub(lambda match: match.group().replace(",", ""), text))
+    text = _LAST_BACKSLASH.sub("", _THOUSANDS.sub("", text))
+    text = _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
+    tokens = _Lexer(text).run()
+    if len(tokens) > MAX_TOKENS:
+        raise Unreadable("length")
+    return tuple(tokens)
+
+
+class _Lexer:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.position = 0
+        self.tokens: list[Token] = []
+        self.spaced = False
+        self.environments = 0
+
+    def run(self) -> list[Token]:
+        while self.position < len(self.text):
+            self.step(self.match(), words=False)
+        return self.tokens
+
+    def match(self) -> re.Match[str]:
+        match = _TOKEN.match(self.text, self.position)
+        if match is None:
+            raise Unreadable(f"character {self.text[self.position]!r}")
+        self.position = match.end()
+        return match
+
+    def add(self, kind: str, text: str) -> None:
+        self.tokens.append(Token(kind, text, self.spaced))
+        self.spaced = False
+
+    def step(self, match: re.Match[str], words: bool) -> None:
+        """One match; `words` inside text commands, where letters are words."""
+        kind, text = match.lastgroup, match.group()
+        if kind in ("space", "dollar"):
+            self.spaced = True
+        elif kind == "number":
+            self.add("number", text)
+        elif kind == "letters":
+            self.letters(text, words)
+        elif kind == "mark":
+            self.mark(text)
+        else:
+            self.command(text, words)
+
+    def mark(self, text: str) -> None:
+        if text == "'" and self.tokens and self.tokens[-1].kind == "letter" and not self.spaced:
+            last = self.tokens.pop()
+            self.tokens.append(Token("letter", last.text + "'", last.spaced))
+        elif text == "&" and not self.environments:
+            self.spaced = True
+        elif text not in ('"', "`"):
+            renamed = _MARKS.get(text, text)
+            self.add("command" if renamed[0] == "\\" and renamed[1:].isalpha() else "mark", renamed)
+
+    def letters(self, text: str, words: bool) -> None:
+        name = _PLAIN_NAMES.get(text, text)
+        called = self.text[self.position : self.position + 1] == "("
+        if name == "infty" or (name in FUNCTION_NAMES and (called or name not in _ALSO_WORDS)):
+            self.add("command", "\\" + _RENAMED.get(name, name))
+        elif words or len(text) > 3 or text.lower() in _SHORT_WORDS:
+            self.add("word", text)
+        else:
+            for character in text:
+                self.add("letter", character)
+
+    def command(self, text: str, words: bool) -> None:
+        name = text[1:]
+        name = _RENAMED.get(name, name)
+        text = "\\" + name
+        if text in _SPACE_COMMANDS or name == "$":
+            self.spaced = True
+            if text in (r"\left", r"\right") and self.text[self.position : self.position + 1] == ".":
+                self.position += 1
+        elif text in _STYLES:
+            return
+        elif text in _TEXTS:
+            self.words()
+        elif text in _MARKS:
+            self.add("mark", _MARKS[text])
+        elif name in ("begin", "end"):
+            self.environment(name)
+        elif name in ("i", "j") and text == r"\i":
+            self.add("letter", "i")
+        elif name == "O":
+            self.add("command", r"\emptyset")
+        elif name == "\\" or name == "cr":
+            self.row()
+        elif name.isalpha():
+            self.add("command", text)
+        else:
+            raise Unreadable(f"command {text}")
+
+    def row(self) -> None:
+        skip = re.compile(r"\[[^\]]{0,10}\]").match(self.text, self.position)  # \\[4pt]
+        if self.environments:
+            self.position = skip.end() if skip else self.position
+            self.add("mark", r"\\")
+        elif self.text[self.position : self.position + 1].isalpha():
+            self.position -= 1  # \\\\frac: the backslash escaped once more
+        elif self.text[self.position :].strip(" $.\n"):
+            raise Unreadable("line break")
+
+    def environment(self, name: str) -> None:
+        match = _ENVIRONMENT.match(self.text, self.position)
+        if match is None:
+            raise Unreadable("environment")
+        self.position = match.end()
+        self.environments += 1 if name == "begin" else -1
+        self.add(name, match.group(1))
+
+    def words(self) -> None:
+        """The group of a text command: letters are words, everything else is what it is outside."""
+        start = re.compile(r"\s*\{").match(self.text, self.position)
+        if start is None:
+            return
+        self.position = start.end()
+        inside = len(self.tokens)
+        depth = 1
+        while True:
+            if self.position >= len(self.text):
+                raise Unreadable("group without end")
+            match = self.match()
+            depth += (match.group() == "{") - (match.group() == "}")
+            if depth == 0:
+                break
+            self.step(match, words=True)
+        self.name_of(inside)
+
+    def name_of(self, inside: int) -> None:
+        r"""\mathrm{i}, \operatorname{lcm}: a text command that only sets the font of a mathematical name."""
+        added = self.tokens[inside:]
+        if len(added) == 1 and added[0].text in ("i", "e", "d"):
+            self.tokens[inside] = Token("letter", added[0].text, added[0].spaced)

@@ -1,0 +1,152 @@
+"""What may stand beside a number without changing it: a unit, a per cent sign, a remark on its size."""
+
+from collections.abc import Sequence
+
+from rpg_openrlhf.rewards.expressions import TRIGONOMETRY, evaluate
+from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.numbers import NotExact, TooBig
+from rpg_openrlhf.rewards.units import belongs_to_next, is_unit_word
+from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
+
+ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one, relative
+_SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
+_MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
+_LINKS = frozenset(("/", r"\cdot", r"\times", "."))
+
+
+def with_multiples(tokens: Tokens) -> Tokens:
+    """1 million as 1 times 10^6."""
+    expanded: list[Token] = []
+    for token in tokens:
+        power = _MULTIPLES.get(token.text.lower()) if token.kind == "word" else None
+        if power and expanded and expanded[-1].kind == "number":
+            ten = (Token("command", r"\cdot"), Token("number", "10"), Token("mark", "^"), Token("number", power))
+            expanded.extend(ten)
+        else:
+            expanded.append(token)
+    return tuple(expanded)
+
+
+def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
+    r"""The number of 50\%, 50 percent, 50 per cent, 50 pct."""
+    texts = [token.text.lower() for token in tokens]
+    if len(tokens) > 1 and texts[-1] in ("%", "percent", "percentage"):
+        return tokens[:-1], True
+    if len(tokens) > 3 and "".join(texts[-3:]) == "pct":
+        return tokens[:-3], True
+    for count in (2, 4):  # per cent, as a word and as letters
+        if len(tokens) > count and "".join(texts[-count:]) == "percent":
+            return tokens[:-count], True
+    return tokens, False
+
+
+def split_unit(tokens: Tokens, bare_letters: bool) -> tuple[Tokens, str | None]:
+    """The tokens of the value and its unit, None where the tokens do not end in a unit."""
+    for start in range(1, len(tokens)):
+        if not _may_begin(tokens, start, bare_letters):
+            continue
+        unit = _unit_phrase(tokens[start:])
+        if unit is not None:
+            value = tokens[:start]
+            while len(value) > 1 and value[-1].text in ("/", r"\cdot", r"\times"):
+                value = value[:-1]
+            return value, unit
+    return tokens, None
+
+
+def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
+    """True where a unit may begin: a word behind any value, plain letters only behind numbers."""
+    token, before = tokens[start], tokens[:start]
+    if before[-1].text in ("_", "^", "{", "(", "=", "+", "-", "|"):
+        return False
+    if token.text == "^" and _degree_length(tokens[start:]):
+        return not any(t.text in TRIGONOMETRY for t in before)  # under a sine the degree is a number
+    if token.kind == "word":
+        return True
+    if token.kind != "letter" or not any(t.kind == "number" or t.text == r"\pi" for t in before):
+        return False
+    if any(t.kind in ("letter", "word") for t in before):
+        return False
+    return bare_letters or len(_run(tokens, start)) > 1
+
+
+def _run(tokens: Sequence[Token], start: int) -> str:
+    """The letters from here that stand together."""
+    text = tokens[start].text
+    for token in tokens[start + 1 :]:
+        if token.kind != "letter" or token.spaced:
+            break
+        text += token.text
+    return text
+
+
+def _degree_length(tokens: Sequence[Token]) -> int:
+    texts = [token.text for token in tokens[:4]]
+    return 2 if texts[:2] == ["^", r"\circ"] else 4 if texts == ["^", "{", r"\circ", "}"] else 0
+
+
+def _unit_phrase(tokens: Tokens) -> str | None:
+    """One unit for tokens that are units and their exponents only: cm^2, square units, m/s, miles per hour."""
+    position, names = 0, []
+    while position < len(tokens):
+        token = tokens[position]
+        degree = _degree_length(tokens[position:])
+        if degree:
+            name, position = "deg", position + degree
+        elif token.kind == "word" and (belongs_to_next(token.text) and position + 1 < len(tokens)):
+            name, position = "square", position + 1
+        elif token.kind == "word" and is_unit_word(token.text, True):
+            name, position = token.text, position + 1
+        elif token.kind == "letter" and is_unit_word(_run(tokens, position), False):
+            name = _run(tokens, position)
+            position += len(name)
+        elif token.text in _LINKS and names and position + 1 < len(tokens):
+            name, position = "/" if token.text == "/" else "", position + 1
+        elif token.text == "." and position + 1 == len(tokens):
+            break
+        else:
+            return None
+        names.append(name)
+        position += _exponent_length(tokens[position:])
+    return "".join(names) or None
+
+
+def _exponent_length(tokens: Tokens) -> int:
+    """How many tokens an exponent of a unit takes: ^2, ^{-1}."""
+    texts = [token.text for token in tokens[:6]]
+    if texts[:1] != ["^"]:
+        return 0
+    inner = texts[2:] if texts[1:2] == ["{"] else texts[1:]
+    sign = inner[:1] == ["-"]
+    digits = inner[sign : sign + 1]
+    if not digits or digits[0] not in ("1", "2", "3", "4"):
+        return 0
+    return 2 + sign + (2 if texts[1] == "{" else 0)
+
+
+def split_remark(tokens: Tokens) -> tuple[Tokens, Tokens] | None:
+    """The value and the remark of `737/39 (about 18.9 cards)`."""
+    if tokens[-1].text != ")":
+        return None
+    start = max(index for index, token in enumerate(tokens) if token.text == "(" or index == 0)
+    first = tokens[start + 1] if start + 1 < len(tokens) else tokens[start]
+    if start == 0 or not (first.text.lower() in _SIZE_WORDS or first.text == r"\approx"):
+        return None
+    return tokens[:start], tokens[start + 2 : -1]
+
+
+def close(value: Value, remark: Tokens) -> bool:
+    """True if the rounded number in a remark is about the exact value, or the remark holds no number."""
+    exact = value.last if isinstance(value, Equation) else value
+    tokens, _ = split_unit(remark, True) if remark else (remark, None)
+    tokens = tuple(token for token in tokens if token.kind != "word" or token.text.lower() != "to")
+    if not any(token.kind == "number" for token in tokens):
+        return all(is_unit_word(token.text, True) for token in tokens if token.kind == "word")
+    try:
+        rounded = evaluate(tokens).real()
+    except (NotExact, TooBig):
+        return False
+    if not isinstance(exact, Leaf) or exact.constant is None or rounded is None:
+        return False
+    size = exact.constant.real()
+    return size is not None and abs(size - rounded) <= ROUNDING * abs(size)

@@ -1,0 +1,213 @@
+"""Checkpoints written whole: upstream's strategy, whose folders get their names when all ranks are done."""
+
+import errno
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from openrlhf.utils.deepspeed import DeepspeedStrategy
+from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
+
+from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written, or read: one line for the user."""
+
+
+class CheckpointingStrategy(DeepspeedStrategy):
+    """Differs from upstream's DeepspeedStrategy (utils/deepspeed/deepspeed.py) in how a checkpoint comes to be.
+
+    Upstream deletes old ones before the new one is there, writes in place, and has no state of its own in it.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.beside: list[Callable[[Path], None]] = []  # what else this rank writes into a checkpoint's folder
+        self.written: tuple[Path, dict] | None = None  # the folder that waits for its name, and what is known of it
+
+    def save_ckpt(self, model, save_dir, tag=None, max_num=3, max_mem=1000, client_state=None, **kwargs):
+        """Differs from upstream: into a hidden folder, where nothing can be rotated away; `commit` does the rest."""
+        hidden = Path(save_dir, WRITING)
+        if self.is_rank_0():
+            shutil.rmtree(hidden, ignore_errors=True)
+        kwargs["save_latest"] = False
+        super().save_ckpt(model, str(hidden), tag, max_num, max_mem, client_state, **kwargs)
+        torch.save(random_state(), hidden / tag / self._random_file())
+        for write in self.beside:
+            write(hidden / tag)
+        record = {name: kwargs.get(name) for name in ("metric_value", "metric_key")}
+        self.written = (hidden / tag, record | {"max_num": max_num, "max_mem": max_mem})
+
+    def save_model(self, model, tokenizer, output_dir, **kwargs):
+        """Differs from upstream: a checkpoint's Hugging Face model is written under a hidden name, then renamed.
+
+        Its config.json has use_cache true again, which upstream turns off for training (models/actor.py).
+        """
+        config = self._unwrap_model(model).config
+        trained_with, config.use_cache = config.use_cache, True
+        try:
+            self._save_model(model, tokenizer, output_dir, **kwargs)
+        finally:
+            config.use_cache = trained_with
+
+    def _save_model(self, model, tokenizer, output_dir, **kwargs):
+        name = Path(output_dir)
+        if not name.name.endswith("_hf"):  # the run's result, which lies among other things
+            super().save_model(model, tokenizer, output_dir, **kwargs)
+            return
+        hidden = name.with_name(f"{WRITING}_{name.name}")
+        if self.is_rank_0():
+            shutil.rmtree(hidden, ignore_errors=True)
+        super().save_model(model, tokenizer, str(hidden), **kwargs)
+        if self.is_rank_0():
+            checkpoints.publish(hidden, name)
+
+    def commit(self, step: int) -> None:
+        """Give the folder of the last save_ckpt its name, and delete what is superfluous then. Every rank calls it."""
+        if self.written is None:
+            return
+        torch_dist_barrier_and_cuda_sync()
+        if self.is_rank_0():
+            self._publish(step)
+        self.written = None
+        torch_dist_barrier_and_cuda_sync()
+
+    def _publish(self, step: int) -> None:
+        folder, record = self.written
+        max_num, max_bytes = record.pop("max_num"), record.pop("max_mem") * 1024**3
+        parts = folder.parent.parent
+        name = parts / folder.name
+        critic = parts.name == ACTOR and bool(self.args.critic.model_name_or_path)
+        checkpoints.seal(folder, step, record | self.args.ckpt.record | {"ranks": self.world_size, "critic": critic})
+        checkpoints.publish(folder, name)
+        # What plain OpenRLHF, or DeepSpeed, would load.
+        latest = parts / f"{WRITING}_latest"
+        latest.write_text(name.name, encoding="utf-8")
+        latest.replace(parts / "latest")
+        for beside in folder.parent.iterdir():  # DeepSpeed's script for whoever wants fp32 weights
+            beside.replace(parts / beside.name)
+        folder.parent.rmdir()
+        for old in checkpoints.superfluous(checkpoints.find(parts.parent, parts.name), name, max_num, max_bytes):
+            shutil.rmtree(old.folder, ignore_errors=True)
+
+    def load_ckpt(self, model, load_dir, *args, **kwargs):
+        """Differs from upstream: the checkpoint that the launcher chose, whatever `latest` says, or an error.
+
+        The optimizer's settings stay those of the flags. DeepSpeed restores them with its state (engine.py,
+        load_checkpoint), so that a changed learning rate would not act.
+        """
+        folder = self.resumed(Path(load_dir).name)
+        settings = optimizer_settings(model)
+        path, states = super().load_ckpt(model, str(folder.parent), folder.name, *args[1:], **kwargs)
+        if path is None:
+            raise CheckpointError(f"{folder} was not loaded: it holds no checkpoint of DeepSpeed's")
+        restore_optimizer_settings(model, settings)
+        return path, states
+
+    def resumed(self, part: str) -> Path:
+        """The folder of the checkpoint that the run goes on from: the policy's (_actor) or the critic's (_critic)."""
+        chosen = Path(self.args.ckpt.resume_from)
+        return chosen.parent.parent / part / chosen.name
+
+    def restore_random_state(self, part: str) -> None:
+        """Go on with this rank's generators where the checkpoint left them; once nothing is initialized any more."""
+        set_random_state(torch.load(self.resumed(part) / self._random_file(), weights_only=False))
+
+    def _random_file(self) -> str:
+        return f"random_rank{self.get_rank()}.pt"
+
+
+class WholeCheckpoints:
+    """For a model's Ray actor: a checkpoint counts once it is done; one that fails says which is the last good one."""
+
+    part: str  # ACTOR or CRITIC
+
+    def init_model_from_pretrained(self, *args, **kwargs):
+        """Differs from upstream: the generators go on where the checkpoint left them."""
+        super().init_model_from_pretrained(*args, **kwargs)
+        if self.strategy.args.ckpt.load_enable:
+            self.strategy.restore_random_state(self.part)
+
+    def save_checkpoint(self, tag, *args, **kwargs):
+        """Differs from upstream: the folder gets its name last, when the Hugging Face model is there too."""
+        path = Path(self.strategy.args.ckpt.path)
+        try:
+            super().save_checkpoint(tag, *args, **kwargs)
+            self.strategy.commit(int(tag.rpartition("global_step")[2]))
+        except Exception as error:  # torch, safetensors and the file system each have their own
+            said = failure(path, tag, error)
+            shutil.rmtree(path / self.part / WRITING, ignore_errors=True)  # a full disk is the usual reason
+            raise CheckpointError(said) from None
+
+
+def failure(path: Path, tag: str, error: Exception) -> str:
+    """One line: what could not be written, why, and what the run can go on from."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    why = f"the disk is full ({free / 2**20:.0f} MiB free)" if _is_full(error) else _first(error)
+    good = checkpoints.newest(path)
+    kept = f"{good.folder.name} is whole and kept" if good else "there is no earlier one"
+    return f"--ckpt.path {path}: {tag} was not written: {why}; {kept}; make room, then give the same command again"
+
+
+def _is_full(error: Exception) -> bool:
+    """In the words of the system, of torch and of safetensors."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left", "file write failed", "StorageFull"))
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+# Settings in an optimizer's parameter groups, which flags decide; everything else there is state.
+SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum", "warmup_steps")
+
+
+def optimizer_settings(engine) -> tuple[list[dict], list[float]]:
+    """The settings of each parameter group of a DeepSpeed engine, and its scheduler's base learning rates."""
+    groups = [
+        {name: group[name] for name in SETTINGS if name in group} for group in engine.basic_optimizer.param_groups
+    ]
+    return groups, list(getattr(engine.lr_scheduler, "base_lrs", ()))
+
+
+def restore_optimizer_settings(engine, settings: tuple[list[dict], list[float]]) -> None:
+    """Give a DeepSpeed engine back the settings it had before a checkpoint was loaded; its moments stay."""
+    groups, base_lrs = settings
+    for group, saved in zip(engine.basic_optimizer.param_groups, groups, strict=True):
+        group.update(saved)
+    scheduler = engine.lr_scheduler
+    if not base_lrs:
+        return
+    scheduler.base_lrs = base_lrs
+    scheduler._last_lr = [
+        base * factor(scheduler.last_epoch) for base, factor in zip(base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(engine.basic_optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate
+
+
+def random_state() -> dict:
+    """Every generator of this process that training draws from."""
+    state = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    """The inverse of `random_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,169 @@
+"""A run's checkpoints on disk: which are whole, which to keep, what has changed since. Files and names, no models.
+
+    <ckpt.path>/_actor/<tag>/   a step's whole state; <tag> is global_step12 or best_global_step12
+    <ckpt.path>/_critic/<tag>/  the critic's, where there is one
+    <ckpt.path>/<tag>_hf/       the policy as a Hugging Face model (--ckpt.save_hf)
+
+Each is written under a hidden name and renamed when all of it is there, the first one last: a folder that has its name
+is whole. `checkpoint.json` in it lists its files and their sizes, so that one damaged later is not picked up either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ACTOR, CRITIC = "_actor", "_critic"
+MANIFEST = "checkpoint.json"
+WRITING = ".writing"  # hidden: whoever lists checkpoints, the evaluation too, passes over such names
+FINISHED = "finished.json"
+FORMAT = 1
+
+
+class Checkpoint(NamedTuple):
+    folder: Path
+    step: int  # rollouts trained on
+    record: dict[str, Any]  # `checkpoint.json`
+
+    @property
+    def best(self) -> bool:
+        """Kept for its score on the evaluation set, whatever its age."""
+        return self.folder.name.startswith("best")
+
+
+def seal(folder: Path, step: int, record: dict[str, Any]) -> None:
+    """List what is in `folder`, once all ranks have written, and make sure that it is on the disk and not on its way.
+
+    OSError where it cannot be written.
+    """
+    files = {
+        str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    content = {"format": FORMAT, "step": step, "files": files, **record}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    for name in (*files, MANIFEST):
+        _flush(folder / name)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(written: Path, name: Path) -> None:
+    """Give a whole folder its name, in one step; a folder that has it already makes way."""
+    old = name.with_name(f"{WRITING}_old_{name.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if name.exists():
+        name.rename(old)
+    written.rename(name)
+    shutil.rmtree(old, ignore_errors=True)
+    _flush(name.parent)
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """The checkpoint in `folder`; None where it is not a whole one."""
+    try:
+        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files, step = record["files"], int(record["step"])
+        if record["format"] != FORMAT or any((folder / name).stat().st_size != size for name, size in files.items()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if record.get("critic") and folder.parent.name == ACTOR and read(critic_of(folder)) is None:
+        return None
+    return Checkpoint(folder, step, record)
+
+
+def critic_of(folder: Path) -> Path:
+    """Where the critic of an actor's checkpoint is."""
+    return folder.parent.parent / CRITIC / folder.name
+
+
+def find(path: Path, part: str = ACTOR) -> list[Checkpoint]:
+    """The whole checkpoints under `--ckpt.path`, oldest step first."""
+    folders = [folder for folder in _children(path / part) if not folder.name.startswith(".")]
+    whole = [found for found in map(read, folders) if found]
+    return sorted(whole, key=lambda found: (found.step, found.best))  # the best was written after its evaluation
+
+
+def newest(path: Path) -> Checkpoint | None:
+    """The one to go on from."""
+    return next(reversed(find(path)), None)
+
+
+def unsealed(path: Path) -> list[str]:
+    """Names of folders that look like checkpoints and are not whole, or were written by plain OpenRLHF."""
+    whole = {found.folder for found in find(path)}
+    named = [folder for folder in _children(path / ACTOR) if "global_step" in folder.name]
+    return [folder.name for folder in named if folder not in whole and not folder.name.startswith(".")]
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir())
+    except OSError:
+        return []
+
+
+def size(found: Checkpoint) -> int:
+    """Bytes, without the critic."""
+    return sum(found.record["files"].values())
+
+
+def superfluous(there: Sequence[Checkpoint], just_written: Path, max_num: int, max_bytes: float) -> list[Checkpoint]:
+    """What to delete, as upstream's rotation chooses: without a metric first, then the worst, then the oldest.
+
+    Never the one just written, which is the last good one, nor the best; an older best makes way for a new best.
+    """
+    kept = list(there)
+    gone = [c for c in there if c.best and just_written.name.startswith("best") and c.folder != just_written]
+    kept = [c for c in there if c not in gone]
+    order = sorted((c for c in kept if not c.best and c.folder != just_written), key=_worth)
+    for candidate in order:
+        regular = sum(not c.best for c in kept)
+        if regular <= max(max_num, 1) and sum(map(size, kept)) <= max_bytes:
+            break
+        kept.remove(candidate)
+        gone.append(candidate)
+    return gone
+
+
+def _worth(found: Checkpoint) -> tuple[bool, float, int]:
+    metric = found.record.get("metric_value")
+    return (metric is not None, metric if metric is not None else 0.0, found.step)
+
+
+def changes(then: dict[str, Any], now: dict[str, Any], ignored: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Flag -> (its value in the checkpoint, its value now), where they differ."""
+    then, now = json.loads(json.dumps(then)), json.loads(json.dumps(now))  # tuples become lists on both sides
+    names = sorted((then.keys() | now.keys()) - set(ignored))
+    return {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
+
+
+def mark_finished(path: Path, record: dict[str, Any]) -> None:
+    """Note under `--ckpt.path` that the run of this record has ended well."""
+    write_json(path / FINISHED, {name: record.get(name, {}) for name in ("flags", "inputs")})
+
+
+def finished(path: Path) -> dict[str, Any] | None:
+    """That note; None without one."""
+    try:
+        return json.loads((path / FINISHED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """All of it or nothing."""
+    part = path.with_name(f"{WRITING}_{path.name}")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    part.replace(path)

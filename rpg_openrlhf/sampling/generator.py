@@ -1,0 +1,175 @@
+"""Prompts in an order of their own, numbered as they are drawn: what a rollout samples does not depend on when."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import ray
+import torch
+from torch.utils.data import Sampler
+
+from rpg_openrlhf.sampling.dynamic_sampling import DynamicSamplesGenerator, Prompts
+from rpg_openrlhf.sampling.samples import Sample
+
+
+class PromptOrder(Sampler[int]):
+    """Each episode's permutation of the prompts, which (seed, episode) alone decide, from any position on."""
+
+    def __init__(self, size: int, seed: int):
+        self.size, self.seed = size, seed
+        self.begin(0, 0)
+
+    def begin(self, episode: int, position: int) -> None:
+        """What the next iteration yields: the episode's order without its first `position` prompts."""
+        self.episode, self.position = episode, position
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {self.episode}".encode()))
+        return iter(torch.randperm(self.size, generator=generator)[self.position :].tolist())
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class NumberedEngine:
+    """An engine's handle as upstream's generator uses it: a request gets a number, and the tokenizer stays behind.
+
+    Upstream pickles the tokenizer into every request, 129 ms each with 151k tokens; the engine has been given it.
+    """
+
+    def __init__(self, engine, number: Callable[[], str]):
+        self._engine, self._number = engine, number
+        self.generate_responses = SimpleNamespace(remote=self._generate_responses)
+
+    def __getattr__(self, name: str):
+        return getattr(self._engine, name)
+
+    def _generate_responses(self, *, hf_tokenizer, **request):
+        return self._engine.generate_responses.remote(draw=self._number(), **request)
+
+
+class RPGSamplesGenerator(DynamicSamplesGenerator):
+    """Differs from upstream in the order of prompts and in numbering draws, so that a run can go on from any step.
+
+    And in that no rollout is partial: see generate_samples().
+    """
+
+    def __init__(self, strategy, prompts_dataloader, eval_dataloader, tokenizer, vllm_engines):
+        """`prompts_dataloader` is upstream's, whose data and collation are kept."""
+        prompts, args = prompts_dataloader.dataset, strategy.args
+        self.order = PromptOrder(len(prompts), args.train.seed)
+        loader = strategy.setup_dataloader(
+            prompts,
+            1,
+            True,
+            False,
+            prompts.collate_fn,
+            sampler=self.order,
+            num_workers=args.data.dataloader_num_workers,
+        )
+        held = ray.put(tokenizer)
+        self._holding = [engine.hold_tokenizer.remote(held) for engine in vllm_engines]
+        engines = [NumberedEngine(engine, self._number) for engine in vllm_engines]
+        super().__init__(strategy, loader, eval_dataloader, tokenizer, engines)
+        self.episode, self.position = 0, 0  # prompts of the episode that were drawn
+        self._evaluated = None  # prompts drawn in the evaluation under way
+        self._dataloader_iter, self._sample_buffer = None, []
+        self.ended = False  # the run takes no more rollouts, whatever is left of its episodes
+        self.before_the_next: Callable[[], None] | None = None  # what a resumed run has to do first
+
+    def _number(self) -> str:
+        if self._evaluated is not None:
+            self._evaluated += 1
+            return f"eval {self._evaluated}"  # the same numbers at every evaluation: what differs is the policy
+        self.draws += 1
+        return str(self.draws)
+
+    def _dispatch_prompts_to_vllm(self, *args, **kwargs):
+        """Differs from upstream: not before every engine has the tokenizer."""
+        ray.get(self._holding)
+        return super()._dispatch_prompts_to_vllm(*args, **kwargs)
+
+    def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
+        """Differs from upstream: an evaluation is one pass, without a barrier after every few prompts.
+
+        A rollout draws as many prompts as it still lacks.
+        """
+        if self._evaluated is not None:
+            num_prompts = len(self.eval_dataloader)
+        else:
+            self.carried = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
+            num_prompts -= self.carried
+        return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
+
+    def _process_response_into_experience(self, response, **generate_kwargs):
+        """Differs from upstream: an answer that came as columns stays one."""
+        if isinstance(response, Sample):
+            return response
+        return super()._process_response_into_experience(response, **generate_kwargs)
+
+    def generate_samples(self, **generate_kwargs):
+        """Differs from upstream: an episode's order is of its number, and the place in it is counted.
+
+        What an episode's end leaves of a rollout waits for the next one's first prompts, under the same weights.
+        Upstream trains on it by itself: what fills no optimizer step is dropped without a word, and a rank may get
+        nothing. At the end of the run it is left out, and said.
+        """
+        if self.before_the_next:
+            first, self.before_the_next = self.before_the_next, None
+            first()
+        if self.ended:
+            return [], None, 0, True
+        if self._dataloader_iter is None:
+            self.order.begin(self.episode, self.position)
+            self._dataloader_iter = Prompts(self.prompts_dataloader)
+        samples, pass_rate, drawn, exhausted = super().generate_samples(**generate_kwargs)
+        self.position += drawn
+        if exhausted:
+            self.episode, self.position = self.episode + 1, 0
+            self._sample_buffer, samples = samples, []
+            self._tell_of_the_rest()
+        if pass_rate is not None:  # upstream counts the samples of what passed and the prompts of what was drawn
+            pass_rate /= self.args.rollout.n_samples_per_prompt
+        return samples, pass_rate, drawn, exhausted
+
+    def nothing_trained(self) -> str:
+        """Why a run took no step: one line for the user."""
+        prompts, batch = len(self.order), self.args.rollout.batch_size
+        if not self.args.algo.dynamic_filtering_enable:
+            episodes = self.args.train.num_episodes
+            return f"nothing was trained: {prompts} prompts x {episodes} episodes fill no rollout of {batch}"
+        low, high = self.args.algo.dynamic_filtering_range
+        passed = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
+        return (
+            f"nothing was trained: {self.draws} prompts were drawn and {passed} groups passed "
+            f"--algo.dynamic_filtering_range {low:g} {high:g}, too few for a rollout of {batch}; check labels, reward "
+            "and prompts, or leave out --algo.dynamic_filtering_enable"
+        )
+
+    def _tell_of_the_rest(self) -> None:
+        left = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
+        if not left:
+            return
+        wanted = self.args.rollout.batch_size
+        if self.episode < self.args.train.num_episodes:
+            text = f"episode {self.episode} ended with {left} prompts of a rollout's {wanted}; the next one fills it"
+        else:
+            text = f"the run ended with {left} prompts, too few for a rollout of {wanted}: not trained on"
+        self.strategy.progress.put({"kind": "note", "text": text})
+
+    def generate_eval_samples(self, **generate_kwargs):
+        """Differs from upstream: its draws are numbered apart."""
+        self._evaluated = 0
+        try:
+            return super().generate_eval_samples(**generate_kwargs)
+        finally:
+            self._evaluated = None
+
+    def state_dict(self) -> dict:
+        """The place in the data, and what was sampled and not yet trained on."""
+        return {name: getattr(self, name) for name in ("episode", "position", "draws", "_sample_buffer")}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict()`."""
+        self.episode, self.position, self.draws = state["episode"], state["position"], state["draws"]
+        self._sample_buffer = state["_sample_buffer"]

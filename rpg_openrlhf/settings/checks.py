@@ -1,0 +1,208 @@
+"""Combinations of flags that cannot work or cannot act, refused before anything starts. Numbers only: files are
+checked in files.py.
+
+Every rule takes all flags by dotted name and raises a Refusal that names the flag, its value and the mend.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.settings import layout, optimizer, reference_checks, weight_sync
+from rpg_openrlhf.settings.parser import Parsed
+from rpg_openrlhf.settings.ranges import check_ranges
+
+GROUP_BASELINES = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
+
+
+def check_flags(parsed: Parsed, platform: str) -> None:
+    """All rules on numbers and choices, the broad ones first."""
+    v = parsed.values
+    if v["vllm.num_engines"] is None:
+        raise Refusal("--vllm.num_engines is missing: rollouts need vLLM; give at least 1")
+    check_ranges(v)
+    weight_sync.check(v, platform)
+    if parsed.config.algo.objective == "rpg":
+        _check_rpg(v, parsed.explicit)
+        reference_checks.check_reference(v)
+        _check_rpg_kl(v)
+    else:
+        _check_baseline(v, parsed.explicit)
+    _check_is_correction(v)
+    _check_generation(v)
+    _check_chunked_head(v)
+    _check_checkpointing(v)
+    optimizer.check(v)
+    layout.check_divides(v)
+    layout.check_placement(v)
+    layout.check_platform(v, platform, parsed.dry_run)
+
+
+def _check_rpg(v: dict[str, Any], explicit: set[str]) -> None:
+    for name in sorted(explicit):
+        if name.startswith("algo.kl."):
+            raise Refusal(
+                f"--{name} {v[name]}: RPG's KL is in its loss and its strength is --rpg.beta, so this would be a "
+                "second KL; "
+                "leave it out, or use --algo.objective openrlhf"
+            )
+        if name.startswith("critic.") and v[name] is not None:
+            raise Refusal(f"--{name} {v[name]}: RPG has no critic; leave it out, or use --algo.objective openrlhf")
+    if v["algo.advantage.estimator"] == "gae":
+        raise Refusal(
+            "--algo.advantage.estimator gae: RPG has no critic; use dr_grpo (group mean), flash_reinforce (batch "
+            "mean), rloo or none"
+        )
+    if v["actor.policy_loss_type"] != "ppo":
+        raise Refusal(
+            f"--actor.policy_loss_type {v['actor.policy_loss_type']}: it does not reach RPG's loss; use "
+            "--rpg.importance_level sequence"
+        )
+    if v["rpg.clip_mode"] == "truncate" and v["rpg.gradient_estimator"] != "reinforce":
+        raise Refusal(
+            "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable "
+            "a bound has no gradient, which is the gate"
+        )
+    if v["rpg.reward_weight"] == "sequence" and v["rpg.importance_level"] != "prefix":
+        raise Refusal(
+            f"--rpg.reward_weight sequence: cannot act with --rpg.importance_level {v['rpg.importance_level']}; use "
+            "--rpg.importance_level prefix"
+        )
+    if v["train.async_enable"]:
+        raise Refusal(
+            "--train.async_enable: asynchronous training is not supported with --algo.objective rpg yet; leave it out"
+        )
+    if v["data.max_images_per_prompt"] > 0:
+        raise Refusal(
+            f"--data.max_images_per_prompt {v['data.max_images_per_prompt']}: images are not supported with "
+            "--algo.objective rpg; set 0"
+        )
+    if v["rpg.old_policy"] == "rollout" and v["algo.advantage.is_correction_level"] != "off":
+        raise Refusal(
+            f"--algo.advantage.is_correction_level {v['algo.advantage.is_correction_level']}: with --rpg.old_policy "
+            "rollout the importance "
+            "weight already corrects for vLLM; set off, or use --rpg.old_policy recompute"
+        )
+
+
+def _check_rpg_kl(v: dict[str, Any]) -> None:
+    beta, samples = v["rpg.beta"], v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"]
+    anchored_anew = v["ref.refresh"] == "rollout" or (v["ref.interval"] == 1 and v["ref.mix"] in (None, 1))
+    if beta > 0 and layout.is_on_policy(v) and anchored_anew and v["rpg.old_policy"] == "recompute":
+        raise Refusal(
+            f"--rpg.beta {beta}: the KL cannot act, as with one optimizer step per rollout (--train.batch_size "
+            f"{samples}) the policy is its own reference on every sample; set --rpg.beta 0, a smaller "
+            "--train.batch_size, or --ref.refresh never"
+        )
+
+
+def _check_baseline(v: dict[str, Any], explicit: set[str]) -> None:
+    for name in sorted(explicit):
+        if name.startswith("rpg.") or name in reference_checks.OURS:
+            raise Refusal(
+                f"--{name} {v[name]}: has no effect with --algo.objective openrlhf; leave it out, or use "
+                "--algo.objective rpg"
+            )
+    if v["algo.advantage.estimator"] == "none":
+        raise Refusal("--algo.advantage.estimator none: is RPG's own; with --algo.objective openrlhf use reinforce")
+    if v["algo.kl.use_loss"] and not v["algo.kl.init_coef"] > 0:
+        raise Refusal(
+            f"--algo.kl.use_loss: cannot act with --algo.kl.init_coef {v['algo.kl.init_coef']}; give it a positive "
+            "coefficient or leave it out"
+        )
+
+
+def _check_chunked_head(v: dict[str, Any]) -> None:
+    for name in layout.splits_output_layer(v) if v["actor.chunked_head"] == "on" else ():
+        raise Refusal(
+            f"--actor.chunked_head on: not with --{name} {v[name]}, under which whole logits are computed; use auto"
+        )
+
+
+def _check_checkpointing(v: dict[str, Any]) -> None:
+    layers = v["actor.gradient_checkpointing_layers"]
+    if layers is None:
+        return
+    if not v["actor.gradient_checkpointing_enable"]:
+        raise Refusal(
+            f"--actor.gradient_checkpointing_layers {layers}: has no effect without "
+            "--actor.gradient_checkpointing_enable"
+        )
+    if v["ds.deepcompile"]:
+        raise Refusal(
+            f"--actor.gradient_checkpointing_layers {layers}: not with --ds.deepcompile, which chooses by itself"
+        )
+
+
+def _check_is_correction(v: dict[str, Any]) -> None:
+    level, gating = v["algo.advantage.is_correction_level"], v["algo.advantage.is_correction_gating"]
+    threshold = v["algo.advantage.is_correction_threshold"]
+    if len(threshold) > 2:
+        raise Refusal(
+            f"--algo.advantage.is_correction_threshold {' '.join(map(str, threshold))}: give HIGH, or LOW HIGH"
+        )
+    if level == "off":
+        return
+    if v["algo.advantage.is_correction_mode"] == "clip" and (level == "seq" or gating != "ratio"):
+        raise Refusal(
+            "--algo.advantage.is_correction_mode clip: only a token's ratio can be clipped; use "
+            "--algo.advantage.is_correction_level token with --algo.advantage.is_correction_gating ratio, or mode mask"
+        )
+    if gating != "ratio" and len(threshold) == 2 and threshold[0] > 0:
+        raise Refusal(
+            f"--algo.advantage.is_correction_gating {gating}: is bounded from above only; give one "
+            f"--algo.advantage.is_correction_threshold, not {' '.join(map(str, threshold))}"
+        )
+
+
+def _check_generation(v: dict[str, Any]) -> None:
+    estimator, samples = v["algo.advantage.estimator"], v["rollout.n_samples_per_prompt"]
+    if estimator in GROUP_BASELINES and samples < 2:
+        raise Refusal(
+            f"--rollout.n_samples_per_prompt {samples}: with the group baseline {estimator} every advantage would be "
+            "0; give at least 2"
+        )
+    budget = v["rollout.max_new_tokens"]
+    if budget is not None and budget >= v["data.max_len"]:
+        raise Refusal(
+            f"--rollout.max_new_tokens {budget}: leaves no room for a prompt in --data.max_len {v['data.max_len']}; "
+            "lower it"
+        )
+    buffer = v["reward.overlong_buffer_len"]
+    if buffer is not None and buffer > (budget or v["data.max_len"]):
+        raise Refusal(
+            f"--reward.overlong_buffer_len {buffer}: must be at most the response budget {budget or v['data.max_len']}"
+        )
+    _check_stop_penalty(v)
+    if v["algo.dynamic_filtering_enable"]:
+        low, high = v["algo.dynamic_filtering_range"]
+        if not low < high:
+            raise Refusal(f"--algo.dynamic_filtering_range {low} {high}: the first bound must be below the second")
+        if v["reward.remote_url"] == settle.REWARD_FUNC and (low >= 1 or high <= 0):
+            raise Refusal(
+                f"--algo.dynamic_filtering_range {low} {high}: no group passes, as its mean score lies between 0 and "
+                "1; give bounds such as 0 1"
+            )
+        if samples < 2:
+            raise Refusal(
+                f"--rollout.n_samples_per_prompt {samples}: --algo.dynamic_filtering_enable needs at least 2"
+            )
+        if not (v["reward.remote_url"] or v["train.agent_func_path"]):
+            raise Refusal(
+                "--algo.dynamic_filtering_enable: needs scores, which --reward.model_name_or_path does not give; use "
+                "--reward.remote_url"
+            )
+
+
+def _check_stop_penalty(v: dict[str, Any]) -> None:
+    """Upstream multiplies a cut-off reply's reward by a coefficient of 0 to 1, or sets it to a negative one."""
+    coefficient = v["reward.stop_properly_penalty_coef"]
+    if coefficient is None or coefficient < 0:
+        return
+    if v["reward.remote_url"] == settle.REWARD_FUNC:
+        raise Refusal(
+            f"--reward.stop_properly_penalty_coef {coefficient}: multiplies the reward of replies that are cut off, "
+            "and would raise the -1 of a wrong one; give a negative number, which is their reward, such as -1"
+        )

@@ -1,0 +1,64 @@
+"""Values the launcher sets itself: defaults before upstream's validation, consequences after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import rpg_openrlhf
+from rpg_openrlhf.settings import layout, optimizer, run_names, weight_sync
+from rpg_openrlhf.settings.parser import Parsed
+
+REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
+
+
+def fill_defaults(parsed: Parsed) -> None:
+    """Fill the defaults of ours that are not constants into `parsed.values`."""
+    v = parsed.values
+    if parsed.config.algo.objective == "rpg" and "algo.advantage.estimator" not in parsed.explicit:
+        v["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
+    if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
+        v["reward.remote_url"] = REWARD_FUNC
+    optimizer.fill_default(v, parsed.explicit)
+    run_names.fill_defaults(v, parsed.explicit, parsed.layers)
+    if "vllm.enable_prefix_caching" not in parsed.explicit:
+        # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
+        v["vllm.enable_prefix_caching"] = not v["train.full_determinism_enable"]
+    if "ckpt.path" not in parsed.explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
+        v["ckpt.path"] = str(Path(v["ckpt.output_dir"], "checkpoints"))
+    if v["logger.run_dir"] is None:
+        v["logger.run_dir"] = str(Path(v["ckpt.output_dir"], "logs"))
+
+
+def settle(args: SimpleNamespace) -> list[str]:
+    """After upstream's validation: KL and platform settings. Returns notes to print."""
+    if args.algo.objective == "rpg":
+        # A positive init_coef is upstream's switch for building a reference group, use_loss for keeping its log-probs.
+        # RPG's reference lives in the policy's actors, so there is no group, and the KL itself is in RPG's loss.
+        args.algo.kl.init_coef = 0
+        args.algo.kl.use_loss = args.ref.refresh != "rollout"
+    optimizer.settle(args)
+    weight_sync.settle(args)
+    return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else [])
+
+
+def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
+    ds = {f"ds.{name}": value for name, value in vars(args.ds).items()}
+    splits = layout.splits_output_layer(ds) if args.actor.chunked_head == "auto" else []
+    if not splits:
+        return []
+    args.actor.chunked_head = "off"
+    return [f"--actor.chunked_head is off: with --{splits[0]} whole logits are computed"]
+
+
+def _settle_cpu(args: SimpleNamespace) -> list[str]:
+    notes = []
+    args.vllm.enforce_eager = True
+    if args.ds.attn_implementation not in ("sdpa", "eager"):
+        # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
+        args.ds.attn_implementation = "sdpa"
+    for section, name in ((args.vllm, "vllm"), (args.ds, "ds")):
+        if section.enable_sleep:
+            section.enable_sleep = False
+            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to give back")
+    return notes

@@ -1,0 +1,44 @@
+"""What the launching machine has, asked without torch and without touching a GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+
+def gpu_memory_gib() -> list[float | None]:
+    """One entry per visible CUDA device: its memory in GiB, None where the driver does not tell."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = _nvidia_smi() or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
+    if visible is None:
+        return found
+    wanted = [word.strip() for word in visible.split(",") if word.strip() not in ("", "-1", "NoDevFiles")]
+    indices = [int(word) for word in wanted if word.isdigit()]
+    return [found[i] for i in indices if i < len(found)] if len(indices) == len(wanted) else found[: len(wanted)]
+
+
+def _nvidia_smi() -> list[float | None]:
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = done.stdout.split() if done.returncode == 0 else []
+    return [float(line) / 1024 if line.isdigit() else None for line in lines]
+
+
+def host_memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def in_a_ray_cluster() -> bool:
+    """Whether ray.init() would join a running cluster, whose GPUs are not ours to count."""
+    return "RAY_ADDRESS" in os.environ or Path("/tmp/ray/ray_current_cluster").exists()
+
+
+def resolve_platform(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    return "cuda" if gpu_memory_gib() else "cpu"

@@ -1,0 +1,137 @@
+"""The command line: upstream's flags and ours in one parser, YAML layers under it, and what the user gave himself."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import Any, NamedTuple
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.settings import own_flags as config
+from rpg_openrlhf.settings import upstream
+from rpg_openrlhf.settings.layers import read_layers
+
+LAUNCHER_ONLY = ("config", "print_config", "dry_run", "help")
+_UNSET = object()
+
+
+class Parsed(NamedTuple):
+    values: dict[str, Any]  # every flag by its dotted name
+    explicit: set[str]  # the flags given on the command line or in a layer
+    config: config.Config
+    print_config: bool
+    dry_run: bool
+    layers: tuple[str, ...] = ()  # paths given with --config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Upstream's parser, widened by our three choices, our flags and the launcher's own."""
+    parser = upstream.build_parser()
+    actions = by_flag(parser)
+    # none: no baseline, which our experience maker adds; fp32: what CPU tests compare in; schedulefree: our policy
+    # actor hands it to DeepSpeed.
+    added = (("algo.advantage.estimator", "none"), ("ds.param_dtype", "fp32"), ("actor.optim", "schedulefree"))
+    for flag, choice in added:
+        actions[flag].choices = [*(actions[flag].choices or ()), choice]
+    group = parser.add_argument_group("RPG")
+    for flag in config.flags():
+        if flag.type is bool:
+            group.add_argument(f"--{flag.name}", action="store_true", default=flag.default, help=flag.sentence)
+            continue
+        text = f"{flag.sentence} (default: {flag.default})"
+        group.add_argument(f"--{flag.name}", type=flag.type, default=flag.default, choices=flag.choices, help=text)
+    group = parser.add_argument_group("launcher")
+    group.add_argument(
+        "--config", action="append", default=None, metavar="FILE.yaml",
+        help="YAML layer, repeatable or comma-separated; a later layer wins, the command line wins over all",
+    )  # fmt: skip
+    group.add_argument("--print_config", action="store_true", help="print the resolved flags as YAML and exit")
+    group.add_argument(
+        "--dry_run", action="store_true", help="check everything, count steps, estimate memory and time, and exit"
+    )
+    return parser
+
+
+def by_flag(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Flag name without dashes -> its action."""
+    return {s.removeprefix("--"): a for a in parser._actions for s in a.option_strings if s.startswith("--")}
+
+
+def nearest(name: str, names: Any) -> str:
+    """The end of a refusal: which known name was probably meant."""
+    close = difflib.get_close_matches(name, list(names), 1, 0.5)
+    # A flag is often remembered by its last word alone (beta, batch_size).
+    close = close or [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
+    return f"did you mean {close[0]}?" if close else "see --help for all flags"
+
+
+def coerce(name: str, value: Any, action: argparse.Action) -> Any:
+    """A value from YAML -> what argparse would have made of it."""
+    if action.nargs == 0:  # a switch: its constant when true, the other one when false
+        if not isinstance(value, bool):
+            raise Refusal(f"{name}: {value!r} must be true or false")
+        return action.const if value else not action.const
+    if action.nargs is not None and value != action.default:
+        words = value if isinstance(value, list) else [value]
+        if isinstance(action.nargs, int) and len(words) != action.nargs:
+            raise Refusal(f"{name}: {value!r} must be a list of {action.nargs} values")
+        return [_scalar(name, word, action) for word in words]
+    return value if action.nargs is not None else _scalar(name, value, action)
+
+
+def _scalar(name: str, value: Any, action: argparse.Action) -> Any:
+    kind = action.type or str
+    if isinstance(value, bool | list | dict) or value is None:
+        raise Refusal(f"{name}: {value!r} must be one {kind.__name__}")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        typed = kind(str(value))  # pyright: ignore[reportCallIssue]
+    except ValueError:
+        raise Refusal(f"{name}: invalid {kind.__name__} value: {value!r}") from None  # pyright: ignore
+    if action.choices is not None and typed not in action.choices:
+        raise Refusal(f"{name}: invalid choice: {value!r} (choose from {', '.join(map(repr, action.choices))})")
+    return typed
+
+
+def _turned_off(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--switch=false` and `--switch=true` out of the command line: argparse knows only `--switch`."""
+    rest, values = [], {}
+    for word in argv:
+        name, equals, value = word.removeprefix("--").partition("=")
+        action = actions.get(name)
+        if word.startswith("--") and equals and action and action.nargs == 0 and value in ("true", "false"):
+            values[action.dest] = coerce(name, value == "true", action)
+        else:
+            rest.append(word)
+    return rest, values
+
+
+def _layers(paths: tuple[str, ...], actions: dict[str, argparse.Action]) -> dict[str, Any]:
+    flat = read_layers(list(paths))
+    unknown = [name for name in flat if name not in actions or name in LAUNCHER_ONLY]
+    if unknown:
+        raise Refusal(f"unknown YAML key {unknown[0]}: {nearest(unknown[0], actions)}")
+    given = {name: value for name, value in flat.items() if value is not None}
+    return {actions[name].dest: coerce(f"--config key {name}", value, actions[name]) for name, value in given.items()}
+
+
+def parse(argv: list[str]) -> Parsed:
+    """Command line over YAML layers over defaults -> every flag's value, and which of them the user gave."""
+    parser = build_parser()
+    actions = by_flag(parser)
+    argv, switched = _turned_off(argv, actions)
+    dests = {a.dest for a in parser._actions if a.dest != "help"}
+    unset = dict.fromkeys(dests - set(LAUNCHER_ONLY), _UNSET)  # argparse gives a default only where nothing stands
+    given, extra = parser.parse_known_args(argv, argparse.Namespace(**unset))
+    if extra:
+        name = extra[0].partition("=")[0]
+        if not name.startswith("--"):
+            raise Refusal(f"unexpected argument {extra[0]!r}: it belongs to no flag")
+        raise Refusal(f"unknown flag {name}: {nearest(name, ['--' + known for known in actions])}")
+    typed = {dest: value for dest, value in vars(given).items() if value is not _UNSET} | switched
+    paths = tuple(p.strip() for path in typed.get("config") or [] for p in path.split(",") if p.strip())
+    layers = _layers(paths, actions)
+    values = {dest: parser.get_default(dest) for dest in sorted(dests)} | layers | typed
+    launcher = {dest: values.pop(dest) for dest in LAUNCHER_ONLY if dest in values}
+    explicit = (set(layers) | set(typed)) - set(LAUNCHER_ONLY)
+    ours = config.Config.from_flags(values)
+    return Parsed(values, explicit, ours, bool(launcher["print_config"]), bool(launcher["dry_run"]), paths)

@@ -1,0 +1,69 @@
+"""What a run is called in W&B and TensorBoard, where the user does not say: by its layers, which are its settings.
+
+And whether W&B would take the run at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.settings.layers import read_layers
+
+METHOD = ("algo.objective", "algo.advantage.estimator", "rpg.divergence", "rpg.gradient_estimator")
+MODES, SHORTEST_KEY = ("online", "offline", "disabled"), 40
+LONGEST = {"group": 128, "tag": 64}  # characters that W&B takes
+# These decide where a run computes and what every run shares, not what it is compared with.
+NO_DIFFERENCE = ("base", "hardware")
+
+
+def check_wandb(v: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
+    """W&B itself refuses a mode or a key when the engines have started; the key is not repeated."""
+    mode, key = environ.get("WANDB_MODE") or "online", v["logger.wandb.key"]
+    if not key:
+        return
+    if mode not in MODES:
+        raise Refusal(f"--logger.wandb.key: WANDB_MODE={mode} is none of {', '.join(MODES)}")
+    netrc = Path(environ.get("NETRC") or "~/.netrc").expanduser()  # where `wandb login` leaves one
+    if mode == "online" and len(key) < SHORTEST_KEY and not (environ.get("WANDB_API_KEY") or netrc.exists()):
+        raise Refusal(
+            f"--logger.wandb.key: has {len(key)} characters, and W&B's keys have {SHORTEST_KEY} or more; give a whole "
+            "one, or set WANDB_MODE to offline or disabled"
+        )
+
+
+def fill_defaults(v: dict[str, Any], explicit: set[str], layers: tuple[str, ...]) -> None:
+    """`--logger.wandb.run_name` and `--logger.wandb.group` into the flags, where they were not given."""
+    if "logger.wandb.run_name" not in explicit:
+        now = datetime.now().strftime("%m%dT%H:%M")
+        v["logger.wandb.run_name"] = f"{algorithm(v, layers)}_seed{v['train.seed']}_{now}"
+    if v["logger.wandb.group"] is None:
+        parts = [tag.rpartition("/")[2] for tag in tags(layers) if tag.partition("/")[0] not in NO_DIFFERENCE]
+        v["logger.wandb.group"] = "+".join(parts or [algorithm(v, layers)])[: LONGEST["group"]]
+
+
+def algorithm(v: dict[str, Any], layers: tuple[str, ...]) -> str:
+    """The layer of `configs/algorithm/`, unless what is over it has made it another; without one, what flags say."""
+    for path in reversed(layers):
+        if Path(path).absolute().parent.name == "algorithm":
+            said = read_layers([path])
+            if all(v[name] == said[name] for name in METHOD if name in said):
+                return Path(path).stem
+            break
+    if v["algo.objective"] != "rpg":
+        return v["algo.advantage.estimator"]
+    estimator = "reinforce_" if v["rpg.gradient_estimator"] == "reinforce" else ""
+    return f"rpg_{estimator}{v['rpg.divergence']}"
+
+
+def tags(layers: tuple[str, ...]) -> list[str]:
+    """One a layer, in order: `base`, `model/qwen3_4b`, `algorithm/grpo`; a file elsewhere by its name."""
+    found = []
+    for path in map(Path, layers):
+        folder = path.absolute().parent
+        found.append(f"{folder.name}/{path.stem}" if folder.parent.name == "configs" else path.stem)
+    return list(dict.fromkeys(tag[: LONGEST["tag"]] for tag in found))

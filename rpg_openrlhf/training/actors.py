@@ -1,0 +1,174 @@
+"""The policy's training step and the Ray actors that hold models: bind what differs, then delegate."""
+
+import math
+import random
+import socket
+
+import torch
+from openrlhf.trainer.ray import launcher, ppo_actor
+from openrlhf.trainer.ray.launcher import ReferenceModelActor
+from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
+from openrlhf.trainer.ray.ppo_critic import CriticModelActor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rpg_openrlhf.errors import NotFinite
+from rpg_openrlhf.reference.weights import ReferenceWeights, clear_moments
+from rpg_openrlhf.runs.checkpointing import WholeCheckpoints
+from rpg_openrlhf.runs.checkpoints import ACTOR, CRITIC
+from rpg_openrlhf.training.chunked_head import actor_class
+from rpg_openrlhf.training.column_actors import ColumnBuffer, ColumnForward
+from rpg_openrlhf.training.measured_once import MeasuredOnce
+from rpg_openrlhf.training.policy_loss import RPGPolicyLoss
+from rpg_openrlhf.weight_sync.policy import BucketedSync
+
+
+class WholeStepTrainer(BucketedSync):
+    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), besides, in saying where a step ends.
+
+    With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
+    ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.
+    """
+
+    def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
+        """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary."""
+        if self.args.train.dynamic_batch_enable:
+            ends_step = bool(self.replay_buffer.dynamic_optimizer_step[step])
+            self.actor.model.set_gradient_accumulation_boundary(ends_step)
+        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if "entropy_loss" in status["metrics"]:
+            status["metrics"]["entropy_loss"] *= self._logged_scale(status, step, loss_batch_info)
+        return status
+
+    def _logged_scale(self, status: dict, step: int, loss_batch_info: dict | None) -> torch.Tensor | float:
+        """Turns a micro-batch's share of the step's token mean, which upstream logs as it is, into its own token mean.
+
+        ppo_train then weighs by tokens, so what is logged is the mean over all tokens, however they were split.
+        """
+        if loss_batch_info is None:
+            dp_size = self.strategy.ds_device_mesh["dp"].size()
+            normalizer = self.replay_buffer.dynamic_batch_num_tokens[step] / dp_size
+        else:
+            normalizer = loss_batch_info["batch_num_tokens"] / loss_batch_info["dp_size"]
+        return normalizer / max(status["num_action_tokens"], 1.0)
+
+
+class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
+    """Differs from upstream's ActorPPOTrainer in its parts."""
+
+
+class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
+    """Differs from upstream's ActorPPOTrainer, besides, in the loss and in the statistics it reports."""
+
+    def __init__(self, strategy, *args, **kwargs):
+        super().__init__(strategy, *args, **kwargs)
+        self.actor_loss_fn = RPGPolicyLoss(strategy.args)
+        self.reference: ReferenceWeights | None = None  # set by the policy's actor, which holds it
+
+    def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
+        """Differs from upstream: the loss sees the reference's log-probs, which upstream keeps for its own KL loss."""
+        self.actor_loss_fn.ref_log_probs = experience.base_action_log_probs
+        steps = self.actor.model.global_steps
+        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if self.reference and self.args.ref.refresh == "ema" and self.actor.model.global_steps > steps:
+            self.reference.refresh(self.args.ref.mix)
+        return status
+
+    def ppo_train(self, kl_ctl: float) -> dict[str, float]:
+        """Differs from upstream: the statistics of the whole rollout and its optimizer steps join its status."""
+        steps = self.actor.model.global_steps
+        status = super().ppo_train(kl_ctl)
+        if status:
+            status.update(self.actor_loss_fn.statistics.reduce(self.strategy))
+            status["policy/optimizer_steps"] = float(self.actor.model.global_steps - steps)
+        return status
+
+
+def keep_activations(model: torch.nn.Module, recomputed: int) -> None:
+    """Of a model with gradient checkpointing, let the layers after the first `recomputed` keep their activations."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    for layer in layers[recomputed:]:
+        layer.gradient_checkpointing = False
+
+
+class LastingPort:
+    """Differs from upstream's BaseDistributedActor in the range that a rendezvous port is taken from.
+
+    Upstream takes an ephemeral one and binds it half a minute later, when any connection may have been given it.
+    """
+
+    @staticmethod
+    def _get_free_port() -> int:
+        """Differs from upstream: a free port below Linux's ephemeral range."""
+        for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)):  # nobody listens
+                    return port
+        raise RuntimeError("no free port between 20000 and 32767")
+
+
+class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_actor_class__):
+    """Differs from upstream's ReferenceModelActor in its port, its model's class and the shape of what it is sent."""
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        """Differs from upstream: its name for the model's class is rebound, in this process, before it builds one."""
+        launcher.Actor = actor_class(strategy.args)
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+
+class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
+    """Differs from upstream's CriticModelActor in its port, its checkpoints and in refusing numbers not finite."""
+
+    part = CRITIC
+
+    def fit(self):
+        """Differs from upstream: a loss or gradient norm that is not finite ends the run."""
+        status = super().fit()
+        for name, value in status.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise NotFinite(f"{name} of the critic is {value}; lower --critic.adam.lr")
+        return status
+
+
+class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelActor.__ray_actor_class__):
+    """Differs from upstream's PolicyModelActor in the model and trainer it builds and in holding RPG's reference."""
+
+    part = ACTOR
+    reference: ReferenceWeights | None = None  # where `--ref.refresh` asks for one
+
+    def init_model_from_pretrained(self, strategy, *args, **kwargs):
+        """Differs from upstream: its names for both are rebound, in this process, before it builds them."""
+        ppo_actor.Actor = actor_class(strategy.args)
+        rpg = strategy.args.algo.objective == "rpg"
+        ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
+        ppo_actor.NaiveReplayBuffer = ColumnBuffer
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if strategy.args.actor.gradient_checkpointing_layers:
+            keep_activations(self.actor.model, strategy.args.actor.gradient_checkpointing_layers)
+        if rpg and strategy.args.ref.refresh != "rollout":
+            self._hold_reference(strategy)
+
+    def _hold_reference(self, strategy) -> None:
+        args = strategy.args
+        mixed = args.ref.mix not in (None, 1)
+        self.reference = ReferenceWeights(self.actor.model, offload=args.ref.offload, mixed=mixed)
+        # A policy that came from a checkpoint is not the start policy any more.
+        start = args.ref.model_name_or_path or (self.checkpoint_states and args.actor.model_name_or_path)
+        if self.checkpoint_states and self.reference.is_in(strategy.resumed(ACTOR)):
+            self.reference.load(strategy.resumed(ACTOR))
+        elif start:  # a checkpoint of a run without a reference model has none
+            self.reference.take(start, args.trust_remote_code)
+        strategy.beside.append(self.reference.save)
+        self.trainer.reference = self.reference
+
+    def execute_batch(self, method_name, all_data, start_idx, end_idx):
+        """Differs from upstream: `reference_forward` is the policy's forward with the reference's weights in place."""
+        if method_name != "reference_forward":
+            return super().execute_batch(method_name, all_data, start_idx, end_idx)
+        with self.reference.in_place():
+            return super().execute_batch("forward", all_data, start_idx, end_idx)
+
+    def refresh_reference(self, mix: float, reset_optimizer: bool) -> None:
+        """Move the reference to the policy, or `mix` of the way; every rank for itself."""
+        self.reference.refresh(mix)
+        if reset_optimizer:
+            clear_moments(self.actor.model)

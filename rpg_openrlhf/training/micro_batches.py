@@ -1,0 +1,144 @@
+"""The driver's half of the data path: micro-batches that travel as columns, padded where they are computed with.
+
+Upstream pads a micro-batch once, sends the padded ids and two masks of int64 to every model, sends all of it to the
+policy again with what was computed, where it is split into samples, stripped of its padding, and padded anew.
+B: sequences of a micro-batch; T: tokens of its longest; A: T - 1.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from openrlhf.trainer.ppo_utils import experience as upstream
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+from rpg_openrlhf.sampling.columns import Columns, pad, spans, strip
+from rpg_openrlhf.sampling.samples import Sample, experiences_of, fit_together, response_length
+
+# Fields of an Experience, as upstream sorts them, that a training step may read.
+ACTIONS = ("action_log_probs", "base_action_log_probs", "rollout_log_probs", "advantages")
+EPISODE = {
+    "rewards": torch.float32,
+    "scores": torch.float32,
+    "response_length": torch.int64,
+    "truncated": torch.bool,
+    "total_length": torch.float32,
+}
+INFO = "info."  # begins the names of what is logged, among the values of columns
+
+
+class MicroBatch(Experience):
+    """Differs from upstream's Experience in its dtypes, as narrow as may be, and in being sent as columns."""
+
+    columns: Columns  # what it was made of: ids, where actions begin and end
+
+    @classmethod
+    def of(cls, samples: list[Sample], fill: int) -> "MicroBatch":
+        """Samples of a rollout, ids padded with `fill`."""
+        columns = Columns.of(samples)
+        values, lengths = columns.values, columns.lengths
+        info = {"response_clip_ratio": torch.tensor(values["clipped"]), "reward": torch.tensor(values["reward"])}
+        info["score"] = torch.tensor(values["scores"])
+        for name in values["extra_logs"][0]:
+            info[name] = torch.tensor([logs[name] for logs in values["extra_logs"]])
+        batch = cls(
+            sequences=torch.from_numpy(pad(columns.ids, lengths, fill)),
+            action_mask=torch.from_numpy(action_spans(columns)),
+            prompts=values["prompt"],
+            labels=values["label"],
+            rewards=torch.tensor(values["reward"]),
+            scores=torch.tensor(values["scores"]),
+            response_length=torch.tensor(list(map(response_length, values["begin"], values["end"]))),
+            truncated=torch.tensor(values["truncated"]),
+            total_length=torch.tensor(lengths, dtype=torch.float32),
+            info=info,
+            **{name: torch.from_numpy(pad(flat, columns.action_lengths)) for name, flat in columns.actions.items()},
+        )
+        batch.columns = columns
+        return batch
+
+    def inputs(self) -> Columns:
+        """What a model's forward pass needs."""
+        places = {name: self.columns.values[name] for name in ("begin", "end")}
+        return Columns(self.columns.lengths, self.columns.ids, {}, places)
+
+    def packed(self) -> Columns:
+        """What a training step may need: not prompts and labels, nor returns, which a critic alone reads."""
+        lengths, places = self.columns.action_lengths, self.inputs().values
+        given = {name: getattr(self, name) for name in ACTIONS if getattr(self, name) is not None}
+        values = places | {name: getattr(self, name).tolist() for name in EPISODE}
+        values |= {f"{INFO}{name}": logged.tolist() for name, logged in self.info.items()}
+        actions = {name: strip(padded.numpy(), lengths) for name, padded in given.items()}
+        return Columns(self.columns.lengths, self.columns.ids, actions, values)
+
+    def __reduce__(self):
+        return self.packed().__reduce__()
+
+
+def action_spans(columns: Columns) -> np.ndarray:
+    """(B, A) of bool: where a token of the response is predicted."""
+    begins, ends = (np.asarray(columns.values[name]) - 1 for name in ("begin", "end"))
+    return spans(begins, ends, max(columns.lengths) - 1)
+
+
+class ColumnMaker(RemoteExperienceMaker):
+    """Differs from upstream in the shape in which micro-batches are made and travel, not in what is in them."""
+
+    _inputs: list[Columns] | None = None  # of the micro-batches that log-probs are asked for
+
+    def split_rollout_samples(self, rollout_samples):
+        """Differs from upstream: it plans the micro-batches, of stand-ins, and each is then made at once."""
+        if self.critic_model_group is not None or not fit_together(rollout_samples):
+            return super().split_rollout_samples(experiences_of(rollout_samples))
+        stand_ins = [Experience() for _ in rollout_samples]
+        if self.args.train.dynamic_batch_enable:
+            lengths = [float(sample.columns.lengths[sample.place]) for sample in rollout_samples]
+            for stand_in, length in zip(stand_ins, torch.tensor(lengths).split(1), strict=True):
+                stand_in.total_length = length
+        batches = []
+        for planned in super().split_rollout_samples(stand_ins):
+            batch = MicroBatch.of([rollout_samples[place] for place in planned.index], self.tokenizer.pad_token_id)
+            batch.index = planned.index
+            batches.append(batch)
+        return batches
+
+    def make_experience(self, samples_list):
+        """Differs from upstream: keeps what the models will be sent."""
+        are_columns = all(isinstance(batch, MicroBatch) for batch in samples_list)
+        self._inputs = [batch.inputs() for batch in samples_list] if are_columns else None
+        return super().make_experience(samples_list)
+
+    def _dispatch_forward(self, group, sync_condition, **kwargs):
+        """Differs from upstream: columns are sent, which column_actors.ColumnForward takes."""
+        if self._inputs is not None:
+            kwargs = {"sequences": self._inputs, "fill": [self.tokenizer.pad_token_id] * len(self._inputs)}
+        return super()._dispatch_forward(group, sync_condition, **kwargs)
+
+    def _flatten_results(self, refs, duplicate_factor):
+        """Differs from upstream: log-probs that come as columns are padded."""
+        results = super()._flatten_results(refs, duplicate_factor)
+        if self._inputs is None:
+            return results
+        return [
+            torch.from_numpy(pad(found, columns.action_lengths)) if isinstance(found, np.ndarray) else found
+            for found, columns in zip(results, self._inputs, strict=True)
+        ]
+
+    def get_cumulative_returns(self, rewards, action_mask, gamma):
+        """Differs from upstream: no loop over tokens where nothing is discounted; a single reward stays exact."""
+        if gamma != 1 or (self.kl_ctl.value > 0 and not self.args.algo.kl.use_loss):
+            return super().get_cumulative_returns(rewards, action_mask, gamma)
+        if action_mask is not None:
+            rewards = action_mask * rewards
+        return rewards.flip(-1).cumsum(-1).flip(-1)
+
+
+def balance_experiences(experiences, args):
+    """Upstream's, which is given row numbers and lengths to deal out to the ranks -> the columns of each rank."""
+    if not all(isinstance(batch, MicroBatch) for batch in experiences):
+        return upstream.balance_experiences(experiences, args)
+    rows = list(itertools.chain.from_iterable(batch.packed().rows() for batch in experiences))
+    lengths = [row.columns.lengths[row.place] for row in rows]
+    numbered = Experience(sequences=list(range(len(rows))), total_length=lengths)
+    return [Columns.of([rows[i] for i in dealt.sequences]) for dealt in upstream.balance_experiences([numbered], args)]

@@ -1,0 +1,256 @@
+"""The controller: upstream's PPOTrainer with RPG's experience maker, a reference that moves, and a state of its own.
+
+It reports each step, and each phase as it begins.
+"""
+
+import contextlib
+import math
+import time
+from pathlib import Path
+
+import ray
+import torch
+from openrlhf.trainer import ppo_trainer
+from openrlhf.trainer.ppo_trainer import PPOTrainer
+from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
+
+from rpg_openrlhf.errors import NotFinite
+from rpg_openrlhf.reference.schedule import RefreshSchedule
+from rpg_openrlhf.runs import evaluation, loggers
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+from rpg_openrlhf.sampling.reward_check import check_logs
+from rpg_openrlhf.training.data_sets import blending_datasets
+from rpg_openrlhf.training.experience import PolicyAsReference, RPGExperienceMaker
+from rpg_openrlhf.training.micro_batches import ColumnMaker, balance_experiences
+
+
+class RPGTrainer(PPOTrainer.__ray_actor_class__):
+    """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in what it logs."""
+
+    reward_source = "the reward"  # how errors name it; set by install.py, on a subclass
+
+    def __init__(self, pretrain, strategy, *args, **kwargs):
+        torch.manual_seed(strategy.args.train.seed)
+        if not (strategy.args.use_ms or strategy.args.data.max_images_per_prompt > 0):
+            ppo_trainer.blending_datasets = blending_datasets  # prepare_datasets', in this process
+        with without_loggers(strategy.args.logger):  # upstream builds its own while it is built
+            super().__init__(pretrain, strategy, *args, **kwargs)
+        self.wandb_logger, self.tensorboard_logger = loggers.build(strategy.args)
+        self.samples_generator = RPGSamplesGenerator(
+            strategy, self.prompts_dataloader, self.eval_dataloader, self.tokenizer, self.vllm_engines
+        )
+        self.prompts_dataloader = self.samples_generator.prompts_dataloader
+        self.schedule: RefreshSchedule | None = None
+        self.steps_taken = 0  # rollouts trained on, those before a resume included
+        self._moved: dict | None = None  # what is to be reported of this step's refresh
+        ppo_trainer.balance_experiences = balance_experiences  # train_step's, in this process
+        maker, reference = ColumnMaker, self.reference_model_group
+        if self.args.algo.objective == "rpg":
+            # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time:
+            # upstream is told of a KL loss (use_loss) only to keep the reference's log-probs.
+            self.kl_ctl = FixedKLController(0.0)
+            maker, reference = RPGExperienceMaker, self._moving_reference()
+        self.experience_maker = maker(
+            self.actor_model_group,
+            self.critic_model_group,
+            self.reward_model_group,
+            reference,
+            self.kl_ctl,
+            self.strategy,
+            self.tokenizer,
+        )
+
+    def _moving_reference(self) -> PolicyAsReference | None:
+        ref = self.args.ref
+        if ref.refresh == "rollout":
+            return None
+        self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
+        return PolicyAsReference(self.actor_model_group)
+
+    def train_step(self, rollout_samples, global_step):
+        """Differs from upstream: the reference moves after it, when the schedule says so.
+
+        Under --train.full_determinism_enable samples are in order of prompt, not time.
+        """
+        if self.args.train.full_determinism_enable:
+            rollout_samples = in_order(rollout_samples, self.args.rollout.n_samples_per_prompt)
+        check_logs(rollout_samples, self.reward_source)
+        self._phase("experience")
+        status, global_step = super().train_step(rollout_samples, global_step)
+        self._end_after(global_step)
+        status["rollout/carried_prompts"] = self.samples_generator.carried
+        if self.args.algo.dynamic_filtering_enable:
+            status["rollout/given_back_prompts"] = self.samples_generator.given_back
+        if self.schedule and "policy/kl_ref_k3" in status:  # without it no step was taken
+            status |= self._move_reference(status, global_step)
+        return status, global_step
+
+    def _compute_rollout_stats(self, experiences):
+        """Differs from upstream: a reward that is not finite ends the run, whoever gave it."""
+        stats = super()._compute_rollout_stats(experiences)
+        if not math.isfinite(stats["rollout/reward_mean"]):
+            raise NotFinite(f"{self.reward_source}: the mean reward of a rollout is {stats['rollout/reward_mean']}")
+        return stats
+
+    def _end_after(self, global_step: int) -> None:
+        self.steps_taken = global_step
+        self.samples_generator.ended = global_step == self.args.train.max_rollouts
+
+    def _move_reference(self, status: dict, global_step: int) -> dict[str, float]:
+        """Ask the schedule, have the policy's actors do it -> what is logged of it."""
+        kl, ref = status["policy/kl_ref_k3"], self.args.ref
+        decision = self.schedule.update(kl, int(status["policy/optimizer_steps"]))
+        logged = {
+            "ref/refresh": float(decision.refresh),
+            "ref/kl_average": decision.kl_average,
+            "ref/steps_since_refresh": float(decision.steps_since_refresh),
+            "ref/kl_start": kl if self.experience_maker.kl_start is None else self.experience_maker.kl_start,
+        }
+        if not decision.refresh:
+            return logged
+        mix = 1.0 if ref.mix is None else ref.mix
+        self._moved = {"step": global_step, "reason": decision.reason, "kl_before": kl}
+        logged["ref/kl_before"] = kl
+        if mix == 1:
+            # Both have the same weights. After a mix it is measured, on the next rollout, before its first step.
+            self._moved["kl_after"] = logged["ref/kl_after"] = 0.0
+        if decision.reason != "ema":  # which moves at every optimizer step, in the policy's actors
+            start = time.time()
+            ray.get(self.actor_model_group.async_run_method("refresh_reference", mix, ref.reset_optimizer))
+            logged["timing/refresh"] = time.time() - start
+        return logged
+
+    def ppo_train(self, global_steps):
+        """Differs from upstream: the phase is reported."""
+        self._phase("train")
+        return super().ppo_train(global_steps)
+
+    def broadcast_to_vllm(self):
+        """Differs from upstream: the phase is reported, and the next one, in which samples are drawn."""
+        self._phase("sync")
+        super().broadcast_to_vllm()
+        self._phase("generate")
+
+    def fit(self, global_step=0):
+        """Differs from upstream: phases are reported, and a run that trained on nothing fails before it saves."""
+        self._phase("generate")
+        super().fit(global_step)
+        if not self.steps_taken:
+            raise RuntimeError(self.samples_generator.nothing_trained())
+        self._phase("save")
+
+    def init_checkpoint_states(self) -> dict:
+        """Differs from upstream: our own state goes on too, and the place in the data without the loader's help."""
+        states = super().init_checkpoint_states()
+        self._end_after(states["global_step"])
+        if "trainer" in states:
+            self.load_state_dict(states["trainer"])
+            if evaluation_is_owed(self.args, states["global_step"]) and self.eval_dataloader:
+                self.samples_generator.before_the_next = lambda: self._evaluate_owed(states)
+        return states | {"data_loader_state_dict": {}}
+
+    def _evaluate_owed(self, states: dict) -> None:
+        """What follows the step of the checkpoint, in which nothing of it is: upstream saves first."""
+        step, chosen = states["global_step"], self.args.eval
+        sampling = {"temperature": chosen.temperature, "n_samples_per_prompt": chosen.n_samples_per_prompt}
+        logs = self.evaluate(step, **{**self.generate_kwargs, **sampling})
+        # What is loaded holds DeepSpeed's own entries too, which it refuses to be given.
+        names = ("episode", "global_step", "total_consumed_prompts", "data_loader_state_dict", "trainer")
+        self.save_best_checkpoint(logs, step, {name: states[name] for name in names})
+
+    def state_dict(self) -> dict:
+        """What the next step depends on besides the models, and no upstream name in the checkpoint holds."""
+        return {
+            "samples": self.samples_generator.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
+            "kl_coefficient": self.kl_ctl.value,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from `state_dict()`, also under another rule for the reference; a KL controller, where it adapts."""
+        self.samples_generator.load_state_dict(state["samples"])
+        if self.schedule and state["schedule"]:
+            self.schedule.load_state_dict(state["schedule"])
+        if not isinstance(self.kl_ctl, FixedKLController):
+            self.kl_ctl.value = state["kl_coefficient"]
+
+    def restore_best_checkpoint_state(self, checkpoint_states) -> None:
+        """Differs from upstream: the best so far counts only where it is of the metric that is chosen now.
+
+        Upstream goes on with the metric of the checkpoint, whatever the flag says.
+        """
+        if (checkpoint_states or {}).get("best_eval_metric_key") == self.best_eval_metric_key:
+            super().restore_best_checkpoint_state(checkpoint_states)
+
+    def get_max_steps(self) -> int:
+        """Differs from upstream: the driver learns how many rollouts to expect, and the schedule ends with them."""
+        args = self.args
+        rollouts = len(self.prompts_dataloader) * args.train.num_episodes // args.rollout.batch_size
+        limit = args.train.max_rollouts or rollouts
+        self._report("start", 0, {"rollouts": min(rollouts, limit)})
+        samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
+        steps = super().get_max_steps()
+        if limit < rollouts:
+            steps = min(steps, limit * (samples // args.train.batch_size) * args.train.max_epochs)
+        return steps
+
+    def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
+        """Differs from upstream: the step is reported to the driver too, and a checkpoint holds our own state."""
+        logs_dict = with_rate(logs_dict)
+        self._report("train", global_step, logs_dict)
+        if self._moved:
+            self.strategy.progress.put({"kind": "refresh", **self._moved})
+            self._moved = None
+        client_states["trainer"] = self.state_dict()  # the best checkpoint, after an evaluation, is given them too
+        self._phase("save")
+        super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
+        self._phase("generate")
+
+    def evaluate(self, global_step, **generate_kwargs):
+        """Differs from upstream: the metrics (eval_metrics.py), which are reported to the driver too."""
+        self._phase("evaluate")
+        start = time.time()
+        samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
+        logs = evaluation.metrics(self.eval_dataloader, samples, generate_kwargs["n_samples_per_prompt"])
+        logs["timing/evaluate"] = time.time() - start
+        for log in filter(None, (self.wandb_logger, self.tensorboard_logger)):
+            log.log_eval(global_step, logs)
+        self._report("eval", global_step, logs)
+        self._phase("generate")
+        return logs
+
+    def _phase(self, name: str) -> None:
+        self.strategy.progress.put({"kind": "phase", "name": name})
+
+    def _report(self, kind: str, step: int, values: dict) -> None:
+        self.strategy.progress.put({"kind": kind, "step": step, **loggers.numbers(values)})
+
+
+@contextlib.contextmanager
+def without_loggers(chosen):
+    """`args.logger` as it is where neither W&B nor TensorBoard is asked for."""
+    asked = chosen.wandb.key, chosen.tensorboard_dir
+    chosen.wandb.key = chosen.tensorboard_dir = None
+    try:
+        yield
+    finally:
+        chosen.wandb.key, chosen.tensorboard_dir = asked
+
+
+def with_rate(logs: dict) -> dict:
+    """A step's logs, and how many tokens it sampled in a second."""
+    seconds = logs.get("timing/step_total")
+    tokens = logs["rollout/num_samples"] * logs["rollout/response_length_mean"]
+    return logs | {"tokens_per_second": tokens / seconds if seconds else 0.0}
+
+
+def evaluation_is_owed(args, step: int) -> bool:
+    """Whether a run that goes on from this step's checkpoint is to evaluate first; the best one was written after."""
+    return step % args.eval.steps == 0 and not Path(args.ckpt.resume_from).name.startswith("best")
+
+
+def in_order(samples: list, group: int) -> list:
+    """A rollout's samples, `group` to a prompt, in an order that does not tell which of them was finished first."""
+    groups = [samples[start : start + group] for start in range(0, len(samples), group)]
+    groups.sort(key=lambda samples: (samples[0].prompts[0], [sample.sequences.tolist() for sample in samples]))
+    return [sample for group in groups for sample in group]

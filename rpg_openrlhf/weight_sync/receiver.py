@@ -1,0 +1,75 @@
+"""An engine's end of a weight sync, in each of its workers."""
+
+import os
+import pickle
+
+import torch
+
+from rpg_openrlhf import cpu_platform
+
+if os.environ.get("RPG_PLATFORM") == "cpu":  # vLLM starts its workers itself: Ray's set-up hook never runs there
+    cpu_platform.install()
+
+from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+
+from rpg_openrlhf.weight_sync.plan import checksum
+
+
+class WeightReceiver(WorkerWrap):
+    """Differs from upstream's WorkerWrap in taking weights by the bucket; upstream's group may carry them."""
+
+    _version = 0  # of the sync that the buckets loaded last belong to
+    _checksums: dict[int, int] = {}  # noqa: RUF012  (by bucket; replaced, never changed in place)
+    _names: set[str] | None = set()  # noqa: RUF012  (what was loaded, as the engine calls it; None: not told)
+
+    def open_weights(self, spec: bytes) -> None:
+        """spec: pickled, as vLLM's own serializer makes dictionaries of dataclasses. What is in it: WeightSender."""
+        self._plan, address, self._is_whole = pickle.loads(spec)
+        dtypes = {piece.dtype for bucket in self._plan for piece in bucket.pieces}
+        expected = self.model_config.dtype
+        assert dtypes == {expected}, f"the policy's weights are {dtypes}, the engine's {expected}"
+        self._inlet, self._version = address.open(self), 0  # another policy counts its syncs anew
+        # Only processing moves quantized weights to where kernels read them. For others it would be wasted, and vLLM
+        # 0.29's would forget a tied head on the CPU.
+        self._layerwise = self.model_config.quantization is not None
+
+    def load_bucket(self, version: int, index: int, slot: int) -> None:
+        """Take bucket `index` out of `slot` into the model, in one call."""
+        if version != self._version:
+            self._version, self._checksums, self._names = version, {}, set()
+            if self._layerwise:
+                from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+                initialize_layerwise_reload(self.model_runner.model)
+        bucket = self._plan[index]
+        buffer = self._inlet.receive(slot, bucket.nbytes)
+        weights = bucket.views(buffer)
+        if self._layerwise:  # it keeps a layer's until the last has come
+            weights = [weight.clone() for weight in weights]
+        named = zip((piece.name for piece in bucket.pieces), weights, strict=True)
+        names = self.model_runner.model.load_weights(named)
+        self._names = None if names is None or self._names is None else self._names | names
+        self._checksums = {**self._checksums, index: checksum(buffer)}
+        torch.cuda.synchronize()  # the buffer is the sender's again when this returns
+
+    def commit_weights(self, version: int, checksums: list[int]) -> None:
+        """RuntimeError unless every bucket of this sync came, as it was sent."""
+        came = self._checksums if version == self._version else {}
+        wrong = [index for index, sent in enumerate(checksums) if came.get(index) != sent]
+        if wrong:
+            raise RuntimeError(f"weight sync {version}: buckets {wrong} of {len(checksums)} missing or damaged")
+        if self._layerwise:
+            from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+            finalize_layerwise_reload(self.model_runner.model, self.model_config)
+        elif self._is_whole and self._names is not None:
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Once: a weight of the engine's that the policy calls otherwise would stay what it was at the start."""
+        forgotten = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
+        if forgotten:
+            raise RuntimeError(
+                f"the policy brings no weight for {min(forgotten)} of the engine ({len(forgotten)} such)"
+            )
+        self._is_whole = False

@@ -1,0 +1,85 @@
+"""The policy's end of a weight sync: gather a bucket, pack it, have all engines load it; then a commit."""
+
+import contextlib
+import pickle
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+
+from rpg_openrlhf.errors import NotFinite
+from rpg_openrlhf.weight_sync.plan import Bucket, checksum
+
+
+class WeightSender:
+    """One rank's. All ranks `push` together; those without a transport only help to gather.
+
+    engines: handles of SyncedEngine actors, where this is rank 0, which alone calls them.
+    gathered: a context in which the weights given to it are whole.
+    is_whole: whether the plan holds all of the engines' weights.
+    """
+
+    def __init__(
+        self,
+        plan: tuple[Bucket, ...],
+        weights: dict[str, torch.nn.Parameter],
+        engines: list[Any],
+        transport: Any | None,
+        gathered: Callable[[list[torch.nn.Parameter]], contextlib.AbstractContextManager],
+        is_whole: bool = True,
+    ):
+        self.plan, self.engines, self.transport, self.gathered = plan, engines, transport, gathered
+        self.weights = [[weights[piece.name] for piece in bucket.pieces] for bucket in plan]
+        self.version = 0
+        if transport is None:
+            return
+        self._places = [[bucket.views(buffer) for bucket in plan] for buffer in transport.buffers]
+        if engines:
+            spec = pickle.dumps((plan, transport.address, is_whole))
+            ray.get([engine.open_weights.remote(spec) for engine in engines])
+
+    def push(self) -> None:
+        """Bring every engine to the weights as they are. Where it fails midway, engines generate nothing."""
+        self.version += 1
+        checksums: list[int] = []
+        loading: deque[list[ray.ObjectRef]] = deque()  # the calls about each slot in use, the oldest first
+        for index, weights in enumerate(self.weights):
+            with self.gathered(weights):
+                if self.transport:
+                    checksums += self._send(index, weights, loading)
+        while loading:
+            self._wait(loading)
+        if self.engines:
+            ray.get([engine.commit_weights.remote(self.version, checksums) for engine in self.engines])
+
+    @torch.no_grad()
+    def _send(self, index: int, weights: list[torch.nn.Parameter], loading: deque) -> list[int]:
+        if len(loading) == self.transport.slots:
+            self._wait(loading)
+        slot, nbytes = index % self.transport.slots, self.plan[index].nbytes
+        if self.engines:
+            check_finite([piece.name for piece in self.plan[index].pieces], weights)
+        torch._foreach_copy_(self._places[slot][index], [weight.data for weight in weights])
+        self.transport.fence()
+        # All engines are called before any is waited for.
+        loading.append([engine.load_bucket.remote(self.version, index, slot) for engine in self.engines])
+        self.transport.send(slot, nbytes)
+        return [checksum(self.transport.buffers[slot][:nbytes])] if self.engines else []
+
+    def _wait(self, loading: deque) -> None:
+        """Until no engine reads the oldest slot any more, and every rank knows."""
+        ray.get(loading.popleft())
+        self.transport.fence()
+
+
+def check_finite(names: list[str], weights: list[torch.nn.Parameter]) -> None:
+    """Raise NotFinite with the name of a weight that is not finite; one pass over all of them."""
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm([weight.data for weight in weights])])
+    finite = torch.isfinite(norms).tolist()
+    if not all(finite):
+        raise NotFinite(
+            f"weight {names[finite.index(False)]} of the policy is not finite: training has diverged. Lower "
+            "--actor.adam.lr or --actor.max_norm, and resume from an earlier checkpoint"
+        )

@@ -1,0 +1,150 @@
+"""How a bucket's bytes get from the policy to the engines; each in two ends under one interface.
+
+The policy's end: `buffers`, one per slot, that the sender packs into; `fence()` when it has packed; `send(slot, n)`
+when the engines have been called. An engine's end comes of `address.open(worker)`: `receive(slot, n)` gives it the
+bytes. With two slots a bucket is packed while the engines load the one before it.
+"""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+TOKEN = 16  # bytes at the end of a shared file that only this run's has
+
+
+class Broadcast:
+    """Over upstream's group of policy rank 0 and all workers: NCCL, or gloo on the CPU platform."""
+
+    slots = 1  # engines may start two calls in either order, and would wait in each for the other's bucket
+
+    def __init__(self, group, nbytes: int, device: torch.device):
+        self.group, self.buffers = group, [torch.empty(nbytes, dtype=torch.uint8, device=device)]
+        self.address = BroadcastAddress(nbytes)
+
+    def fence(self) -> None:
+        """The stream keeps the order."""
+
+    def send(self, slot: int, nbytes: int) -> None:
+        self.group.broadcast(self.buffers[slot][:nbytes], src=0, stream=torch.cuda.current_stream())
+
+
+@dataclass(frozen=True)
+class BroadcastAddress:
+    nbytes: int
+
+    def open(self, worker) -> "BroadcastInlet":
+        buffer = torch.empty(self.nbytes, dtype=torch.uint8, device=worker.device)
+        return BroadcastInlet(worker._model_update_group, buffer)
+
+
+@dataclass
+class BroadcastInlet:
+    group: object
+    buffer: torch.Tensor
+
+    def receive(self, _slot: int, nbytes: int) -> torch.Tensor:
+        self.group.broadcast(self.buffer[:nbytes], src=0, stream=torch.cuda.current_stream())
+        return self.buffer[:nbytes]
+
+
+class SharedMemory:
+    """Memory of policy rank 0 that engines on this host map.
+
+    A file without a name (memfd), which they open by way of this process: whoever is killed, nothing stays behind.
+    """
+
+    slots = 2
+
+    def __init__(self, nbytes: int):
+        self.file = os.memfd_create("weight_sync")
+        os.ftruncate(self.file, self.slots * nbytes + TOKEN)
+        whole = _mapped(self.file)
+        token = os.urandom(TOKEN)
+        whole[-TOKEN:] = torch.frombuffer(bytearray(token), dtype=torch.uint8)
+        self.buffers = list(whole[:-TOKEN].split(nbytes))
+        self.address = SharedMemoryAddress(f"/proc/{os.getpid()}/fd/{self.file}", nbytes, token)
+
+    def fence(self) -> None:
+        """What is written is seen."""
+
+    def send(self, slot: int, nbytes: int) -> None:
+        """It is there."""
+
+
+def _mapped(file: int) -> torch.Tensor:
+    return torch.frombuffer(mmap.mmap(file, os.fstat(file).st_size), dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class SharedMemoryAddress:
+    path: str
+    nbytes: int
+    token: bytes
+
+    def open(self, worker) -> "MemoryInlet":
+        """RuntimeError where the path leads elsewhere: to another host's process of that number, or nowhere."""
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                whole = _mapped(file)
+            finally:
+                os.close(file)  # the mapping stays
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"{self._foreign()} ({error})") from None
+        if bytes(whole[-TOKEN:].tolist()) != self.token:
+            raise RuntimeError(self._foreign())
+        return MemoryInlet(list(whole[:-TOKEN].split(self.nbytes)))
+
+    @staticmethod
+    def _foreign() -> str:
+        return "--vllm.sync_backend shm: an engine cannot reach the policy's memory, as on another host; use gloo"
+
+
+@dataclass
+class MemoryInlet:
+    """The policy's own memory, of the host or of the GPU."""
+
+    buffers: list[torch.Tensor]
+
+    def receive(self, slot: int, nbytes: int) -> torch.Tensor:
+        return self.buffers[slot][:nbytes]
+
+
+class CudaIpc:
+    """A buffer on each policy rank's GPU that the worker on the same GPU maps; exported once, and kept.
+
+    Every rank packs, as a worker sees its own GPU alone.
+    """
+
+    slots = 1
+
+    def __init__(self, nbytes: int, gpu: str):
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        self.buffers = [torch.empty(nbytes, dtype=torch.uint8, device="cuda")]
+        handles = [None] * dist.get_world_size()
+        dist.all_gather_object(handles, {gpu: reduce_tensor(self.buffers[0])})
+        self.address = CudaIpcAddress({gpu: handle for part in handles for gpu, handle in part.items()})
+
+    def fence(self) -> None:
+        """Each rank's kernels are done, then all ranks'."""
+        torch.cuda.synchronize()
+        dist.barrier()
+
+    def send(self, slot: int, nbytes: int) -> None:
+        """It is there."""
+
+
+@dataclass(frozen=True)
+class CudaIpcAddress:
+    handles: dict[str, tuple]
+
+    def open(self, worker) -> MemoryInlet:
+        from openrlhf.trainer.ray.utils import get_physical_gpu_id
+
+        rebuild, args = self.handles[get_physical_gpu_id()]
+        # Argument 6 is the device's number, which another CUDA_VISIBLE_DEVICES counts otherwise.
+        return MemoryInlet([rebuild(*args[:6], worker.device.index, *args[7:])])

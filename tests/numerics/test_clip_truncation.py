@@ -1,0 +1,71 @@
+"""clip_mode truncate: the loss of Equation 4.1 with Remark F.2 of arXiv 2505.17508, region by region; float64."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from rpg_openrlhf.objectives.losses import rpg_token_losses
+from tests.numerics.test_exact_gradient import SCORE_WEIGHTS, gradients
+
+LOW, HIGH, DUAL = 0.8, 1.28, 3.0
+BOUNDS = {"clip_eps_low": 0.2, "clip_eps_high": 0.28, "dual_clip": DUAL}
+OPTIONS = {"gradient_estimator": "reinforce", "clip_mode": "truncate"}
+
+
+def bounded_weight(w: float, sign: float) -> tuple[float, str | None]:
+    """Equation 4.1: w in [1 - ε1, 1 + ε2] for a regularized advantage from 0 up, at most c for one below 0."""
+    if sign >= 0:
+        return min(max(w, LOW), HIGH), "low" if w < LOW else "high" if w > HIGH else None
+    return min(w, DUAL), "dual" if w > DUAL else None
+
+
+@pytest.mark.parametrize("divergence", SCORE_WEIGHTS)
+def test_every_region_has_the_bounded_weight_and_keeps_its_gradient(divergence):
+    beta, log_rho, seen = 0.15, -0.2, set()
+    for w, advantage in product((0.3, 0.79, 0.81, 1.0, 1.27, 1.29, 2.9, 3.1, 40.0), (2.0, 0.5, -0.5, -2.0)):
+        rho = math.exp(log_rho)
+        sign = advantage + beta * SCORE_WEIGHTS[divergence](w, rho) / w
+        bounded, region = bounded_weight(w, sign)
+        expected = -(bounded * advantage + beta * SCORE_WEIGHTS[divergence](bounded, rho))
+        actual = gradients(
+            [[math.log(w)]], [[advantage]], [[log_rho]], divergence=divergence, beta=beta, **OPTIONS, **BOUNDS
+        )
+        assert actual.item() == pytest.approx(expected, rel=1e-12), (w, advantage)
+        assert actual.item() != 0
+        seen.add((sign >= 0, region))
+    assert seen == {(True, None), (True, "low"), (True, "high"), (False, None), (False, "dual")}
+
+
+@pytest.mark.parametrize("level", ["token", "sequence", "prefix"])
+def test_inside_the_bounds_it_is_the_gate(level):
+    generator = torch.Generator().manual_seed(0)
+    log_weight = (torch.rand(50, 3, generator=generator) * 0.12 - 0.06).tolist()
+    advantages = torch.randn(50, 1, generator=generator).tolist()
+    options = {"divergence": "urkl", "beta": 0.1, "importance_level": level, "gradient_estimator": "reinforce"}
+    gate, truncated = (
+        gradients(log_weight, advantages, **options, **BOUNDS, clip_mode=m) for m in ("gate", "truncate")
+    )
+    torch.testing.assert_close(gate, truncated, rtol=0, atol=0)
+
+
+def test_statistics_count_where_a_bound_acts():
+    log_probs = torch.tensor([[0.5, 2.0, 5.0, 1.0]], dtype=torch.float64).log()
+    zeros = torch.zeros_like(log_probs)
+    for advantage, expected in (
+        (1.0, [[1, 0, 0, 0], [0, 1, 1, 0], [0] * 4]),
+        (-1.0, [[0] * 4, [0] * 4, [0, 0, 1, 0]]),
+    ):
+        stats = rpg_token_losses(
+            log_probs, zeros, zeros + advantage, divergence="rkl", beta=0.0, **OPTIONS, **BOUNDS
+        ).stats
+        assert [stats[f"gated_{name}"][0].tolist() for name in ("low", "high", "dual")] == expected
+
+
+def test_it_needs_the_reinforce_estimator():
+    ones = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="clip_mode truncate needs gradient_estimator reinforce"):
+        rpg_token_losses(
+            ones, ones, ones, divergence="rkl", gradient_estimator="differentiable", beta=0.0, clip_mode="truncate"
+        )
