@@ -35,7 +35,6 @@ setup(
             "jinja2>=3.1",
             "matplotlib>=3.9",
             "openai>=1.60",
-            "pebble>=5.1",
             "safetensors>=0.5",
             "scipy>=1.13",
             "tqdm>=4.66",

@@ -50,7 +50,6 @@ class Settings:
     trust_remote_code: bool
     concurrency: int
     request_timeout: float
-    graders: int
     dry_run: bool
 
 
@@ -150,7 +149,6 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument("--trust-remote-code", action=argparse.BooleanOptionalAction, default=False)
     engine.add_argument("--concurrency", type=_positive, default=64, help="requests at a server (%(default)s)")
     engine.add_argument("--request-timeout", type=_positive_float, default=600.0, help="seconds, server (%(default)s)")
-    engine.add_argument("--graders", type=_positive, default=2, help="grading processes (%(default)s)")
     return parser
 
 

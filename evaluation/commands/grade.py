@@ -1,6 +1,5 @@
 """evaluation.grade: grade stored samples, without an engine, and tell what changed."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from evaluation.command_line import OneLineParser
 from evaluation.grading.grade_changes import told
 from evaluation.grading.graded_file import GradeError
 from evaluation.grading.graded_folder import grade_folder
-from evaluation.grading.grading_pool import GradingError
 from evaluation.scores.results import write_results
 
 
@@ -19,23 +17,15 @@ def main(argv: list[str] | None = None) -> int:
     said = "Grade stored samples: missing verdicts are added, those of another grader are made anew."
     parser = OneLineParser(prog="evaluation.grade", allow_abbrev=False, description=said)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
-    parser.add_argument("--workers", type=_positive, default=2, help="grading processes (%(default)s)")
-    parser.add_argument("--seconds", type=_positive, default=30, help="for one sample (%(default)s)")
     parser.add_argument("--all", action="store_true", help="make every verdict anew, not only missing and old ones")
     args = parser.parse_args(argv)
     try:
         for folder in run_folders(args.folder):
-            _grade_shown(folder, args.workers, args.seconds, args.all)
+            _grade_shown(folder, args.all)
         return 0
-    except (ValueError, OSError, GradingError) as error:
+    except (ValueError, OSError) as error:
         print(f"evaluation.grade: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
-    return int(text)
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -48,13 +38,13 @@ def run_folders(folder: Path) -> list[Path]:
     return inside
 
 
-def _grade_shown(folder: Path, workers: int, seconds: float, regrade: bool) -> None:
+def _grade_shown(folder: Path, regrade: bool) -> None:
     with tqdm(desc=f"grading {folder.name}", unit="sample", leave=False, disable=None) as bar:
 
         def progress(done: int, planned: int) -> None:
             bar.total = planned
             bar.update(done - bar.n)
 
-        changes = grade_folder(folder, progress, regrade, workers, seconds)
+        changes = grade_folder(folder, progress, regrade)
     print("\n".join(told(folder, changes)))
     write_results(folder)

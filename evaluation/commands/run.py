@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         return _watch(chosen, style, loaded) if chosen.watch else _once(chosen, style, loaded, targets_of(chosen))
     except ValueError as error:
         return _fail(2, error)
-    except (OSError, RuntimeError) as error:  # RuntimeError: Ray or the graders do not start
+    except (OSError, RuntimeError) as error:  # RuntimeError: Ray does not start
         return _fail(1, error)
 
 

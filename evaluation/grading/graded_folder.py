@@ -1,99 +1,78 @@
 """Grade the samples of a folder: graded.jsonl and votes.json in step with samples.jsonl.
 
-Missing verdicts are added, those of another grader are made anew and what changed is told.
+Missing verdicts are added, those of another grader are made anew and what changed is told. Grading runs in this
+process: a verdict takes about a millisecond, and the grader bounds its own work whatever the text.
 """
 
-import contextlib
 import json
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from evaluation.grading.grade_changes import Changes, changes_of
 from evaluation.grading.graded_file import GradedFile, is_current, read_problems, read_samples, read_settings
-from evaluation.grading.graded_row import Key, Row, grader_version, key_of
-from evaluation.grading.grading_pool import GradingPool
+from evaluation.grading.graded_row import Key, Row, graded_row, grader_version, key_of
 from evaluation.grading.votes import count_votes, digest_of
 from evaluation.store import write_json
 
 Progress = Callable[[int, int], None]
 
 
-def grade_folder(
-    folder: Path,
-    progress: Progress | None = None,
-    regrade: bool = False,
-    workers: int = 2,
-    seconds: float = 30,
-    pool: GradingPool | None = None,
-) -> Changes:
+class SampleGrader:
+    """Grades samples while others are drawn: verdicts are appended to graded.jsonl, which is locked until `close`."""
+
+    def __init__(self, folder: Path):
+        self._form = read_settings(folder)["form"]
+        self._problems = read_problems(folder)
+        self._file = GradedFile(folder)
+
+    def put(self, sample: Row) -> None:
+        """Grade one row of samples.jsonl, where graded.jsonl has no verdict on it. OSError if the disk is full."""
+        row = self._file.rows.get(key_of(sample))
+        if row is None or not is_current(row, sample):
+            self._file.append(graded_row(self._problems[key_of(sample)[:2]], sample, self._form))
+
+    def close(self) -> None:
+        """Give the file back. May be called twice."""
+        self._file.close()
+
+
+def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool = False) -> Changes:
     """Bring graded.jsonl and votes.json in step with samples.jsonl; `regrade` makes every verdict anew.
 
-    `pool` is used and left open, else one is made. progress(done, planned) is called in this thread. GradeError for a
-    folder that cannot be graded, GradingError if grading processes do not start, OSError if the disk is full;
-    graded.jsonl is whole in every case.
+    progress(done, planned) is called after each sample. GradeError for a folder that cannot be graded, OSError if the
+    disk is full; graded.jsonl is whole in every case.
     """
     settings, problems = read_settings(folder), read_problems(folder)
     wanted = {key: row for key, row in problems.items() if key[0] in settings["benchmarks"]}
     order = {key: place for place, key in enumerate(wanted)}
+    rows: list[Row] = []
+    replaced: dict[Key, Row] = {}
+    made = 0
     file = GradedFile(folder)
     try:
-        with contextlib.nullcontext(pool) if pool else GradingPool(workers, seconds) as graders:
-            rows, replaced, made = _verdicts(folder, settings, wanted, file, graders, regrade, progress)
-            rows.sort(key=lambda row: (order[row["benchmark"], row["problem"]], row["sample"]))
-            if list(file.rows.values()) != rows:
-                file.rewrite(rows)
-            _write_votes(folder, rows, graders)
+        for sample in read_samples(folder, wanted, settings["n"]):
+            key = key_of(sample)
+            row = old = file.rows.get(key)
+            if row is None or regrade or not is_current(row, sample):
+                made += 1
+                row = graded_row(wanted[key[:2]], sample, settings["form"])
+                if old is None:
+                    file.append(row)  # to disk at once, in case of a kill
+                else:
+                    replaced[key] = old  # rows that replace others go to disk all together, below
+            rows.append(row)
+            if progress:
+                progress(len(rows), settings["n"] * len(wanted))
+        rows.sort(key=lambda row: (order[row["benchmark"], row["problem"]], row["sample"]))
+        if list(file.rows.values()) != rows:
+            file.rewrite(rows)
+        _write_votes(folder, rows)
     finally:
         file.close()
     return changes_of(folder, rows, replaced, made)
 
 
-def _verdicts(
-    folder: Path,
-    settings: dict[str, Any],
-    wanted: dict[tuple[str, str], Row],
-    file: GradedFile,
-    pool: GradingPool,
-    regrade: bool,
-    progress: Progress | None,
-) -> tuple[list[Row], dict[Key, Row], int]:
-    """A row for every sample, the rows that others take the place of, and how many were made now.
-
-    New ones go to disk at once, in case of a kill; those that replace others only all together.
-    """
-    rows: list[Row] = []
-    replaced: dict[Key, Row] = {}
-    waiting: deque[Future[Row]] = deque()
-    made = 0
-
-    def take(until: int) -> None:
-        while len(waiting) > until:
-            row = waiting.popleft().result()
-            if key_of(row) not in replaced:
-                file.append(row)
-            rows.append(row)
-            if progress:
-                progress(len(rows), settings["n"] * len(wanted))
-
-    for sample in read_samples(folder, wanted, settings["n"]):
-        key = key_of(sample)
-        old = file.rows.get(key)
-        if old is not None and not regrade and is_current(old, sample):
-            rows.append(old)
-            continue
-        if old is not None:
-            replaced[key] = old
-        made += 1
-        waiting.append(pool.submit(wanted[key[:2]], sample, settings["form"]))
-        take(64 * pool.workers)
-    take(0)
-    return rows, replaced, made
-
-
-def _write_votes(folder: Path, rows: list[Row], pool: GradingPool) -> None:
+def _write_votes(folder: Path, rows: list[Row]) -> None:
     path = folder / "votes.json"
     try:
         old = json.loads(path.read_bytes())
@@ -101,4 +80,4 @@ def _write_votes(folder: Path, rows: list[Row], pool: GradingPool) -> None:
             return
     except (OSError, ValueError, KeyError, TypeError):
         pass  # there are none yet, or they are counted anew
-    write_json(path, count_votes(rows, pool))
+    write_json(path, count_votes(rows))

@@ -44,26 +44,15 @@ def graded_row(problem: Mapping[str, Any], sample: Mapping[str, Any], form: str)
     is_strict, strict_extracted = strict_verdict(sample["text"], problem.get("golds") or (problem["gold"],), form)
     is_cut = verdict.reason == "no_answer" and sample["finish_reason"] == "length"
     reason = "truncated" if is_cut else verdict.reason
-    return _row(sample, verdict.is_correct, is_strict, reason, verdict.extracted, strict_extracted)
-
-
-def undecided_row(sample: Mapping[str, Any]) -> Row:
-    """The row of a sample whose grading passed its limits on time or memory, or took its process down."""
-    return _row(sample, False, False, "timeout", None, None)
-
-
-def _row(
-    sample: Mapping[str, Any], correct: bool, strict: bool, reason: str, extracted: str | None, read: str | None
-) -> Row:
     return {
         "benchmark": sample["benchmark"],
         "problem": sample["problem"],
         "sample": sample["sample"],
-        "correct": correct,
-        "strict": strict,
+        "correct": verdict.is_correct,
+        "strict": is_strict,
         "reason": reason,
-        "extracted": extracted,
-        "strict_extracted": read,
+        "extracted": verdict.extracted,
+        "strict_extracted": strict_extracted,
         "tokens": sample["tokens"],
         "finish_reason": sample["finish_reason"],
         "grader": grader_version(),

@@ -11,11 +11,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from evaluation.grading.graded_row import Row, grader_version
-from evaluation.grading.grading_pool import GradingPool
 from evaluation.problems.golds import plain_integer
 from rpg_openrlhf.rewards.extraction import extract_answer
 from rpg_openrlhf.rewards.grading import grade
@@ -122,20 +120,14 @@ def digest_of(rows: Iterable[Row]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def count_votes(rows: Iterable[Row], pool: GradingPool) -> dict[str, Any]:
-    """The content of votes.json for rows of graded.jsonl; `pool` compares, one problem a task."""
+def count_votes(rows: Iterable[Row]) -> dict[str, Any]:
+    """The content of votes.json for rows of graded.jsonl."""
     problems: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         problems.setdefault((row["benchmark"], row["problem"]), []).append(row)
-    waiting: dict[tuple[str, str], tuple[tuple[str, ...], Future | None]] = {}
-    for key, of in problems.items():
-        texts = comparable(of)
-        own = list(range(len(texts)))
-        need = sum(plain_integer(text) is None for text in texts)
-        waiting[key] = texts, pool.run(group_answers, texts, otherwise=own) if need and len(texts) > 1 else None
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for (benchmark, problem), (texts, future) in waiting.items():
-        labels = future.result() if future else range(len(texts))
-        found.setdefault(benchmark, {})[problem] = problem_votes(problems[benchmark, problem], texts, list(labels))
+    for (benchmark, problem), of in problems.items():
+        texts = comparable(of)
+        found.setdefault(benchmark, {})[problem] = problem_votes(of, texts, group_answers(texts))
     every = [row for of in problems.values() for row in of]
     return {"grader": grader_version(), "verdicts": digest_of(every), "benchmarks": found}

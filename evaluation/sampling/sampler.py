@@ -1,6 +1,6 @@
 """Draw what is missing: every (problem, sample) pair of every target through engines that never drain.
 
-Samples go to disk as they finish and from there to the graders, which are other processes.
+Samples go to disk as they finish, each with its verdict.
 """
 
 import contextlib
@@ -14,9 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from evaluation.grading.graded_folder import grade_folder
-from evaluation.grading.grading_pool import GradingError, GradingPool
-from evaluation.grading.live_grader import LiveGrader
+from evaluation.grading.graded_folder import SampleGrader, grade_folder
 from evaluation.interruption import postponed
 from evaluation.provenance import OURS, machine, positions, versions
 from evaluation.sampling.dispatch import Dispatcher, Job
@@ -38,7 +36,7 @@ class _Sampling:
     store: SampleStore
     job: Job
     seeds: dict[tuple, int]
-    grader: LiveGrader | None = None
+    grader: SampleGrader | None = None
     sessions: list[dict] = field(default_factory=list)  # earlier ones, of provenance.json
     replicas: list[Replica] = field(default_factory=list)
     told: float = float("-inf")  # when provenance.json was last written
@@ -60,18 +58,14 @@ class Sampler:
         self.errors: dict[Path, str] = {}
         self._by_job: dict[int, _Sampling] = {}
         self._bar: tqdm | None = None
-        self._graders: GradingPool  # one for all targets
 
     def run(self, targets: Sequence[Opened]) -> None:
         """Until every sample of every target is on disk and graded, or its error known."""
         with contextlib.ExitStack() as stack:
-            self._graders = stack.enter_context(GradingPool(self.settings.graders))
             samplings = [sampling for opened in targets if (sampling := self._opened(opened, stack))]
             self._by_job = {id(sampling.job): sampling for sampling in samplings}
             planned = sum(len(sampling.opened.rows) for sampling in samplings) * self.settings.n
             missing = sum(sampling.job.remaining for sampling in samplings)
-            if missing:
-                self._graders.start()  # up before the engine, so that none is starting while samples come
             with postponed():
                 stack.enter_context(self._ray(bool(missing)))
             self._bar = stack.enter_context(
@@ -92,7 +86,7 @@ class Sampler:
                 for sampling, ending in endings:
                     try:
                         ending.result()
-                    except (ValueError, OSError, GradingError) as error:
+                    except (ValueError, OSError) as error:
                         sampling.job.error = sampling.job.error or str(error)
             except BaseException:
                 self._abandon(samplings, finisher)
@@ -106,10 +100,9 @@ class Sampler:
         finisher.shutdown(wait=False, cancel_futures=True)
         for sampling in samplings:
             if sampling.grader:
-                sampling.grader.abandon()
+                sampling.grader.close()
             with contextlib.suppress(OSError):
                 self._provenance(sampling)
-        self._graders.abandon()
 
     def _opened(self, opened: Opened, stack: contextlib.ExitStack) -> "_Sampling | None":
         """None for a folder that cannot be gone on with, its error noted: the others go on."""
@@ -142,7 +135,7 @@ class Sampler:
             )
         sampling = _Sampling(opened, store, Job(folder.name, pending, lambda slot: self._noted(sampling, slot)), seeds)
         if pending:
-            sampling.grader = stack.enter_context(LiveGrader(folder, self._graders))
+            sampling.grader = stack.enter_context(contextlib.closing(SampleGrader(folder)))
         path = folder / "provenance.json"
         sampling.sessions = read_json(path)["sessions"] if path.exists() else []
         return sampling
@@ -189,7 +182,7 @@ class Sampler:
         return EngineSettings(model=model, tokenizer=None, tensor_parallel=settings.tp, **chosen)
 
     def _take(self, job: Job, completions: list[Completion]) -> None:
-        """Samples to disk first, then to the graders."""
+        """Samples to disk first, then their verdicts."""
         sampling = self._by_job[id(job)]
         rows = [_row(completion, sampling.seeds[completion.key]) for completion in completions]
         sampling.store.append(rows)
@@ -213,7 +206,7 @@ class Sampler:
         if sampling.grader:
             sampling.grader.close()
         self._provenance(sampling)
-        grade_folder(sampling.opened.target.folder, pool=self._graders)
+        grade_folder(sampling.opened.target.folder)
         write_results(sampling.opened.target.folder)
 
     def _provenance(self, sampling: _Sampling) -> None:

@@ -104,7 +104,7 @@ def test_what_a_training_step_reads():
 
 def test_names_that_are_rebound():
     """training/trainer.py and training/actors.py rebind them in the process that looks them up."""
-    assert "balance_experiences(" in text("trainer/ppo_trainer.py", "BasePPOTrainer.train_step")
+    assert "balance_experiences(" in text(PPO_TRAINER, "BasePPOTrainer.train_step")
     assert "NaiveReplayBuffer(" in text(PPO_ACTOR, "ActorPPOTrainer.__init__")
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -11,48 +10,10 @@ import pytest
 from evaluation.commands.grade import main
 from evaluation.grading import graded_file, graded_row
 from evaluation.grading.graded_file import GradedFile, GradeError
-from evaluation.grading.graded_folder import grade_folder
-from evaluation.grading.grading_pool import GradingPool
-from evaluation.grading.live_grader import LiveGrader
+from evaluation.grading.graded_folder import SampleGrader, grade_folder
 from tests.evaluation.graded_case import read_lines, sample_row, samples, write_lines, write_run
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-class DirectPool:
-    """The grading pool without processes, for tests of what is written."""
-
-    workers = 1
-
-    def __init__(self, workers, seconds=30):
-        self.closed = False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.abandon()
-
-    def submit(self, problem, sample, style):
-        return self.run(graded_row.graded_row, problem, sample, style, otherwise=None)
-
-    def run(self, function, *arguments, otherwise):
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def close(self):
-        self.abandon()
-
-    def abandon(self):
-        self.closed = True
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _direct():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluation.grading.graded_folder.GradingPool", DirectPool)
-        yield
 
 
 EXPECTED = {"correct": 4, "wrong": 1, "no_answer": 1, "ambiguous": 1, "truncated": 1}
@@ -133,7 +94,7 @@ def test_another_grader(run, capsys, monkeypatch):
     write_lines(run / "graded.jsonl", rows)
     monkeypatch.setitem(sys.modules, "evaluation.scores.results", type(sys)("evaluation.scores.results"))
     sys.modules["evaluation.scores.results"].write_results = lambda folder: None
-    assert main([str(run), "--workers", "1"]) == 0
+    assert main([str(run)]) == 0
     out = capsys.readouterr().out
     assert "0 new, 8 made anew" in out
     assert "2 verdicts changed (before: old)" in out
@@ -164,45 +125,28 @@ def test_surrogates_and_control_characters(tmp_path):
 
 def test_grading_while_sampling(tmp_path, graded):
     folder = write_run(tmp_path, samples()[:0])
-    with GradingPool(1) as pool, LiveGrader(folder, pool) as live:
-        with pytest.raises(GradeError, match="another process is grading"):
-            grade_folder(folder)
-        for row in samples():
-            live.put(row)
-        live.close()
-        assert len(read_lines(folder / "graded.jsonl")) == 8
+    grader = SampleGrader(folder)
+    with pytest.raises(GradeError, match="another process is grading"):
+        grade_folder(folder)
+    for row in samples():
+        grader.put(row)
+    assert len(read_lines(folder / "graded.jsonl")) == 8, "each verdict is on disk at once"
+    for row in samples():
+        grader.put(row)
+    grader.close()
+    grader.close()
+    assert len(read_lines(folder / "graded.jsonl")) == 8, "a verdict that is there is not made again"
     write_lines(folder / "samples.jsonl", samples())
     assert grade_folder(folder).graded == 0
     assert (folder / "graded.jsonl").read_bytes() == (graded[0] / "graded.jsonl").read_bytes()
     assert json.loads((folder / "votes.json").read_text()) == json.loads((graded[0] / "votes.json").read_text())
 
 
-def test_an_abandoned_live_grader_leaves_whole_lines(tmp_path):
-    folder = write_run(tmp_path)
-    with GradingPool(1) as pool:
-        live = LiveGrader(folder, pool)
-        for row in samples():
-            live.put(row)
-        live.abandon()
-        pool.abandon()
-    assert len(read_lines(folder / "graded.jsonl")) <= 8
-    changes = grade_folder(folder)
-    assert changes.reasons == EXPECTED
-
-
-def test_a_full_disk_is_told_by_the_next_put(tmp_path, monkeypatch):
-    folder = write_run(tmp_path)
-    live = LiveGrader(folder, DirectPool(1))
-
-    def append(row):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(live._file, "append", append)
-    live.put(samples()[0])
-    with pytest.raises(OSError, match="No space left"):
-        live.put(samples()[1])
-    with pytest.raises(OSError, match="No space left"):
-        live.close()
+def test_a_hostile_text_costs_its_own_sample(tmp_path):
+    """The grader bounds its own work: no process has to be killed."""
+    hostile = ["Answer: 9^{9^{9^9}}", "\\boxed{" + "1/" * 100_000 + "1}", "Answer: " + "(" * 3000 + "1" + ")" * 3000]
+    folder = write_run(tmp_path, [sample_row("one", number, text) for number, text in enumerate(hostile)])
+    assert "correct" not in grade_folder(folder).reasons
 
 
 def test_one_writer(tmp_path):
@@ -249,7 +193,7 @@ def test_bad_flags(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "nor has a folder in it" in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
-        main([str(tmp_path), "--workers", "0"])
+        main([str(tmp_path), "--workers", "2"])
     assert end.value.code == 2
 
 
@@ -264,7 +208,7 @@ def test_a_series_is_graded_folder_by_folder(tmp_path, monkeypatch):
 
 def test_the_command(tmp_path):
     write_run(tmp_path)
-    command = [sys.executable, "-m", "evaluation.grade", str(tmp_path), "--workers", "1"]
+    command = [sys.executable, "-m", "evaluation.grade", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "8 verdicts, 8 new" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr

@@ -1,8 +1,6 @@
 """Ctrl-C and SIGTERM as a process gets them: one line, the right status, and nothing left running."""
 
-import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,7 +8,6 @@ import textwrap
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,41 +131,3 @@ def test_an_error_that_is_no_interruption_is_shown(program):
     process = program("def main():\n    print('begun', flush=True)\n    raise ValueError('a bug')\n")
     assert "ValueError: a bug" in process.communicate(timeout=30)[1]
     assert process.returncode == 1
-
-
-GRADES = """
-    import operator
-    from evaluation.grading import grading_pool
-    grading_pool._prepare = operator.add
-    def main():
-        with grading_pool.GradingPool(2) as pool:
-            pool.start()
-            print("begun", flush=True)
-            for _ in range(10_000):
-                pool.run(abs, -1, otherwise=None).result()
-"""
-
-
-def group(number: int) -> list[int]:
-    """Living processes of a process group."""
-    found = []
-    for process in psutil.process_iter(["status"]):
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(process.pid) == number and process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
-
-
-@pytest.mark.parametrize("turn", range(6))
-@pytest.mark.parametrize("send", [os.kill, os.killpg])
-def test_graders_that_are_starting(program, send, turn):
-    """To the process alone, and to the group as a terminal does, while workers are born."""
-    process = program(GRADES)
-    time.sleep(random.Random(turn).uniform(0, 0.5))
-    send(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)  # returns once no worker holds its end of the pipe
-    assert (process.returncode, error) == (130, "it: error: interrupted; all is kept\n")
-    deadline = time.monotonic() + 20
-    while group(process.pid):  # the tracker of semaphores leaves last
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

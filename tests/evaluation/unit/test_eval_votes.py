@@ -1,10 +1,7 @@
 """Votes, counted by hand."""
 
-import operator
-
 import pytest
 
-from evaluation.grading.grading_pool import GradingPool
 from evaluation.grading.votes import comparable, count_votes, group_answers, problem_votes, text_key
 
 
@@ -94,18 +91,14 @@ def test_texts_that_no_response_can_say_stay_alone():
     assert group_answers(["\\boxed{", "}", "a\nb", "x" * 1000]) == [0, 1, 2, 3]
 
 
-def test_the_file(monkeypatch):
-    monkeypatch.setattr(
-        "evaluation.grading.grading_pool._prepare", operator.add
-    )  # without a LaTeX reader: its start is slow
+def test_the_file():
     rows = [
         row("1/2", sample=0),
         row("0.5", sample=1),
         row("1", "correct", sample=2),
         row("7", sample=3) | {"problem": "q"},
     ]
-    with GradingPool(1) as pool:
-        found = count_votes(rows, pool)
-        assert found == count_votes(rows[::-1], pool) | {"benchmarks": found["benchmarks"]}
+    found = count_votes(rows)
+    assert found == count_votes(rows[::-1]) | {"benchmarks": found["benchmarks"]}
     assert shown(found["benchmarks"]["b"]["p"]) == [("0.5", 2, False), ("1", 1, True)]
     assert found["benchmarks"]["b"]["q"]["majority"] == 0.0
