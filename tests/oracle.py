@@ -156,6 +156,25 @@ def worst_error(
     return float(torch.stack(errors).max())
 
 
+def reply_error(divergence: str, importance_level: str, reference: str, draws: int = 10) -> float:
+    """|E_old[∇ loss] - ∇D| / |∇D| for the KL alone of replies of up to three tokens, mean of random problems.
+
+    π_θ is 0.3 normal logits away from π_old, π_ref as far. At level token each token is weighted as if it were alone.
+    """
+    errors = []
+    for seed in range(draws):
+        problem = autoregressive(seed, reference)
+        on_old = reference == REFERENCES[0]
+        problem.logits = problem.old_logits + 0.3 * problem.logits
+        problem.ref_logits = problem.old_logits + (0.0 if on_old else 0.3) * problem.ref_logits
+        options = {"divergence": divergence, "gradient_estimator": "reinforce", "importance_level": importance_level}
+        estimate = problem.estimated_gradient(on_old, beta=1.0, **options)
+        estimate = estimate - problem.estimated_gradient(on_old, beta=0.0, **options)
+        exact = (problem.true_gradient(divergence, 1.0) - problem.true_gradient(divergence, 0.0)).neg()
+        errors.append((estimate - exact).norm() / exact.norm())
+    return float(torch.stack(errors).mean())
+
+
 def main() -> None:
     torch.set_num_threads(1)
     columns = [(level, reference) for level in IMPORTANCE_LEVELS for reference in REFERENCES]
@@ -173,8 +192,13 @@ def main() -> None:
     print(
         f"\nLargest |E_old[∇ loss] + ∇J| in any parameter, float64, worst of 20 random problems for each of β = "
         f"{', '.join(map(str, BETAS))}: {max(worst.values()):.1e}. Token: 7 actions; sequence: all "
-        f"{len(autoregressive(0, REFERENCES[0]).outcomes)} responses of up to 3 tokens over 3 actions."
+        f"{len(autoregressive(0, REFERENCES[0]).outcomes)} responses of up to 3 tokens over 3 actions; prefix: these."
     )
+    print("\n| the KL of whole replies, relative error | " + " | ".join(IMPORTANCE_LEVELS) + " |\n|---|---|---|---|")
+    for divergence, reference in product(DIVERGENCES, REFERENCES[:2]):
+        errors = [reply_error(divergence, level, reference) for level in IMPORTANCE_LEVELS]
+        cells = [f"{error:.2f}" if error > 1e-3 else f"{error:.0e}" for error in errors]
+        print(f"| {divergence}, {reference} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from rpg_openrlhf.rewards.grading import grade
 
-NAMES = {"rkl": "RPG-RKL (exact)", "urkl": "RPG-URKL (exact)", "k1": "k1 loss", "k2": "k2 loss", "k3": "k3 loss"}
+NAMES = {
+    "rkl": "RPG-RKL (exact per token)", "urkl": "RPG-URKL (exact per token)",
+    "k1": "k1 loss", "k2": "k2 loss", "k3": "k3 loss",
+}  # fmt: skip
 COLUMNS = ("accuracy", "reward", "kl", "reverse_kl", "kl_reply", "objective", "length")
-HEADS = ("accuracy", "reward", "KL(policy, start) a token", "KL(start, policy) a token", "KL a reply", "reward − β KL",
-         "tokens")  # fmt: skip
+HEADS = (
+    "accuracy", "reward", "KL(policy, start) a token", "KL(start, policy) a token", "KL a reply",
+    "reward − β KL a reply", "tokens",
+)  # fmt: skip
 
 
 def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> tuple[torch.Tensor, int]:
@@ -44,7 +49,7 @@ def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: 
 def measure(
     policy: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], beta: float
 ) -> dict[str, float]:
-    """Of one model: accuracy, reward, KL both ways a token, KL a reply, E[R] - beta KL a token, tokens a reply."""
+    """Of one model: accuracy, reward, KL both ways a token, KL a reply, E[R] - beta KL a reply, tokens a reply."""
     tokens, width = sample(policy, tokenizer, [row["problem"] for row in rows])
     mask = torch.ones_like(tokens)
     mask[:, :width] = (tokens[:, :width] != tokenizer.pad_token_id).long()
@@ -60,10 +65,11 @@ def measure(
     texts = tokenizer.batch_decode(reply, skip_special_tokens=True)
     right = statistics.mean(grade(text, row["answer"]).is_correct for text, row in zip(texts, rows, strict=True))
     kl, length = (forward.sum() / counted.sum()).item(), counted.sum(-1).mean().item()
+    kl_reply = forward.sum(-1).mean().item()  # what the losses penalize is the KL of a reply, the sum over its tokens
     reward = 2 * right - 1
     return {
         "accuracy": right, "reward": reward, "kl": kl, "reverse_kl": (backward.sum() / counted.sum()).item(),
-        "kl_reply": forward.sum(-1).mean().item(), "objective": reward - beta * kl, "length": length,
+        "kl_reply": kl_reply, "objective": reward - beta * kl_reply, "length": length,
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Reproduce a table of arXiv 2505.17508: print its runs with the GPU-hours they will take, then train and evaluate each.
-#   reproduce_table.sh TABLE [--dry_run] [flags of the launcher]    TABLE: 3, 5, 6, 8, ablations, ...; without one: the list
+# Reproduce a table of arXiv 2505.17508: print its runs, then train and evaluate each.
+#   reproduce_table.sh TABLE [--dry_run] [flags of the launcher]    TABLE: 3, 5, 6, 7, 8, figure8, ...; without one: the list
 # Environment: HARDWARE (layer below configs/, default hardware/8xh100), OUT (folder, default out/tables), EVAL (flags of
 #   python -m evaluation.run; default: the paper's benchmarks, 32 samples), RAY_JOBS, GPUS (see train_rpg.sh).
 # The data comes first: prepare_data.sh. The same command again goes on where it stopped. --dry_run: the plan alone.
@@ -17,13 +17,13 @@ for WORD in "$@"; do if [ "$WORD" = --dry_run ]; then DRY_RUN=1; else MORE+=("$W
 PLAN=(python -m rpg_openrlhf.commands.tables "$TABLE" ${HARDWARE:+--hardware "$HARDWARE"}) && "${PLAN[@]}"
 [ -z "$DRY_RUN" ] || exit 0
 trap 'exit 130' INT TERM
-while IFS=$'\t' read -r NAME LAYERS <&3; do
+while IFS=$'\t' read -r NAME LAYERS FLAGS <&3; do
   RUN=$OUT/$NAME STATUS=0 && IFS=, read -ra CONFIGS <<<"$LAYERS"
   echo "== $NAME: $RUN"
   OUT=$RUN "$ROOT/examples/scripts/train_rpg.sh" "${CONFIGS[@]}" "${MORE[@]}" || STATUS=$?
   [ "$STATUS" != 130 ] || exit 130
-  # shellcheck disable=SC2086  # EVAL is a list of words
-  [ "$STATUS" != 0 ] || OUT='' "$ROOT/examples/scripts/evaluate_checkpoints.sh" "$RUN" --label "$NAME" ${EVAL:-} || STATUS=$?
+  # shellcheck disable=SC2086  # FLAGS and EVAL are lists of words
+  [ "$STATUS" != 0 ] || OUT='' "$ROOT/examples/scripts/evaluate_checkpoints.sh" "$RUN" --label "$NAME" $FLAGS ${EVAL:-} || STATUS=$?
   if [ "$STATUS" = 0 ]; then DONE+=("$RUN/evaluation"); else FAILED+=" $NAME" && echo "$NAME failed: status $STATUS" >&2; fi
 done 3< <("${PLAN[@]}" --plain)
 [ ${#DONE[@]} = 0 ] || python -m evaluation.report "${DONE[@]}" --output "$OUT/report-$TABLE"

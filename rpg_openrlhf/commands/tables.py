@@ -20,6 +20,7 @@ class Run(NamedTuple):
     name: str  # of its folder, the same in every table that has the run
     method: str
     layers: list[str]  # below configs/, without .yaml
+    evaluation: str  # flags of evaluation.run that the table needs
 
 
 def read(configs: Path = CONFIGS) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> lis
     found = []
     for method in table["runs"]:
         layers = [*shared, *_layers(method, table, content), hardware]
-        found.append(Run(f"{setting}/{method}", method, layers))
+        found.append(Run(f"{setting}/{method}", method, layers, table.get("evaluation", "")))
     return found
 
 
@@ -64,6 +65,8 @@ def plan(name: str, hardware: str | None, configs: Path) -> str:
     lines = [f"table {name}: {table[name]['title']}", f"  every run: {' + '.join(shared)}"]
     own = [" + ".join(layer for layer in run.layers if layer not in shared) for run in found]
     lines += [f"  {run.method:<{width}}  {own[i]}" for i, run in enumerate(found)]
+    if found[0].evaluation:
+        lines.append(f"  evaluated with {found[0].evaluation}")
     return "\n".join(lines)
 
 
@@ -73,14 +76,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("table", nargs="?", help="one of configs/tables.yaml; none: list them")
     parser.add_argument("--hardware", help=f"layer below configs/, such as hardware/8xh200 ({HARDWARE})")
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the layers (the package's checkout)")
-    parser.add_argument("--plain", action="store_true", help="folder and layers alone, tab-separated, for scripts")
+    parser.add_argument(
+        "--plain", action="store_true", help="folder, layers and evaluation, tab-separated, for scripts"
+    )
     args = parser.parse_args(argv)
     try:
         if args.table is None:
             print("\n".join(f"{name:<12} {table['title']}" for name, table in read(args.configs)["tables"].items()))
         elif args.plain:
             found = runs(args.table, args.hardware, args.configs)
-            print("\n".join(f"{run.name}\t{','.join(run.layers)}" for run in found))
+            print("\n".join(f"{run.name}\t{','.join(run.layers)}\t{run.evaluation}" for run in found))
         else:
             print(plan(args.table, args.hardware, args.configs))
     except Refusal as refusal:

@@ -106,7 +106,11 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
 
 def resolved(parsed: flags.Parsed) -> dict:
     """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
-    refused = ("algo.kl.", "critic.") if parsed.config.algo.objective == "rpg" else ("rpg.", *reference_checks.OURS)
+    refused = (
+        ("algo.kl.", "critic.")
+        if parsed.config.algo.objective == "rpg"
+        else ("rpg.", *(name for name in reference_checks.OURS if name != "ref.refresh"))
+    )
     shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}
     return nest(shown)
 

@@ -75,7 +75,10 @@ def _reference(ref: SimpleNamespace) -> str:
 
 def _baseline_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
     kl = args.algo.kl
-    if kl.init_coef <= 0:
+    if args.ref.refresh == "rollout":
+        placed = f"{kl.estimator} in the loss, coefficient {args.ref.kl_to_old:g}"
+        reference = RULES["rollout"].describe(args.ref)
+    elif kl.init_coef <= 0:
         placed, reference = "none", "none"
     elif kl.use_loss:
         placed, reference = f"{kl.estimator} in the loss, coefficient {kl.init_coef:g}", "the start policy, fixed"

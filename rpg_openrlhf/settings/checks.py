@@ -100,11 +100,25 @@ def _check_rpg_kl(v: dict[str, Any]) -> None:
 
 def _check_baseline(v: dict[str, Any], explicit: set[str]) -> None:
     for name in sorted(explicit):
-        if name.startswith("rpg.") or name in reference_checks.OURS:
+        if name.startswith("rpg.") or (name in reference_checks.OURS and name != "ref.refresh"):
             raise Refusal(
                 f"--{name} {v[name]}: has no effect with --algo.objective openrlhf; leave it out, or use "
                 "--algo.objective rpg"
             )
+    if v["ref.refresh"] not in ("never", "rollout"):
+        raise Refusal(
+            f"--ref.refresh {v['ref.refresh']}: with --algo.objective openrlhf the reference is fixed (never) or the "
+            "policy that sampled (rollout)"
+        )
+    if "ref.refresh" in explicit and not v["algo.kl.init_coef"] > 0:
+        raise Refusal(
+            f"--ref.refresh {v['ref.refresh']}: with --algo.kl.init_coef {v['algo.kl.init_coef']:g} no reference is "
+            "read; leave it out, or give a coefficient"
+        )
+    if v["ref.refresh"] == "rollout" and not v["algo.kl.use_loss"]:
+        raise Refusal(
+            "--ref.refresh rollout: cannot act without a KL in the loss; give --algo.kl.use_loss, or leave it out"
+        )
     if v["algo.advantage.estimator"] == "none":
         raise Refusal("--algo.advantage.estimator none: is RPG's own; with --algo.objective openrlhf use reinforce")
     if v["algo.kl.use_loss"] and not v["algo.kl.init_coef"] > 0:

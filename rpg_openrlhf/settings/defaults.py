@@ -17,6 +17,8 @@ def fill_defaults(parsed: Parsed) -> None:
     v = parsed.values
     if parsed.config.algo.objective == "rpg" and "algo.advantage.estimator" not in parsed.explicit:
         v["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
+    if parsed.config.algo.objective == "openrlhf" and "ref.refresh" not in parsed.explicit:
+        v["ref.refresh"] = "never"  # upstream's one reference
     if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
         v["reward.remote_url"] = REWARD_FUNC
     optimizer.fill_default(v, parsed.explicit)
@@ -37,6 +39,10 @@ def settle(args: SimpleNamespace) -> list[str]:
         # RPG's reference lives in the policy's actors, so there is no group, and the KL itself is in RPG's loss.
         args.algo.kl.init_coef = 0
         args.algo.kl.use_loss = args.ref.refresh != "rollout"
+    elif args.ref.refresh == "rollout":
+        # The KL loss is to the policy that sampled, whose log-probs are there: no group either. The trainer and the
+        # actors take the coefficient from here.
+        args.ref.kl_to_old, args.algo.kl.init_coef = args.algo.kl.init_coef, 0
     optimizer.settle(args)
     weight_sync.settle(args)
     return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else [])

@@ -21,7 +21,7 @@ def splits_output_layer(v: dict[str, Any]) -> list[str]:
 
 def has_reference_group(v: dict[str, Any]) -> bool:
     """Whether upstream builds actors for a reference; RPG's lives in the policy's own."""
-    return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0
+    return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0 and v["ref.refresh"] == "never"
 
 
 def is_on_policy(v: dict[str, Any]) -> bool:

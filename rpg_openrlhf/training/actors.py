@@ -53,7 +53,14 @@ class WholeStepTrainer(BucketedSync):
 
 
 class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
-    """Differs from upstream's ActorPPOTrainer in its parts."""
+    """Differs from upstream's ActorPPOTrainer in its parts, and in knowing a KL loss to the policy that sampled."""
+
+    def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
+        """Differs from upstream: under `--ref.refresh rollout` the old policy's log-probs are the reference's too."""
+        if self.args.ref.refresh == "rollout":
+            self.args.algo.kl.init_coef = self.args.ref.kl_to_old  # upstream's switch for its KL loss
+            experience.base_action_log_probs = experience.action_log_probs
+        return super().training_step(experience, kl_ctl, step, loss_batch_info)
 
 
 class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):

@@ -50,6 +50,8 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             # upstream is told of a KL loss (use_loss) only to keep the reference's log-probs.
             self.kl_ctl = FixedKLController(0.0)
             maker, reference = RPGExperienceMaker, self._moving_reference()
+        elif self.args.ref.refresh == "rollout":
+            self.kl_ctl = FixedKLController(self.args.ref.kl_to_old)
         self.experience_maker = maker(
             self.actor_model_group,
             self.critic_model_group,

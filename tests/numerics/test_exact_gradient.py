@@ -260,3 +260,13 @@ def test_kl_statistics_are_unbiased(reference, level):
     visits = problem.measure(problem.old_logits).unsqueeze(-1) * problem.mask  # (N, T)
     for name, of_context in expected.items():
         torch.testing.assert_close((visits * stats[name]).sum(), (visits * of_context[problem.contexts]).sum())
+
+
+@pytest.mark.parametrize("reference", oracle.REFERENCES[:2])
+@pytest.mark.parametrize("divergence", oracle.DIVERGENCES)
+def test_the_kl_of_whole_replies(divergence, reference):
+    """sequence and prefix have it exactly; token only for the forward forms under π_ref = π_old."""
+    assert oracle.reply_error(divergence, "sequence", reference) < 1e-13
+    assert oracle.reply_error(divergence, "prefix", reference) < 1e-13
+    is_exact = divergence in ("fkl", "ufkl") and reference == oracle.REFERENCES[0]
+    assert (oracle.reply_error(divergence, "token", reference) < 1e-13) == is_exact

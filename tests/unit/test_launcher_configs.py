@@ -29,7 +29,7 @@ def args_of(*layers: Path, platform: str = "cpu"):
 @pytest.mark.parametrize("base", [BASE, QUICKSTART], ids=lambda p: p.stem)
 def test_every_combination_passes_the_checks(base, algorithm):
     args = args_of(base, algorithm)
-    assert args.algo.objective == ("rpg" if algorithm.stem.startswith("rpg") else "openrlhf")
+    assert args.algo.objective == ("rpg" if is_rpg(algorithm) else "openrlhf")
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     assert samples // args.train.batch_size == (16 if base == BASE else samples // args.train.batch_size) > 1
 
@@ -47,6 +47,22 @@ def layers_of(*axes: str) -> list[Path]:
     return [path for axis in axes for path in sorted((CONFIGS / axis).glob("*.yaml"))]
 
 
+def is_rpg(algorithm: Path) -> bool:
+    return algorithm.stem.startswith("rpg") or algorithm.stem == "cispo"
+
+
+def refusal_of(layer: Path, algorithm: Path) -> str | None:
+    """Layers that say something of RPG's KL go only where there is one."""
+    without_kl = algorithm.stem in ("rpg_reinforce_as_released", "cispo")
+    if layer.parent.name == "reference" and algorithm.stem == "dapo":
+        return "with --algo.kl.init_coef 0 no reference is read"
+    if named(layer) == "reference/rollout" and algorithm.stem == "reinforce++":
+        return "cannot act without a KL in the loss"
+    if layer.parent.name in OF_RPG and layer.parent.name != "reference" and not is_rpg(algorithm):
+        return "has no effect with --algo"
+    return "with --rpg.beta 0 no reference is read" if named(layer) == "reference/fixed" and without_kl else None
+
+
 def named(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
@@ -56,8 +72,8 @@ def named(path: Path) -> str:
 def test_a_layer_goes_with_any_algorithm(algorithm, layer):
     """Those of RPG alone are refused over the others, with the reason."""
     platform = "cpu" if layer.stem == "cpu" else "cuda"
-    if layer.parent.name in OF_RPG and not algorithm.stem.startswith("rpg"):
-        with pytest.raises(config.Refusal, match="has no effect with --algo"):
+    if reason := refusal_of(layer, algorithm):
+        with pytest.raises(config.Refusal, match=reason):
             args_of(BASE, algorithm, layer, platform=platform)
         return
     args = args_of(BASE, *_in_order(algorithm, layer), platform=platform)
@@ -118,8 +134,11 @@ def test_dry_run_of_a_tables_run(name, stand_ins, capsys):
 
 def test_tables_name_the_published_methods():
     found = {name: [run.method for run in tables.runs(name)] for name in tables.read()["tables"]}
-    assert {name: len(found[name]) for name in ("3", "5", "6", "8")} == {"3": 6, "5": 8, "6": 6, "8": 12}
-    variants = {method.partition("+")[2] for method in found["ablations"]}
+    assert {name: len(found[name]) for name in "35678"} == {"3": 6, "5": 8, "6": 6, "7": 8, "8": 12}
+    assert [(run.name, run.layers) for run in tables.runs("7")] == [(run.name, run.layers) for run in tables.runs("5")]
+    assert {run.evaluation for run in tables.runs("7")} == {"--benchmarks minerva_math olympiadbench"}
+    ablations = [*found["figure8"], *found["figure9"], *found["schedulefree"]]
+    variants = {variant for method in ablations for variant in method.split("+")[1:]}
     assert variants == set(tables.read()["variants"])
     assert len({run.name for run in RUNS.values()}) == len({tuple(run.layers) for run in RUNS.values()})
 
@@ -163,12 +182,13 @@ def test_quickstart_and_algorithms_may_come_in_either_order():
         ("rpg_urkl", "urkl", "differentiable"),
         ("rpg_ufkl", "ufkl", "differentiable"),
         *((f"rpg_reinforce_{name}", name, "reinforce") for name in ("fkl", "rkl", "urkl", "ufkl")),
-        *((f"rpg_reinforce_{name}_as_released", name, "differentiable") for name in ("fkl", "rkl", "urkl", "ufkl")),
+        ("rpg_reinforce_as_released", "none", "differentiable"),
     ],
 )
 def test_rpg_layers(name, divergence, estimator):
     args = args_of(BASE, CONFIGS / "algorithm" / f"{name}.yaml")
-    assert (args.rpg.divergence, args.rpg.gradient_estimator, args.rpg.beta) == (divergence, estimator, 1e-4)
+    assert (args.rpg.gradient_estimator, args.rpg.clip_mode) == (estimator, "gate")
+    assert args.rpg.beta == 0 if divergence == "none" else (args.rpg.divergence, args.rpg.beta) == (divergence, 1e-4)
     assert (args.algo.advantage.estimator, args.actor.eps_clip_low_high, args.actor.dual_clip) == (
         "dr_grpo",
         [0.2, 0.28],
@@ -182,21 +202,33 @@ def test_rpg_layers(name, divergence, estimator):
 @pytest.mark.parametrize(
     ("name", "estimator", "kl", "clip", "filtering", "aggregation"),
     [
-        ("grpo", "group_norm", ("k3", 0.04, True), [0.2, 0.2], False, "seq-mean-token-mean"),
-        ("grpo_as_released", "group_norm", ("k3", 1e-3, True), [0.2, 0.2], False, "token-mean"),
-        ("dapo", "group_norm", ("k1", 0, False), [0.2, 0.28], True, "token-mean"),
-        ("reinforce++", "reinforce", ("k1", 1e-4, False), [0.2, 0.2], True, "token-mean"),
-        ("reinforce++_baseline", "reinforce_baseline", ("k2", 1e-5, True), [0.2, 0.2], True, "token-mean"),
+        ("grpo", "group_norm", ("k3", 0.04, True), [0.2, 0.2, None], False, "seq-mean-token-mean"),
+        ("grpo_as_released", "group_norm", ("k3", 1e-3, True), [0.2, 0.2, 10], False, "token-mean"),
+        ("dapo", "group_norm", ("k1", 0, False), [0.2, 0.28, 10], True, "token-mean"),
+        ("reinforce++", "reinforce", ("k1", 1e-4, False), [0.2, 0.2, None], True, "token-mean"),
+        ("reinforce++_as_released", "reinforce", ("k1", 1e-4, True), [0.2, 0.28, 10], True, "token-mean"),
+        ("reinforce++_baseline", "reinforce_baseline", ("k2", 1e-5, True), [0.2, 0.2, None], True, "token-mean"),
+        ("reinforce++_baseline_as_released", "reinforce_baseline", ("k1", 1e-4, True), [0.2, 0.28, 10], True,
+         "token-mean"),
     ],
-)
+)  # fmt: skip
 def test_baseline_layers(name, estimator, kl, clip, filtering, aggregation):
     args = args_of(BASE, CONFIGS / "algorithm" / f"{name}.yaml")
     assert args.algo.advantage.estimator == estimator
-    assert (args.algo.kl.estimator, args.algo.kl.init_coef, args.algo.kl.use_loss) == kl
-    assert args.actor.eps_clip_low_high == clip
+    assert (args.ref.refresh == "rollout") == (name.startswith("reinforce++") and name.endswith("_as_released"))
+    coefficient = args.ref.kl_to_old if args.ref.refresh == "rollout" else args.algo.kl.init_coef
+    assert (args.algo.kl.estimator, coefficient, args.algo.kl.use_loss) == kl
+    assert [*args.actor.eps_clip_low_high, args.actor.dual_clip] == clip
     assert args.algo.dynamic_filtering_enable == filtering
     assert args.actor.loss_agg_mode == aggregation
     assert (args.reward.overlong_buffer_len is None) == name.startswith("grpo")
+
+
+def test_cispo():
+    args = args_of(BASE, CONFIGS / "algorithm" / "cispo.yaml")
+    assert (args.rpg.gradient_estimator, args.rpg.clip_mode, args.rpg.beta) == ("reinforce", "truncate", 0)
+    assert [*args.actor.eps_clip_low_high, args.actor.dual_clip] == [1, 0.28, 1.28]
+    assert args.algo.advantage.estimator == "group_norm"
 
 
 @pytest.mark.parametrize(("name", "budget"), [("2k", 2048), ("4k", 4096), ("8k", 8192)])

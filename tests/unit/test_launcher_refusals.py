@@ -64,7 +64,15 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"train.max_rollouts": "0"}, "--train.max_rollouts 0: must be at least 1"),
         ({"critic.model_name_or_path": "x"}, "--critic.model_name_or_path x: RPG has no critic"),
         ({**BASELINE, "rpg.beta": "1e-4"}, "--rpg.beta 0.0001: has no effect with --algo.objective openrlhf"),
-        ({**BASELINE, "ref.refresh": "rollout"}, "--ref.refresh rollout: has no effect"),
+        ({**BASELINE, "ref.refresh": "rollout"}, "--ref.refresh rollout: cannot act without a KL in the loss"),
+        (
+            {**BASELINE, "ref.refresh": "ema"},
+            "--ref.refresh ema: with --algo.objective openrlhf the reference is fixed",
+        ),
+        (
+            {**BASELINE, "ref.refresh": "never", "algo.kl.init_coef": "0"},
+            "--ref.refresh never: with --algo.kl.init_coef 0 no reference is read",
+        ),
         ({**BASELINE, "algo.advantage.estimator": "none"}, "--algo.advantage.estimator none"),
         ({**BASELINE, "algo.kl.use_loss": "", "algo.kl.init_coef": "0"}, "--algo.kl.use_loss: cannot act"),
         (

@@ -40,8 +40,8 @@ def named(*words: str) -> tuple[str, str]:
             "grpo_seed3",
             "qwen3_4b+grpo",
         ),
-        (layers("algorithm/rpg_reinforce_fkl_as_released"), "rpg_reinforce_fkl_as_released_seed3",
-         "rpg_reinforce_fkl_as_released"),
+        (layers("algorithm/rpg_reinforce_as_released"), "rpg_reinforce_as_released_seed3",
+         "rpg_reinforce_as_released"),
         # A flag over the layer has made it another method; the group is of the layers.
         ([*layers("algorithm/rpg_urkl"), "--rpg.divergence", "rkl"], "rpg_rkl_seed3", "rpg_urkl"),
         (["--logger.wandb.group", "mine"], "rpg_reinforce_urkl_seed3", "mine"),

@@ -160,7 +160,8 @@ def test_gpus_that_upstreams_placement_asks_for():
     assert layout.gpus_needed(values(**base, train__colocate_all=True)) == 4
     assert layout.gpus_needed(values(**base, ref__refresh="never")) == 4 + 2, "it lives in the policy's actors"
     grpo = {**base, "algo__objective": "openrlhf"}
-    assert layout.gpus_needed(values(**grpo)) == 4 + 2 + 3
+    assert layout.gpus_needed(values(**grpo, ref__refresh="never")) == 4 + 2 + 3
+    assert layout.gpus_needed(values(**grpo, ref__refresh="rollout")) == 4 + 2, "the policy that sampled"
     assert layout.gpus_needed(values(**grpo, train__colocate_actor_ref=True)) == 4 + 2
     ppo = {**base, "algo__objective": "openrlhf", "algo__advantage__estimator": "gae", "algo__kl__init_coef": 0}
     assert layout.gpus_needed(values(**ppo, critic__num_gpus_per_node=5)) == 4 + 2 + 5

@@ -51,7 +51,7 @@ REFUSED = {
     "a flag first": (["train_rpg.sh", "--rpg.beta", "0"], {}, "CONFIG must come first, not '--rpg.beta'"),
     "no such config": (["train_rpg.sh", "base", "model/nope"], {}, "CONFIG model/nope: no such file"),
     "no such method": (["compare.sh", "base"], {"METHODS": "nope"}, "METHODS=nope: there is no"),
-    "no such table": (["reproduce_table.sh", "99", "--dry_run"], {}, "TABLE 99: must be one of 3, 5, 6, 8"),
+    "no such table": (["reproduce_table.sh", "99", "--dry_run"], {}, "TABLE 99: must be one of 3, 5, 6, 7, 8"),
     "no such hardware": (
         ["reproduce_table.sh", "3"],
         {"HARDWARE": "hardware/nope"},

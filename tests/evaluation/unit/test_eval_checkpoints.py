@@ -19,13 +19,14 @@ def model(path, value=1.0):
 
 @pytest.fixture
 def run(tmp_path):
+    folder = tmp_path / "run"
     """A training run as OpenRLHF lays it out: checkpoints every 5 steps, the final model after step 12."""
     for step in (5, 10, 100):
-        model(tmp_path / "checkpoints" / f"global_step{step}_hf")
-    (tmp_path / "checkpoints" / "_actor" / "global_step10").mkdir(parents=True)
-    model(tmp_path / "model")
-    (tmp_path / "logs").mkdir()
-    return tmp_path
+        model(folder / "checkpoints" / f"global_step{step}_hf")
+    (folder / "checkpoints" / "_actor" / "global_step10").mkdir(parents=True)
+    model(folder / "model")
+    (folder / "logs").mkdir()
+    return folder
 
 
 def log(run, *steps):
