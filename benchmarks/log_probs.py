@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,7 @@ VOCABULARY = 151_936  # Qwen3's
 PATHS = ("openrlhf", "chunked")
 MODES = ("log-probs + entropy", "log-probs", "forward alone")
 CASE = "--case"
+OUT_OF_MEMORY = 75  # a case's exit status: NaN in the table; any other failure ends the benchmark
 
 
 def actors(device: str) -> dict[str, type]:
@@ -135,8 +137,10 @@ def measure(case: dict) -> dict[str, float]:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "0"}
     command = [sys.executable, __file__, CASE, json.dumps(case)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True)
+    if done.returncode == OUT_OF_MEMORY or done.returncode == -signal.SIGKILL:
+        return {"seconds": float("nan"), "bytes": float("nan")}
     if done.returncode:
-        return {"seconds": float("nan"), "bytes": float("nan")}  # out of memory, as a rule
+        raise SystemExit(f"log_probs.py: {json.dumps(case)} ended with status {done.returncode}; its error is above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -218,7 +222,13 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [CASE]:
+        import torch  # late: the parent measures nothing itself
+
         one = SimpleNamespace(**json.loads(sys.argv[2]))
-        print(json.dumps({"cpu": on_cpu, "cuda": on_cuda}[one.device](actors(one.device)[one.path], one)))
+        try:
+            print(json.dumps({"cpu": on_cpu, "cuda": on_cuda}[one.device](actors(one.device)[one.path], one)))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            print(error, file=sys.stderr)
+            sys.exit(OUT_OF_MEMORY)
     else:
         main()

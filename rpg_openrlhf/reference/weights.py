@@ -15,8 +15,6 @@ import torch.distributed as dist
 from deepspeed.runtime.utils import all_gather_dp_groups
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"}
-
 
 class ReferenceWeights:
     """Taken from the policy as it is when built."""
@@ -147,21 +145,3 @@ class ReferenceWeights:
         return (
             f"{wrong[0]} is {tuple(source[wrong[0]].shape)}, the policy's {tuple(whole[wrong[0]])}" if wrong else None
         )
-
-
-def clear_moments(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Adam as if just made: its moments, and the step count its bias correction goes by. In place, wherever they are.
-
-    The learning rate's schedule goes on.
-    """
-    optimizer = engine.optimizer
-    while hasattr(optimizer, "optimizer"):  # DeepSpeed's wrappers
-        optimizer = optimizer.optimizer
-    for state in optimizer.state.values():
-        unknown = state.keys() - MOMENTS
-        assert not unknown, f"{type(optimizer).__name__} holds {unknown}, which is no moment"
-        for name, value in state.items():
-            state[name] = value.zero_() if isinstance(value, torch.Tensor) else 0
-    for group in optimizer.param_groups:
-        if "step" in group:  # where DeepSpeed's FusedAdam counts
-            group["step"] = 0

@@ -11,6 +11,7 @@ import torch
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 
+from rpg_openrlhf.deepspeed_states import drop_offload_buffers, problem_of_fused_adam, with_an_adam_that_exists
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
 
@@ -95,6 +96,15 @@ class CheckpointingStrategy(DeepspeedStrategy):
         for old in checkpoints.superfluous(checkpoints.find(parts.parent, parts.name), name, max_num, max_bytes):
             shutil.rmtree(old.folder, ignore_errors=True)
 
+    def get_ds_train_config(self, optim_dict=None, **kwargs):
+        """Differs from upstream: torch's AdamW, with a line that says so, where FusedAdam cannot be built."""
+        config = super().get_ds_train_config(optim_dict, **kwargs)
+        problem = problem_of_fused_adam() if optim_dict is not None else None
+        changed = with_an_adam_that_exists(config, problem)
+        if changed is not config:
+            self.print(f"FusedAdam cannot be built ({problem}): torch's AdamW is used, whose states stay on the GPU")
+        return changed
+
     def load_ckpt(self, model, load_dir, *args, **kwargs):
         """Differs from upstream: the checkpoint that the launcher chose, whatever `latest` says, or an error.
 
@@ -106,6 +116,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
         path, states = super().load_ckpt(model, str(folder.parent), folder.name, *args[1:], **kwargs)
         if path is None:
             raise CheckpointError(f"{folder} was not loaded: it holds no checkpoint of DeepSpeed's")
+        drop_offload_buffers(model)
         restore_optimizer_settings(model, settings)
         return path, states
 

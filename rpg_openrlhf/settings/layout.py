@@ -152,6 +152,8 @@ def gpus_needed(v: dict[str, Any]) -> int:
 
 
 def check_platform(v: dict[str, Any], platform: str, dry_run: bool) -> None:
+    if v["ds.param_dtype"] == "fp16":
+        raise Refusal("--ds.param_dtype fp16: vLLM's engines are built in bf16 and take no other weights; use bf16")
     if platform == "cpu":
         for name in ("ds.ring_attn_size", "ds.tensor_parallel_size"):
             if v[name] > 1:

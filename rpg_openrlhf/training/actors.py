@@ -3,16 +3,19 @@
 import math
 import random
 import socket
+from types import ModuleType
 
 import torch
-from openrlhf.trainer.ray import launcher, ppo_actor
+from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic
 from openrlhf.trainer.ray.launcher import ReferenceModelActor
 from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
 from openrlhf.trainer.ray.ppo_critic import CriticModelActor
+from openrlhf.utils.deepspeed.deepspeed_utils import offload_deepspeed_states, reload_deepspeed_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rpg_openrlhf.deepspeed_states import clear_moments, where_possible
 from rpg_openrlhf.errors import NotFinite
-from rpg_openrlhf.reference.weights import ReferenceWeights, clear_moments
+from rpg_openrlhf.reference.weights import ReferenceWeights
 from rpg_openrlhf.runs.checkpointing import WholeCheckpoints
 from rpg_openrlhf.runs.checkpoints import ACTOR, CRITIC
 from rpg_openrlhf.training.chunked_head import actor_class
@@ -122,10 +125,24 @@ class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_ac
         super().init_model_from_pretrained(strategy, *args, **kwargs)
 
 
+def bind_offloading(module: ModuleType) -> None:
+    """Under `--ds.enable_sleep` upstream offloads any optimizer's states, and DeepSpeed's ZeRO 3 asserts FusedAdam.
+
+    Schedule-Free, Muon and torch's AdamW keep theirs on the GPU.
+    """
+    module.offload_deepspeed_states = where_possible(offload_deepspeed_states)
+    module.reload_deepspeed_states = where_possible(reload_deepspeed_states)
+
+
 class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
     """Differs from upstream's CriticModelActor in its port, its checkpoints and in refusing numbers not finite."""
 
     part = CRITIC
+
+    def init_model_from_pretrained(self, *args, **kwargs):
+        """Differs from upstream: its names for offloading are rebound, in this process."""
+        bind_offloading(ppo_critic)
+        super().init_model_from_pretrained(*args, **kwargs)
 
     def fit(self):
         """Differs from upstream: a loss or gradient norm that is not finite ends the run."""
@@ -148,6 +165,7 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         rpg = strategy.args.algo.objective == "rpg"
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
         ppo_actor.NaiveReplayBuffer = ColumnBuffer
+        bind_offloading(ppo_actor)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         if strategy.args.actor.gradient_checkpointing_layers:
             keep_activations(self.actor.model, strategy.args.actor.gradient_checkpointing_layers)

@@ -37,6 +37,16 @@ def check_finite(metrics: dict[str, float], experience) -> None:
     )
 
 
+def means_of(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The mean of each, with one wait for each device: reward models, critics and agents report from the CPU."""
+    means: dict[str, float] = {}
+    for device in {tensor.device for tensor in tensors.values()}:
+        names = [name for name, tensor in tensors.items() if tensor.device == device]
+        stacked = torch.stack([tensors[name].float().mean() for name in names])
+        means |= dict(zip(names, stacked.tolist(), strict=True))
+    return {name: means[name] for name in tensors}
+
+
 class ReduceLater:
     """Upstream's strategy, for ppo_train: what it would reduce of a micro-batch stays this rank's, and is weighed."""
 
@@ -63,8 +73,7 @@ class MeasuredOnce(ActorPPOTrainer):
         """Differs from upstream: its tensors come to the CPU together, as the means that ppo_train takes of them."""
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
         found = {name: value for name, value in status["metrics"].items() if isinstance(value, torch.Tensor)}
-        means = torch.stack([value.float().mean() for value in found.values()]).tolist()
-        status["metrics"] |= dict(zip(found, means, strict=True))
+        status["metrics"] |= means_of(found)
         check_finite(status["metrics"], experience)
         self._kinds = status["weights"]
         return status

@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 from rpg_openrlhf.errors import NotFinite
 from rpg_openrlhf.weight_sync.plan import Bucket, checksum
+
+WATCH_SECONDS = 0.05  # between two looks at the engines during a transfer that blocks
 
 
 class WeightSender:
@@ -38,7 +41,7 @@ class WeightSender:
         self._places = [[bucket.views(buffer) for bucket in plan] for buffer in transport.buffers]
         if engines:
             spec = pickle.dumps((plan, transport.address, is_whole))
-            ray.get([engine.open_weights.remote(spec) for engine in engines])
+            self._finish("open_weights", [engine.open_weights.remote(spec) for engine in engines])
 
     def push(self) -> None:
         """Bring every engine to the weights as they are. Where it fails midway, engines generate nothing."""
@@ -52,7 +55,8 @@ class WeightSender:
         while loading:
             self._wait(loading)
         if self.engines:
-            ray.get([engine.commit_weights.remote(self.version, checksums) for engine in self.engines])
+            calls = [engine.commit_weights.remote(self.version, checksums) for engine in self.engines]
+            self._finish("commit_weights", calls)
 
     @torch.no_grad()
     def _send(self, index: int, weights: list[torch.nn.Parameter], loading: deque) -> list[int]:
@@ -63,15 +67,58 @@ class WeightSender:
             check_finite([piece.name for piece in self.plan[index].pieces], weights)
         torch._foreach_copy_(self._places[slot][index], [weight.data for weight in weights])
         self.transport.fence()
+        # Read before the transfer: after it a GPU answers only once every engine has taken part, and one may fail.
+        sums = [checksum(self.transport.buffers[slot][:nbytes])] if self.engines else []
         # All engines are called before any is waited for.
-        loading.append([engine.load_bucket.remote(self.version, index, slot) for engine in self.engines])
-        self.transport.send(slot, nbytes)
-        return [checksum(self.transport.buffers[slot][:nbytes])] if self.engines else []
+        calls = [engine.load_bucket.remote(self.version, index, slot) for engine in self.engines]
+        loading.append(calls)
+        if self.transport.send_blocks:
+            self._send_watching(slot, nbytes, calls)
+        else:
+            self.transport.send(slot, nbytes)
+        return sums
+
+    def _send_watching(self, slot: int, nbytes: int, calls: list[ray.ObjectRef]) -> None:
+        """A transfer that blocks until every engine takes part, given up as soon as one has failed."""
+        failures: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                self.transport.send(slot, nbytes)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(WATCH_SECONDS)
+            done, _ = ray.wait(calls, num_returns=len(calls), timeout=0) if calls else ([], [])
+            self._finish("load_bucket", calls, done)
+        if failures:
+            raise failures[0]
 
     def _wait(self, loading: deque) -> None:
         """Until no engine reads the oldest slot any more, and every rank knows."""
-        ray.get(loading.popleft())
+        self._finish("load_bucket", loading.popleft())
         self.transport.fence()
+
+    def _finish(self, what: str, calls: list[ray.ObjectRef], done: list[ray.ObjectRef] | None = None) -> None:
+        """Wait for the engines' calls, or look at those in `done`. The first error is raised at once."""
+        left = list(calls) if done is None else list(done)
+        while left:
+            done, left = ray.wait(left, num_returns=1)
+            try:
+                ray.get(done)
+            except Exception as error:
+                number = calls.index(done[0])
+                raise RuntimeError(
+                    f"weight sync {self.version}: engine {number} of {len(calls)} failed in {what}: {_cause(error)}"
+                ) from error
+
+
+def _cause(error: Exception) -> str:
+    """Ray's error on one line: that of the engine, without the path it took."""
+    return " ".join(str(getattr(error, "cause", None) or error).strip().splitlines()[-1].split())[:300]
 
 
 def check_finite(names: list[str], weights: list[torch.nn.Parameter]) -> None:

@@ -1,8 +1,9 @@
 """How a bucket's bytes get from the policy to the engines; each in two ends under one interface.
 
 The policy's end: `buffers`, one per slot, that the sender packs into; `fence()` when it has packed; `send(slot, n)`
-when the engines have been called. An engine's end comes of `address.open(worker)`: `receive(slot, n)` gives it the
-bytes. With two slots a bucket is packed while the engines load the one before it.
+when the engines have been called, which blocks until all take part where `send_blocks`. An engine's end comes of
+`address.open(worker)`: `receive(slot, n)` gives it the bytes. With two slots a bucket is packed while the engines load
+the one before it.
 """
 
 import mmap
@@ -21,6 +22,7 @@ class Broadcast:
     slots = 1  # engines may start two calls in either order, and would wait in each for the other's bucket
 
     def __init__(self, group, nbytes: int, device: torch.device):
+        self.send_blocks = torch.device(device).type == "cpu"  # gloo; NCCL only queues the transfer
         self.group, self.buffers = group, [torch.empty(nbytes, dtype=torch.uint8, device=device)]
         self.address = BroadcastAddress(nbytes)
 
@@ -56,7 +58,7 @@ class SharedMemory:
     A file without a name (memfd), which they open by way of this process: whoever is killed, nothing stays behind.
     """
 
-    slots = 2
+    slots, send_blocks = 2, False
 
     def __init__(self, nbytes: int):
         self.file = os.memfd_create("weight_sync")
@@ -119,7 +121,7 @@ class CudaIpc:
     Every rank packs, as a worker sees its own GPU alone.
     """
 
-    slots = 1
+    slots, send_blocks = 1, False
 
     def __init__(self, nbytes: int, gpu: str):
         from torch.multiprocessing.reductions import reduce_tensor

@@ -21,7 +21,8 @@ from openrlhf.models import Actor
 from openrlhf.utils import get_strategy
 from safetensors.torch import load_file
 
-from rpg_openrlhf.reference.weights import ReferenceWeights, clear_moments
+from rpg_openrlhf.deepspeed_states import clear_moments
+from rpg_openrlhf.reference.weights import ReferenceWeights
 from tests.integration.gradient_of_one_step import OPTIMIZER, arguments
 
 os.environ.update(ENVIRONMENT)  # that script is a rank of its own

@@ -11,7 +11,7 @@ make_importable()
 
 from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-from rpg_openrlhf.training.measured_once import MeasuredOnce
+from rpg_openrlhf.training.measured_once import MeasuredOnce, means_of
 
 
 class Strategy:
@@ -108,3 +108,20 @@ def test_the_strategy_is_back_after_an_error():
     with pytest.raises(TypeError):
         trainer.ppo_train(0.0)
     assert trainer.strategy is strategy
+
+
+def test_numbers_of_several_devices_are_read_device_by_device(monkeypatch):
+    """Reward models, critics and agents report from the CPU, the loss from the GPU: torch stacks no mixture."""
+    stacked = []
+    stack = torch.stack
+
+    def same_device(tensors):
+        assert len({tensor.device for tensor in tensors}) == 1
+        stacked.append(len(tensors))
+        return stack([torch.zeros(()) if tensor.is_meta else tensor for tensor in tensors])
+
+    monkeypatch.setattr(torch, "stack", same_device)
+    means = means_of({"a": torch.tensor([1.0, 3.0]), "b": torch.empty(2, device="meta"), "c": torch.tensor(4)})
+    assert means == {"a": 2.0, "b": 0.0, "c": 4.0}
+    assert list(means) == ["a", "b", "c"]
+    assert sorted(stacked) == [1, 2]

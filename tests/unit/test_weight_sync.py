@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace as Namespace
 
 import pytest
@@ -18,6 +19,7 @@ upstream.make_importable()
 from rpg_openrlhf.weight_sync.engine import SyncedEngine
 from rpg_openrlhf.weight_sync.plan import checksum, make_plan
 from rpg_openrlhf.weight_sync.receiver import WeightReceiver
+from rpg_openrlhf.weight_sync.sender import WeightSender
 from rpg_openrlhf.weight_sync.transports import TOKEN, SharedMemory
 
 NBYTES = 64 * 19_937  # of a slot; no other file has twice that size and the token
@@ -248,3 +250,45 @@ def test_held_back_requests_wait_for_the_commit():
         run(actor.resume_generation())
     run(actor.commit_weights(1, []), actor.resume_generation(), actor.generate([1], None))
     assert actor.llm.asked[-2:] == ["resume", "generate"]
+
+
+class Calls:
+    """Ray, for calls that are done, fail or never end."""
+
+    def wait(self, calls, num_returns=1, timeout=None):
+        done = [call for call in calls if call != "hangs"][:num_returns]
+        assert done or timeout == 0, "it would wait for ever"
+        return done, [call for call in calls if call not in done]
+
+    def get(self, calls):
+        if "fails" in calls:
+            raise RuntimeError("ray::SyncedEngine.load_bucket()\nValueError: no such weight")
+
+
+def sender(monkeypatch, transport) -> WeightSender:
+    monkeypatch.setattr("rpg_openrlhf.weight_sync.sender.ray", Calls())
+    found = object.__new__(WeightSender)
+    found.version, found.transport = 3, transport
+    return found
+
+
+def test_an_engines_error_does_not_wait_for_those_that_hang(monkeypatch):
+    """One engine that fails before it takes part in a broadcast leaves all others in it."""
+    made = sender(monkeypatch, None)
+    made._finish("load_bucket", ["done", "also done"])
+    says = r"weight sync 3: engine 2 of 3 failed in load_bucket: ValueError: no such weight"
+    with pytest.raises(RuntimeError, match=says):
+        made._finish("load_bucket", ["hangs", "done", "fails"])
+
+
+def test_a_transfer_that_blocks_is_given_up_once_an_engine_has_failed(monkeypatch):
+    never = threading.Event()
+    made = sender(monkeypatch, Namespace(send=lambda slot, nbytes: never.wait()))
+    with pytest.raises(RuntimeError, match="engine 1 of 2 failed in load_bucket"):
+        made._send_watching(0, 8, ["hangs", "fails"])
+    never.set()
+    made = sender(monkeypatch, Namespace(send=lambda slot, nbytes: None))
+    made._send_watching(0, 8, ["hangs", "hangs"])
+    made = sender(monkeypatch, Namespace(send=lambda slot, nbytes: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        made._send_watching(0, 8, ["hangs"])
