@@ -26,9 +26,7 @@ setup(
     },
     install_requires=["mpmath>=1.3", "pyyaml>=6"],
     extras_require={
-        # OpenRLHF pins torch, transformers, deepspeed, ray and vllm; flash-attn builds against the torch it finds.
-        "gpu": ["openrlhf[vllm]==0.11.2", "schedulefree==1.4.1"],
-        # What the harness needs beside an engine (.[gpu] or requirements/cpu.txt), or alone with --server.
+        # What the harness needs beside an engine (requirements/cpu.txt or gpu.txt), or alone with --server.
         "evaluation": [
             "datasets>=3",
             "huggingface_hub>=0.30",
@@ -43,6 +41,6 @@ setup(
         # prepare_data: the hub, parquet files, and procedural families.
         "data": ["datasets>=3", "huggingface_hub>=0.30", "pyarrow>=15", "reasoning-gym>=0.1.25"],
         "quickstart": ["matplotlib>=3.9", "scipy>=1.13"],
-        "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "ruff>=0.12"],
+        "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "ruff>=0.12", "uv>=0.9"],
     },
 )

@@ -2,18 +2,20 @@
 
 The only file that patches torch, deepspeed or vllm. `install()` registers one patch per module; it is applied while
 that module is imported, so a process that never imports it (an idle Ray worker) pays nothing. Where a CUDA device is
-used nothing here runs.
+used nothing here runs but `stand_in_for_flash_attn`.
 """
 
 import contextlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import os
 import sys
 import types
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+RING_ATTENTION = "openrlhf.models.ring_attn_utils"
 # Set in every process of a CPU run. One thread a process: spinning OpenMP threads on shared cores collapse throughput.
 # No dynamo: its C++ builds cost some 20 s at first use and gain nothing at the sizes a CPU trains.
 ENVIRONMENT = {
@@ -31,21 +33,30 @@ ENVIRONMENT = {
 
 def install() -> None:
     """Make this process, and the modules it imports from now on, run without CUDA. Repeated calls do nothing more."""
-    if any(isinstance(finder, _PatchOnImport) for finder in sys.meta_path):
+    if any(isinstance(finder, _PatchOnImport) and finder.patches is PATCHES for finder in sys.meta_path):
         return
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    sys.meta_path.insert(0, _PatchOnImport())
+    sys.meta_path.insert(0, _PatchOnImport(PATCHES))
     for name in [name for name in PATCHES if name in sys.modules]:  # vLLM's worker has imported vLLM by now
         with contextlib.contextmanager(PATCHES[name])(sys.modules[name]):
             pass
 
 
+def stand_in_for_flash_attn() -> None:
+    """On a GPU without the package flash-attn: OpenRLHF imports its padding helpers whatever attention is used."""
+    if importlib.util.find_spec("flash_attn") is None:
+        sys.meta_path.insert(0, _PatchOnImport({RING_ATTENTION: _flash_attn_helpers}))
+
+
 class _PatchOnImport(importlib.abc.MetaPathFinder):
     """Runs a module's own code inside its patch: up to the `yield` before it, the rest after it."""
 
+    def __init__(self, patches: dict[str, Callable[[ModuleType], Iterator[None]]]):
+        self.patches = patches
+
     def find_spec(self, fullname: str, path=None, target=None):
-        patch = PATCHES.get(fullname)
+        patch = self.patches.get(fullname)
         if patch is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -196,7 +207,7 @@ def _plain_linear_layers(module: ModuleType) -> Iterator[None]:
 
 PATCHES: dict[str, Callable[[ModuleType], Iterator[None]]] = {
     "openrlhf": _torch_cuda,
-    "openrlhf.models.ring_attn_utils": _flash_attn_helpers,
+    RING_ATTENTION: _flash_attn_helpers,
     "openrlhf.utils.deepspeed.deepspeed": _strategy,
     "openrlhf.utils.utils": _fp32,
     "openrlhf.utils.distributed_util": _gloo_sync_group,

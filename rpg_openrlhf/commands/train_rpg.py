@@ -92,7 +92,7 @@ def _check(
     sets = eval_sets.read(v, sources)
     prompts = data.count_prompts(v, sources)
     notes = layout.check_last_rollout(v, prompts) + reference_checks.check_run_length(v, prompts)
-    return sources, sets, prompts, architecture, notes
+    return sources, sets, prompts, architecture, notes + layout.notes_on_experts(architecture, platform)
 
 
 def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list[str]]:

@@ -24,9 +24,11 @@ PASSED_ON = (
     "WANDB_TAGS",
     "HF_HOME",
     "HF_HUB_OFFLINE",
-    "NCCL_DEBUG",
+    "HF_TOKEN",
+    "HF_ENDPOINT",
     "CUDA_LAUNCH_BLOCKING",
 )
+PREFIXES_PASSED_ON = ("NCCL_", "VLLM_")
 
 
 class Secret(str):
@@ -86,6 +88,8 @@ def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None
 def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable[[dict], None]) -> int:
     if args.platform == "cpu":
         cpu_platform.install()
+    else:
+        cpu_platform.stand_in_for_flash_attn()
     if args.logger.wandb.key:
         args.logger.wandb.key = Secret(args.logger.wandb.key)
     from openrlhf.cli import train_ppo_ray
@@ -141,7 +145,11 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     import ray
 
     env_vars = {"TOKENIZERS_PARALLELISM": "true", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
-    env_vars |= {name: os.environ[name] for name in (*PASSED_ON, ATTEMPT) if name in os.environ}
+    env_vars |= {
+        name: value
+        for name, value in os.environ.items()
+        if name in (*PASSED_ON, ATTEMPT) or name.startswith(PREFIXES_PASSED_ON)
+    }
     if args.logger.wandb.key:
         env_vars |= {"WANDB_RUN_ID": _wandb_id(args), "WANDB_RESUME": "allow"}
     if env_vars.get("WANDB_MODE") in ("offline", "disabled"):
@@ -152,6 +160,8 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     if args.platform == "cpu":
         env_vars |= {name: os.environ.get(name, value) for name, value in cpu_platform.ENVIRONMENT.items()}
         runtime_env["worker_process_setup_hook"] = "rpg_openrlhf.cpu_platform.install"
+    else:
+        runtime_env["worker_process_setup_hook"] = "rpg_openrlhf.cpu_platform.stand_in_for_flash_attn"
     # What the job was submitted with reaches the workers anyway, and Ray refuses to be told of it twice.
     job = json.loads(os.environ.get(JOB, "{}")).get("runtime_env", {})
     runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}

@@ -10,7 +10,7 @@ from typing import Any
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import defaults as settle
-from rpg_openrlhf.settings import layout, optimizer, reference_checks, weight_sync
+from rpg_openrlhf.settings import layout, machine, optimizer, reference_checks, weight_sync
 from rpg_openrlhf.settings.parser import Parsed
 from rpg_openrlhf.settings.ranges import check_ranges
 
@@ -32,12 +32,22 @@ def check_flags(parsed: Parsed, platform: str) -> None:
         _check_baseline(v, parsed.explicit)
     _check_is_correction(v)
     _check_generation(v)
+    _check_attention(v, parsed.explicit, platform)
     _check_chunked_head(v)
     _check_checkpointing(v)
     optimizer.check(v)
     layout.check_divides(v)
     layout.check_placement(v)
     layout.check_platform(v, platform, parsed.dry_run)
+
+
+def _check_attention(v: dict[str, Any], explicit: set[str], platform: str) -> None:
+    is_asked_for = "ds.attn_implementation" in explicit and v["ds.attn_implementation"] == machine.FLASH_ATTENTION
+    if platform != "cpu" and is_asked_for and not machine.has_flash_attn():
+        raise Refusal(
+            f"--ds.attn_implementation {machine.FLASH_ATTENTION}: the package flash-attn is not installed here "
+            "(docs/scaling.md); install it, or leave the flag out, which takes sdpa"
+        )
 
 
 def _check_rpg(v: dict[str, Any], explicit: set[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
-from rpg_openrlhf.settings import layout, optimizer, run_names, weight_sync
+from rpg_openrlhf.settings import layout, machine, optimizer, run_names, weight_sync
 from rpg_openrlhf.settings.parser import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
@@ -45,7 +45,18 @@ def settle(args: SimpleNamespace) -> list[str]:
         args.ref.kl_to_old, args.algo.kl.init_coef = args.algo.kl.init_coef, 0
     optimizer.settle(args)
     weight_sync.settle(args)
-    return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else [])
+    return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else _settle_attention(args))
+
+
+def _settle_attention(args: SimpleNamespace) -> list[str]:
+    """The package flash-attn is optional: transformers masks packed samples by their positions for sdpa too."""
+    if args.ds.attn_implementation != machine.FLASH_ATTENTION or machine.has_flash_attn():
+        return []
+    args.ds.attn_implementation = "sdpa"
+    return [
+        "--ds.attn_implementation sdpa: flash-attn is not installed; sdpa is slower on packed samples and takes "
+        "memory for their mask"
+    ]
 
 
 def _settle_chunked_head(args: SimpleNamespace) -> list[str]:

@@ -151,6 +151,19 @@ def gpus_needed(v: dict[str, Any]) -> int:
     return needed
 
 
+def notes_on_experts(config: dict[str, Any], platform: str) -> list[str]:
+    """A warning where vLLM 0.29 is reported to compute the model wrongly. `config`: the model's config.json."""
+    has_experts = any(config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    if platform == "cpu" or not has_experts or config.get("quantization_config"):
+        return []
+    if not any(capability >= machine.BLACKWELL for capability in machine.compute_capabilities()):
+        return []
+    return [
+        "vLLM 0.29 is reported to give wrong numbers for unquantized mixture-of-experts models on Blackwell GPUs: "
+        "compare its log-probs with the trainer's (--algo.advantage.is_correction_level token logs vllm_kl) first"
+    ]
+
+
 def check_platform(v: dict[str, Any], platform: str, dry_run: bool) -> None:
     if v["ds.param_dtype"] == "fp16":
         raise Refusal("--ds.param_dtype fp16: vLLM's engines are built in bf16 and take no other weights; use bf16")
@@ -161,6 +174,11 @@ def check_platform(v: dict[str, Any], platform: str, dry_run: bool) -> None:
         return
     if v["ds.param_dtype"] == "fp32":
         raise Refusal("--ds.param_dtype fp32: is for the CPU platform; use bf16 on CUDA")
+    if v["ds.ring_attn_size"] > 1 and not machine.has_flash_attn():
+        raise Refusal(
+            f"--ds.ring_attn_size {v['ds.ring_attn_size']}: ring attention needs the packages flash-attn and "
+            "ring-flash-attn, which are not installed here (docs/scaling.md); install them, or set 1"
+        )
     found = machine.gpu_memory_gib()
     if not (found or dry_run) and not machine.in_a_ray_cluster():
         raise Refusal(

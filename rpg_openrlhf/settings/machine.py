@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 from pathlib import Path
+
+FLASH_ATTENTION = "flash_attention_2"  # upstream's default of --ds.attn_implementation
+BLACKWELL = 10.0  # compute capability
 
 
 def gpu_memory_gib() -> list[float | None]:
@@ -20,13 +24,25 @@ def gpu_memory_gib() -> list[float | None]:
 
 
 def _nvidia_smi() -> list[float | None]:
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    return [float(line) / 1024 if line.isdigit() else None for line in _ask_nvidia_smi("memory.total")]
+
+
+def _ask_nvidia_smi(what: str) -> list[str]:
+    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = done.stdout.split() if done.returncode == 0 else []
-    return [float(line) / 1024 if line.isdigit() else None for line in lines]
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def has_flash_attn() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def compute_capabilities() -> list[float]:
+    """Of the GPUs seen here: 9.0 is Hopper, 10 and up Blackwell."""
+    return [float(line) for line in _ask_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
 
 
 def host_memory_gib() -> float:

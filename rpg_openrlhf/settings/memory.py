@@ -20,6 +20,7 @@ BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # of the weight sync's buffers
 # and of gathered weights that ZeRO-3 lets live.
 REDUCE_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9
 VLLM_OWN_GIB = 1.0  # vLLM's own activations
+SLEEPING_ENGINE_GIB = 2.0  # CUDA context, NCCL and graphs of an engine that has given its share back: 1.5 to 2.5
 
 
 class Shapes(NamedTuple):
@@ -196,14 +197,17 @@ def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | Non
     phases = {"training": training, "generating": always + share}
     if colocated:
         # A sleeping trainer keeps its bf16 weights on the device; a reference model never sleeps.
-        asleep = args.ds.enable_sleep
+        asleep = args.ds.enable_sleep and (args.actor.optim == "adam" or args.ds.zero_stage < 3)  # deepspeed_states.py
         stays = sum(gib for name, gib in states.items() if not asleep or name in ("weights", "reference model"))
         phases["generating"] += stays
-        phases["training"] += 0 if args.vllm.enable_sleep else share
+        phases["training"] += SLEEPING_ENGINE_GIB if args.vllm.enable_sleep else share
+    moved = states["gradients"] + states["optimizer (fp32 weights, Adam)"]
     fullest = max(phases, key=lambda phase: phases[phase])
     how = "" if device_gib else " found here" if known else " assumed, as no GPU is seen here"
     remark = f"{fullest}; {device:.0f} GiB per GPU{how}"
     remark += f"; vLLM caches {max(cached, 0):,.0f} tokens"
+    if colocated and args.ds.enable_sleep:
+        remark += f"; while engines sample, a rank's states take {moved:.0f} GiB of pinned host memory"
     if cached < args.data.max_len:
         return Estimate(lines, float("inf"), device, remark + ", less than one sequence of --data.max_len")
     return Estimate(lines, phases[fullest], device, remark)

@@ -1,5 +1,6 @@
 """The policy's training step and the Ray actors that hold models: bind what differs, then delegate."""
 
+import contextlib
 import math
 import random
 import socket
@@ -110,9 +111,9 @@ class LastingPort:
     def _get_free_port() -> int:
         """Differs from upstream: a free port below Linux's ephemeral range."""
         for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)):  # nobody listens
-                    return port
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("", port))  # on every interface: other nodes connect
+                return port
         raise RuntimeError("no free port between 20000 and 32767")
 
 

@@ -187,6 +187,15 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"ckpt.output_dir": "/dev/null/out"}, "--ckpt.output_dir /dev/null/out: /dev/null is a file"),
         ({"logger.tensorboard_dir": "/dev/null"}, "--logger.tensorboard_dir /dev/null: /dev/null is a file"),
         ({"platform": "cuda", "ds.param_dtype": "fp32"}, "--ds.param_dtype fp32: is for the CPU platform"),
+        ({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16: vLLM's engines are built in bf16"),
+        (
+            {"platform": "cuda", "ds.attn_implementation": "flash_attention_2"},
+            "--ds.attn_implementation flash_attention_2: the package flash-attn is not installed here",
+        ),
+        (
+            {"platform": "cuda", "ds.ring_attn_size": "2", "actor.num_gpus_per_node": "2"},
+            "--ds.ring_attn_size 2: ring attention needs the packages flash-attn and ring-flash-attn",
+        ),
     ],
 )
 def test_refused(good, capsys, change, says):

@@ -8,7 +8,7 @@ import pytest
 from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.preflight import data, paths
-from rpg_openrlhf.settings import checks, layout
+from rpg_openrlhf.settings import checks, layout, machine
 from rpg_openrlhf.settings import defaults as settle
 from rpg_openrlhf.settings import parser as flags
 from rpg_openrlhf.settings.banner import banner, optimizer_steps, rollouts
@@ -47,7 +47,8 @@ def test_the_cpu_platform_settings():
     assert args_of("--train.dynamic_batch_enable").ds.attn_implementation == "sdpa"
 
 
-def test_the_cuda_platform_is_left_alone():
+def test_the_cuda_platform_is_left_alone(monkeypatch):
+    monkeypatch.setattr(machine, "has_flash_attn", lambda: True)
     args = args_of("--ds.packing_samples", platform="cuda")
     assert (args.ds.attn_implementation, args.vllm.sync_backend) == ("flash_attention_2", "nccl")
     assert (args.platform, args.vllm.enforce_eager) == ("cuda", False)
@@ -236,3 +237,33 @@ def test_checks_accept_the_published_batch():
     parsed = flags.parse(words.split())
     settle.fill_defaults(parsed)
     checks.check_flags(parsed, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "capabilities", "warns"),
+    [
+        ({"num_experts": 128}, [9.0, 10.0], True),
+        ({"num_experts": 128}, [9.0], False),
+        ({"n_routed_experts": 8, "quantization_config": {}}, [12.0], True),
+        ({"n_routed_experts": 8, "quantization_config": {"bits": 8}}, [12.0], False),
+        ({"hidden_size": 64}, [10.0], False),
+    ],
+)
+def test_mixtures_of_experts_on_blackwell(config, capabilities, warns, monkeypatch):
+    monkeypatch.setattr(machine, "compute_capabilities", lambda: capabilities)
+    assert bool(layout.notes_on_experts(config, "cuda")) == warns
+    assert layout.notes_on_experts(config, "cpu") == []
+
+
+def test_attention_without_flash_attn(monkeypatch):
+    """Upstream's default needs a package that no wheel exists of for this torch."""
+    monkeypatch.setattr(machine, "has_flash_attn", lambda: False)
+    args = SimpleNamespace(ds=SimpleNamespace(attn_implementation="flash_attention_2"))
+    (note,) = settle._settle_attention(args)
+    assert args.ds.attn_implementation == "sdpa"
+    assert "flash-attn is not installed" in note
+    assert settle._settle_attention(args) == []
+    monkeypatch.setattr(machine, "has_flash_attn", lambda: True)
+    args.ds.attn_implementation = "flash_attention_2"
+    assert settle._settle_attention(args) == []
+    assert args.ds.attn_implementation == "flash_attention_2"
