@@ -22,6 +22,7 @@ setup(
             "rpg-train = rpg_openrlhf.commands.train_rpg:main",
             "rpg-prepare-data = rpg_openrlhf.commands.prepare_data:main",
             "rpg-evaluate = evaluation.run:main",
+            "rpg-check = rpg_openrlhf.commands.check:main",
         ]
     },
     install_requires=["mpmath>=1.3", "pyyaml>=6"],

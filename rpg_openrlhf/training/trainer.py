@@ -19,6 +19,7 @@ from rpg_openrlhf.reference.schedule import RefreshSchedule
 from rpg_openrlhf.runs import evaluation, loggers
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 from rpg_openrlhf.sampling.reward_check import check_logs
+from rpg_openrlhf.training import first_sync
 from rpg_openrlhf.training.data_sets import blending_datasets
 from rpg_openrlhf.training.experience import PolicyAsReference, RPGExperienceMaker
 from rpg_openrlhf.training.micro_batches import ColumnMaker, balance_experiences
@@ -134,7 +135,12 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("generate")
 
     def fit(self, global_step=0):
-        """Differs from upstream: phases are reported, and a run that trained on nothing fails before it saves."""
+        """Differs from upstream: phases are reported, and a run that trained on nothing fails before it saves.
+
+        Before the first rollout, a sync of unchanged weights must change no answer.
+        """
+        if self.vllm_engines and not self.args.ckpt.load_enable:
+            first_sync.check(self)
         self._phase("generate")
         super().fit(global_step)
         if not self.steps_taken:

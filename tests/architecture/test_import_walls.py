@@ -52,6 +52,10 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
     "settings": ("errors", "objectives", "reference"),
     "runs": ("deepspeed_states", "errors", "problems", "settings"),
     "preflight": ("errors", "problems", "runs", "settings"),
+    "check": (
+        *("cpu_platform", "deepspeed_states", "errors", "objectives"),
+        *("problems", "settings", "weight_sync"),
+    ),
     "training": (
         "deepspeed_states",
         "errors",
@@ -63,9 +67,9 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
         "weight_sync",
     ),
     "launch": ("errors", "cpu_platform", "runs", "sampling", "training"),
-    "commands": ("errors", "launch", "preflight", "problems", "runs", "settings"),
+    "commands": ("check", "errors", "launch", "preflight", "problems", "runs", "settings"),
 }
-STACK_FOLDERS = {"launch", "reference", "runs", "sampling", "training", "weight_sync"}
+STACK_FOLDERS = {"check", "launch", "reference", "runs", "sampling", "training", "weight_sync"}
 
 
 def loaded_by(code: str) -> set[str]:

@@ -1,0 +1,1 @@
+"""`rpg-check`: can this installation and this machine train? Two minutes, before a run costs anything."""

@@ -1,0 +1,57 @@
+"""The stage about a running Ray cluster: all nodes have the versions and the files of this one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import rpg_openrlhf
+from rpg_openrlhf.check.machine import installed
+from rpg_openrlhf.check.stages import Failed, Skipped
+
+
+def identity() -> tuple[dict[str, str], str]:
+    """Versions, and a hash of this package's sources."""
+    digest = hashlib.sha256()
+    root = Path(rpg_openrlhf.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return installed(), digest.hexdigest()[:12]
+
+
+def cluster(platform: str, address: str = "") -> str:
+    """Ask every node, in a task that has to run there."""
+    if not address:
+        raise Skipped("no --address of a Ray cluster")
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    mine, nodes = identity(), [node for node in ray.nodes() if node["Alive"]]
+    asked = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(identity).options(scheduling_strategy=there, num_cpus=0, max_retries=0)
+        asked[node["NodeManagerAddress"]] = task.remote()
+    for name, call in asked.items():
+        try:
+            versions, files = ray.get(call, timeout=60)
+        except Exception as error:
+            what = " ".join(str(getattr(error, "cause", None) or error).strip().splitlines()[-1].split())[:200]
+            raise Failed(
+                f"node {name} cannot import this package ({what})", "install the same environment there"
+            ) from None
+        for package, version in mine[0].items():
+            if versions.get(package) != version:
+                raise Failed(
+                    f"node {name} has {package} {versions.get(package, 'not')}, this one {version}",
+                    "install the same lock on every node",
+                )
+        if files != mine[1]:
+            raise Failed(
+                f"node {name} has other files of rpg_openrlhf", "one checkout under the same path on every node"
+            )
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if platform != "cpu" and not gpus:
+        raise Failed("the cluster has no GPU", "ray start on nodes that have")
+    return f"{len(nodes)} nodes alike, {gpus} GPUs"

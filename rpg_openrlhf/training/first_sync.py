@@ -1,0 +1,47 @@
+"""A sync of unchanged weights before the first rollout, so that a transport that garbles them is seen at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
+
+TOKENS = 16  # of an answer
+
+
+class WrongSync(RuntimeError):
+    """Weights that were not changed have changed an engine."""
+
+
+def check(trainer: Any) -> None:
+    """Compare every engine's greedy answer before and after. WrongSync where one differs.
+
+    Engines sleep and wake as around any sync, so that memory peaks no higher than later.
+    """
+    before = _answers(trainer)
+    trainer.broadcast_to_vllm()
+    after = _answers(trainer)
+    wrong = [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other]
+    if wrong:
+        how = (
+            "CUDA IPC" if trainer.args.train.colocate_all else f"--vllm.sync_backend {trainer.args.vllm.sync_backend}"
+        )
+        raise WrongSync(
+            f"a sync of unchanged weights changed the greedy answer of engine {wrong[0]} ({len(wrong)} of "
+            f"{len(before)}): {how} does not bring weights as they are; run rpg-check, or take another transport"
+        )
+
+
+def _answers(trainer: Any) -> list[tuple[int, ...]]:
+    from vllm import SamplingParams
+
+    engines, sleeps = trainer.vllm_engines, trainer.args.vllm.enable_sleep
+    if sleeps:
+        batch_vllm_engine_call(engines, "wake_up")
+    prompt = trainer.tokenizer.encode("1 + 1 =", add_special_tokens=False) or [trainer.tokenizer.eos_token_id]
+    params = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, detokenize=False)
+    outputs = ray.get([engine.generate.remote(prompt, params) for engine in engines])
+    if sleeps:
+        batch_vllm_engine_call(engines, "sleep")
+    return [tuple(output.outputs[0].token_ids) for output in outputs]
