@@ -85,6 +85,7 @@ def _check(
     files.check_cache()
     files.check_ray_address()
     architecture = files.check_models(v, parsed.dry_run)
+    files.check_adapters(v)
     files.check_has_chat_template(v)
     files.check_reward(v)
     files.check_directories(v)

@@ -76,6 +76,31 @@ def check_model(flag: str, name: str, v: dict[str, Any], dry_run: bool) -> dict[
     return _read_json(flag, path / "config.json")
 
 
+def check_adapters(v: dict[str, Any]) -> None:
+    """`--ds.lora.target_modules` against the weights of a local model; of a hub model PEFT sees it, at the start."""
+    targets, folder = v["ds.lora.target_modules"], Path(v["actor.model_name_or_path"])
+    if not v["ds.lora.rank"] or not isinstance(targets, list) or not folder.is_dir():
+        return
+    modules = {name.split(".")[-2] for file in folder.glob("*.safetensors") for name in _tensor_names(file)}
+    unknown = [name for name in targets if name.split(".")[-1] not in modules]
+    if modules and unknown:
+        known = sorted(name for name in modules if name.endswith("proj") or name.startswith(("fc", "w")))
+        raise Refusal(
+            f"--ds.lora.target_modules {unknown[0]}: the model has no such layer; name some of "
+            f"{', '.join(known or sorted(modules))}"
+        )
+
+
+def _tensor_names(file: Path) -> list[str]:
+    """Of a safetensors file, from its header: eight bytes of length, then JSON. Only weights of two parts and more."""
+    try:
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    except (OSError, ValueError):
+        return []  # a damaged file is refused by who loads it
+    return [name for name in header if name.count(".") and name != "__metadata__"]
+
+
 def _needs_code(flag: str, name: str) -> Refusal:
     return Refusal(
         f"--{flag} {name}: asks to run Python code from its own repository (auto_map); read it, then give "

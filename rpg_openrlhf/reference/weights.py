@@ -21,8 +21,6 @@ class ReferenceWeights:
 
     def __init__(self, engine: deepspeed.DeepSpeedEngine, *, offload: bool, mixed: bool):
         """offload: held in host memory; mixed: held in fp32, as bf16 would lose what a small mix adds."""
-        frozen = [name for name, weight in engine.module.named_parameters() if not weight.requires_grad]
-        assert not frozen, f"a reference of a policy with frozen weights, such as {frozen[0]}"
         self.engine, self.offload, self.mixed = engine, offload, mixed
         self.held = [self._kept(shard, torch.float32 if mixed else shard.dtype) for shard in self._live()]
 
@@ -58,6 +56,11 @@ class ReferenceWeights:
         finally:
             self._write(policy)
 
+    def clear(self) -> None:
+        """Hold zeros: of LoRA's adapters, the base model."""
+        for held in self.held:
+            held.zero_()
+
     def save(self, folder: str | Path) -> None:
         """This rank's part, as a file of its own in `folder`, which exists."""
         torch.save([held.cpu() for held in self.held], self._file(folder))
@@ -89,11 +92,15 @@ class ReferenceWeights:
         """This rank's part of the weights in use: views, looked up anew as DeepSpeed may move what they view."""
         optimizer = self.engine.optimizer
         if self.engine.zero_optimization_stage() == 3:
-            return [weight.ds_tensor.data for weight in self.engine.module.parameters()]
+            return [weight.ds_tensor.data for weight in self._trained()]
         if isinstance(optimizer, DeepSpeedZeroOptimizer):
             slices = zip(optimizer.parallel_partitioned_bit16_groups, optimizer.real_dp_process_group, strict=True)
             return [parts[dist.get_rank(group)].data for parts, group in slices]
-        return [weight.data for weight in self.engine.module.parameters()]
+        return [weight.data for weight in self._trained()]
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        """Frozen weights, such as those that LoRA's adapters stand beside, are policy's and reference's alike."""
+        return [weight for weight in self.engine.module.parameters() if weight.requires_grad]
 
     @torch.no_grad()
     def _write(self, shards: list[torch.Tensor]) -> None:

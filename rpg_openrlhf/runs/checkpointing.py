@@ -6,14 +6,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import deepspeed
 import numpy as np
 import torch
 from openrlhf.utils.deepspeed import DeepspeedStrategy
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
+from peft import PeftModel
+from safetensors.torch import save_file
 
 from rpg_openrlhf.deepspeed_states import drop_offload_buffers, problem_of_fused_adam, with_an_adam_that_exists
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
+from rpg_openrlhf.weight_sync.adapters import engine_weights
 
 
 class CheckpointError(RuntimeError):
@@ -59,14 +63,37 @@ class CheckpointingStrategy(DeepspeedStrategy):
     def _save_model(self, model, tokenizer, output_dir, **kwargs):
         name = Path(output_dir)
         if not name.name.endswith("_hf"):  # the run's result, which lies among other things
-            super().save_model(model, tokenizer, output_dir, **kwargs)
+            self._save_whole(model, tokenizer, output_dir, **kwargs)
             return
         hidden = name.with_name(f"{WRITING}_{name.name}")
         if self.is_rank_0():
             shutil.rmtree(hidden, ignore_errors=True)
-        super().save_model(model, tokenizer, str(hidden), **kwargs)
+        self._save_whole(model, tokenizer, str(hidden), **kwargs)
         if self.is_rank_0():
             checkpoints.publish(hidden, name)
+
+    def _save_whole(self, model, tokenizer, output_dir, **kwargs):
+        """Upstream's; of a model with LoRA adapters the merged weights, and the adapters in `adapter` below it."""
+        module = self._unwrap_model(model)
+        if not isinstance(module, PeftModel):
+            super().save_model(model, tokenizer, output_dir, **kwargs)
+            return
+        super().save_model(model, tokenizer, str(Path(output_dir, "adapter")), **kwargs)
+        weights, adapters = engine_weights(module)
+        merged: dict[str, torch.Tensor] = {}
+        for weight_name, weight in weights.items():
+            adapter = adapters.get(weight_name)
+            parts = [weight, adapter.down, adapter.up] if adapter else [weight]
+            with deepspeed.zero.GatheredParameters(parts, enabled=self.stage == 3):
+                if self.is_rank_0():
+                    merged[weight_name] = (adapter.merged(weight.data) if adapter else weight.data).cpu().clone()
+        if self.is_rank_0():
+            (base := module.get_base_model()).config.to_json_file(Path(output_dir, "config.json"))
+            save_file(merged, Path(output_dir, "model.safetensors"), metadata={"format": "pt"})
+            if base.can_generate():
+                base.generation_config.save_pretrained(output_dir)
+            tokenizer.save_pretrained(output_dir)
+        torch_dist_barrier_and_cuda_sync()
 
     def commit(self, step: int) -> None:
         """Give the folder of the last save_ckpt its name, and delete what is superfluous then. Every rank calls it."""

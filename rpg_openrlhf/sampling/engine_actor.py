@@ -101,8 +101,9 @@ class RPGRolloutActor(SyncedEngine):
         One generator for all requests hands out its numbers in order of arrival, which differs between two runs, and
         starts anew with a resumed one: a seed is of what is sampled, not when.
         """
-        if self.sampling_seed is not None:
-            name, turn = sample = _sample.get()
+        sample = _sample.get(None)  # None: asked by nobody who samples, such as first_sync.py
+        if self.sampling_seed is not None and sample is not None:
+            name, turn = sample
             sample[1] += 1  # an agent may ask more than once
             sampling_params = copy.copy(sampling_params)
             sampling_params.seed = zlib.crc32(f"{self.sampling_seed} {name} {turn}".encode())

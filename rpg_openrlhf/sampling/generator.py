@@ -1,5 +1,6 @@
 """Prompts in an order of their own, numbered as they are drawn: what a rollout samples does not depend on when."""
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -75,6 +76,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         self._evaluated = None  # prompts drawn in the evaluation under way
         self._dataloader_iter, self._sample_buffer = None, []
         self.ended = False  # the run takes no more rollouts, whatever is left of its episodes
+        self.rollouts_left: int | None = None  # until then; None: as many as the episodes give
         self.before_the_next: Callable[[], None] | None = None  # what a resumed run has to do first
 
     def _number(self) -> str:
@@ -165,9 +167,19 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         finally:
             self._evaluated = None
 
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Around a weight sync, which is made between two rollouts."""
+        yield
+
+    def told(self) -> dict[str, float]:
+        """What is logged of the rollout in training."""
+        return {}
+
     def state_dict(self) -> dict:
         """The place in the data, and what was sampled and not yet trained on."""
-        return {name: getattr(self, name) for name in ("episode", "position", "draws", "_sample_buffer")}
+        kept = {name: getattr(self, name) for name in ("episode", "position", "draws")}
+        return {**kept, "_sample_buffer": list(self._sample_buffer)}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from `state_dict()`."""

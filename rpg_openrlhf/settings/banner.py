@@ -61,9 +61,15 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
         ),
         ("divergence", f"{DIVERGENCES[rpg.divergence].label}, beta {rpg.beta:g}"),
         ("old policy", old[rpg.old_policy]),
+        *(_asynchronous(args.train) if args.train.asynchronous else []),
         ("reference", reference),
         *_loss_facts(args),
     ]
+
+
+def _asynchronous(train: SimpleNamespace) -> list[tuple[str, Any]]:
+    ahead = f"{train.async_queue_size} rollout{'s' if train.async_queue_size > 1 else ''}"
+    return [("asynchronous", f"engines draw up to {ahead} ahead of training, on devices of their own")]
 
 
 def _reference(ref: SimpleNamespace) -> str:
@@ -111,6 +117,13 @@ def _loss_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
     return facts
 
 
+def _adapters(lora: SimpleNamespace) -> str:
+    if not lora.rank:
+        return ""
+    layers = " ".join(lora.target_modules) if isinstance(lora.target_modules, list) else lora.target_modules
+    return f" with LoRA of rank {lora.rank}, alpha {lora.alpha:g} on {layers}"
+
+
 def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, Any]]:
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
     steps = steps_per_rollout(args)
@@ -125,7 +138,7 @@ def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, An
         ("steps per rollout", f"{steps} of {args.train.batch_size} samples"),
         ("tokens per step", f"at most {args.train.batch_size * args.data.max_len:,}, prompts included"),
         ("in all", total + (", fewer with dynamic filtering" if args.algo.dynamic_filtering_enable else "")),
-        ("policy", args.actor.model_name_or_path),
+        ("policy", args.actor.model_name_or_path + _adapters(args.ds.lora)),
         ("reward", ", ".join(args.reward.remote_url or [args.reward.model_name_or_path])),
         ("layout", f"actor ranks {ranks} (ZeRO-{args.ds.zero_stage}, {args.ds.param_dtype}), vLLM engines "
          f"{args.vllm.num_engines} x tensor parallel {args.vllm.tensor_parallel_size}{sharing}, on {args.platform}"),

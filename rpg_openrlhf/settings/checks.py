@@ -80,9 +80,15 @@ def _check_rpg(v: dict[str, Any], explicit: set[str]) -> None:
             f"--rpg.reward_weight sequence: cannot act with --rpg.importance_level {v['rpg.importance_level']}; use "
             "--rpg.importance_level prefix"
         )
-    if v["train.async_enable"]:
+    if v["train.async_enable"] and v["rpg.old_policy"] != "rollout":
         raise Refusal(
-            "--train.async_enable: asynchronous training is not supported with --algo.objective rpg yet; leave it out"
+            f"--rpg.old_policy {v['rpg.old_policy']}: with --train.async_enable the policy that recomputes is newer "
+            "than the one that sampled; use --rpg.old_policy rollout"
+        )
+    if v["train.partial_rollout_enable"]:
+        raise Refusal(
+            "--train.partial_rollout_enable: replies of two policies are not supported with --algo.objective rpg; "
+            "leave it out"
         )
     if v["data.max_images_per_prompt"] > 0:
         raise Refusal(

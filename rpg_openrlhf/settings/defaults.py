@@ -19,6 +19,11 @@ def fill_defaults(parsed: Parsed) -> None:
         v["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
     if parsed.config.algo.objective == "openrlhf" and "ref.refresh" not in parsed.explicit:
         v["ref.refresh"] = "never"  # upstream's one reference
+    if parsed.config.algo.objective == "rpg" and v["train.async_enable"]:
+        # Engines draw while the policy trains, so they have GPUs of their own, and nobody sleeps.
+        v["train.colocate_all"] = v["vllm.enable_sleep"] = v["ds.enable_sleep"] = False
+        if "rpg.old_policy" not in parsed.explicit:
+            v["rpg.old_policy"] = "rollout"  # a newer policy's log-probs are not those of the one that sampled
     if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
         v["reward.remote_url"] = REWARD_FUNC
     optimizer.fill_default(v, parsed.explicit)
@@ -34,6 +39,9 @@ def fill_defaults(parsed: Parsed) -> None:
 
 def settle(args: SimpleNamespace) -> list[str]:
     """After upstream's validation: KL and platform settings. Returns notes to print."""
+    # RPG's asynchronous run is upstream's synchronous trainer with a generator that draws ahead.
+    args.train.asynchronous = args.train.async_enable and args.algo.objective == "rpg"
+    args.train.async_enable = args.train.async_enable and not args.train.asynchronous
     if args.algo.objective == "rpg":
         # A positive init_coef is upstream's switch for building a reference group, use_loss for keeping its log-probs.
         # RPG's reference lives in the policy's actors, so there is no group, and the KL itself is in RPG's loss.

@@ -24,6 +24,11 @@ def has_reference_group(v: dict[str, Any]) -> bool:
     return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0 and v["ref.refresh"] == "never"
 
 
+def is_upstreams_async(v: dict[str, Any]) -> bool:
+    """Whether upstream's asynchronous trainer runs; RPG's is the synchronous one, with a thread that draws ahead."""
+    return v["train.async_enable"] and v["algo.objective"] != "rpg"
+
+
 def is_on_policy(v: dict[str, Any]) -> bool:
     """Whether all samples of a rollout are trained on in one optimizer step, by the very policy that drew them."""
     one_step = v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"] == v["train.batch_size"]
@@ -62,7 +67,7 @@ def check_divides(v: dict[str, Any]) -> None:
             f"{made}; choose a smaller one"
         )
     generated = v["rollout.vllm_generate_batch_size"]
-    if generated is not None and generated != v["rollout.batch_size"] and not v["train.async_enable"]:
+    if generated is not None and generated != v["rollout.batch_size"] and not is_upstreams_async(v):
         raise Refusal(
             f"--rollout.vllm_generate_batch_size {generated}: must be --rollout.batch_size {v['rollout.batch_size']} "
             "without "
@@ -80,7 +85,7 @@ def check_last_rollout(v: dict[str, Any], prompts: int | None) -> list[str]:
     if prompts is None:
         return []
     batch, episodes = v["rollout.batch_size"], v["train.num_episodes"]
-    if v["train.async_enable"]:
+    if is_upstreams_async(v):
         return _check_asynchronous_end(v, prompts)
     found, left = divmod(prompts * episodes, batch)
     if not left or v["algo.dynamic_filtering_enable"]:  # then only the run itself will tell

@@ -97,7 +97,9 @@ def check_run_length(v: dict[str, Any], prompts: int | None) -> list[str]:
         return []
     steps, interval = steps_per_rollout(v), v["ref.interval"]
     if prompts is not None:
-        rollouts = layout.rollouts(prompts, v["rollout.batch_size"], v["train.num_episodes"], v["train.async_enable"])
+        rollouts = layout.rollouts(
+            prompts, v["rollout.batch_size"], v["train.num_episodes"], layout.is_upstreams_async(v)
+        )
         rollouts = min(rollouts, v["train.max_rollouts"] or rollouts)
         for name in ("interval", "min_interval"):
             given = v[f"ref.{name}"]

@@ -181,6 +181,8 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         start = args.ref.model_name_or_path or (self.checkpoint_states and args.actor.model_name_or_path)
         if self.checkpoint_states and self.reference.is_in(strategy.resumed(ACTOR)):
             self.reference.load(strategy.resumed(ACTOR))
+        elif start and args.ds.lora.rank:
+            self.reference.clear()
         elif start:  # a checkpoint of a run without a reference model has none
             self.reference.take(start, args.trust_remote_code)
         strategy.beside.append(self.reference.save)

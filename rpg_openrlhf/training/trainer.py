@@ -17,6 +17,7 @@ from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 from rpg_openrlhf.errors import NotFinite
 from rpg_openrlhf.reference.schedule import RefreshSchedule
 from rpg_openrlhf.runs import evaluation, loggers
+from rpg_openrlhf.sampling.asynchronous import AsynchronousGenerator
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 from rpg_openrlhf.sampling.reward_check import check_logs
 from rpg_openrlhf.training import first_sync
@@ -37,7 +38,8 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         with without_loggers(strategy.args.logger):  # upstream builds its own while it is built
             super().__init__(pretrain, strategy, *args, **kwargs)
         self.wandb_logger, self.tensorboard_logger = loggers.build(strategy.args)
-        self.samples_generator = RPGSamplesGenerator(
+        kind = AsynchronousGenerator if self.args.train.asynchronous else RPGSamplesGenerator
+        self.samples_generator = kind(
             strategy, self.prompts_dataloader, self.eval_dataloader, self.tokenizer, self.vllm_engines
         )
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
@@ -81,6 +83,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("experience")
         status, global_step = super().train_step(rollout_samples, global_step)
         self._end_after(global_step)
+        status |= self.samples_generator.told()
         status["rollout/carried_prompts"] = self.samples_generator.carried
         if self.args.algo.dynamic_filtering_enable:
             status["rollout/given_back_prompts"] = self.samples_generator.given_back
@@ -97,7 +100,9 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
 
     def _end_after(self, global_step: int) -> None:
         self.steps_taken = global_step
-        self.samples_generator.ended = global_step == self.args.train.max_rollouts
+        limit = self.args.train.max_rollouts
+        self.samples_generator.ended = global_step == limit
+        self.samples_generator.rollouts_left = None if limit is None else limit - global_step
 
     def _move_reference(self, status: dict, global_step: int) -> dict[str, float]:
         """Ask the schedule, have the policy's actors do it -> what is logged of it."""
@@ -130,8 +135,9 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
 
     def broadcast_to_vllm(self):
         """Differs from upstream: the phase is reported, and the next one, in which samples are drawn."""
-        self._phase("sync")
-        super().broadcast_to_vllm()
+        with self.samples_generator.sending():  # where rollouts are drawn meanwhile, the present one is waited for
+            self._phase("sync")
+            super().broadcast_to_vllm()
         self._phase("generate")
 
     def fit(self, global_step=0):

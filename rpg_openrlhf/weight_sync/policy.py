@@ -10,6 +10,7 @@ from openrlhf.trainer.ray.utils import get_physical_gpu_id
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 
 from rpg_openrlhf.weight_sync import transports
+from rpg_openrlhf.weight_sync.adapters import engine_weights
 from rpg_openrlhf.weight_sync.plan import make_plan
 from rpg_openrlhf.weight_sync.sender import WeightSender
 
@@ -40,13 +41,19 @@ class BucketedSync(ActorPPOTrainer):
     def _connect(self) -> WeightSender:
         # named_parameters() names a tied weight once, and engines tie it as the policy does.
         partly = getattr(self.actor, "is_vlm", False)  # engines keep the vision encoder, which is frozen
-        named = {n: w for n, w in self.actor.model.module.named_parameters() if w.requires_grad or not partly}
+        named, adapters = engine_weights(self.actor.model.module)
+        named = {name: weight for name, weight in named.items() if weight.requires_grad or not partly}
         cap = self.bucket_bytes or BUCKET_BYTES[next(iter(named.values())).device.type]
-        plan = make_plan(((name, self._whole_shape(weight), weight.dtype) for name, weight in named.items()), cap)
+        # Adapted weights have buckets of their own, the first: after a whole sync only they change.
+        parts = [{n: w for n, w in named.items() if (n in adapters) == adapted} for adapted in (True, False)]
+        plan = sum((make_plan(self._described(part), cap) for part in parts), ())
         is_first = torch.distributed.get_rank() == 0
         transport = self._transport(max(bucket.nbytes for bucket in plan)) if is_first or self.use_cuda_ipc else None
         engines = self.vllm_engines if is_first else []
-        return WeightSender(plan, named, engines, transport, self._gathered, is_whole=not partly)
+        return WeightSender(plan, named, engines, transport, self._gathered, not partly, adapters)
+
+    def _described(self, weights: dict[str, torch.nn.Parameter]) -> list[tuple[str, torch.Size, torch.dtype]]:
+        return [(name, self._whole_shape(weight), weight.dtype) for name, weight in weights.items()]
 
     def _transport(self, nbytes: int):
         if self.use_cuda_ipc:

@@ -11,6 +11,7 @@ import ray
 import torch
 
 from rpg_openrlhf.errors import NotFinite
+from rpg_openrlhf.weight_sync.adapters import Adapter
 from rpg_openrlhf.weight_sync.plan import Bucket, checksum
 
 WATCH_SECONDS = 0.05  # between two looks at the engines during a transfer that blocks
@@ -22,6 +23,8 @@ class WeightSender:
     engines: handles of SyncedEngine actors, where this is rank 0, which alone calls them.
     gathered: a context in which the weights given to it are whole.
     is_whole: whether the plan holds all of the engines' weights.
+    adapters: of weights that are sent with theirs merged in, which are the plan's first; after the first sync the
+    others do not change and stay at home.
     """
 
     def __init__(
@@ -32,9 +35,13 @@ class WeightSender:
         transport: Any | None,
         gathered: Callable[[list[torch.nn.Parameter]], contextlib.AbstractContextManager],
         is_whole: bool = True,
+        adapters: dict[str, Adapter] | None = None,
     ):
         self.plan, self.engines, self.transport, self.gathered = plan, engines, transport, gathered
         self.weights = [[weights[piece.name] for piece in bucket.pieces] for bucket in plan]
+        adapters = adapters or {}
+        self.adapters = [[adapters.get(piece.name) for piece in bucket.pieces] for bucket in plan]
+        self.changing = sum(any(adapters) for adapters in self.adapters) or len(plan)
         self.version = 0
         if transport is None:
             return
@@ -48,8 +55,9 @@ class WeightSender:
         self.version += 1
         checksums: list[int] = []
         loading: deque[list[ray.ObjectRef]] = deque()  # the calls about each slot in use, the oldest first
-        for index, weights in enumerate(self.weights):
-            with self.gathered(weights):
+        for index, weights in enumerate(self.weights[: self.changing if self.version > 1 else None]):
+            beside = [weight for adapter in self.adapters[index] if adapter for weight in (adapter.down, adapter.up)]
+            with self.gathered([*weights, *beside]):
                 if self.transport:
                     checksums += self._send(index, weights, loading)
         while loading:
@@ -63,9 +71,9 @@ class WeightSender:
         if len(loading) == self.transport.slots:
             self._wait(loading)
         slot, nbytes = index % self.transport.slots, self.plan[index].nbytes
+        self._pack(index, slot, weights)
         if self.engines:
-            check_finite([piece.name for piece in self.plan[index].pieces], weights)
-        torch._foreach_copy_(self._places[slot][index], [weight.data for weight in weights])
+            check_finite([piece.name for piece in self.plan[index].pieces], self._places[slot][index])
         self.transport.fence()
         # Read before the transfer: after it a GPU answers only once every engine has taken part, and one may fail.
         sums = [checksum(self.transport.buffers[slot][:nbytes])] if self.engines else []
@@ -77,6 +85,14 @@ class WeightSender:
         else:
             self.transport.send(slot, nbytes)
         return sums
+
+    def _pack(self, index: int, slot: int, weights: list[torch.nn.Parameter]) -> None:
+        places, adapters = self._places[slot][index], self.adapters[index]
+        if not any(adapters):
+            torch._foreach_copy_(places, [weight.data for weight in weights])
+            return
+        for place, weight, adapter in zip(places, weights, adapters, strict=True):
+            place.copy_(adapter.merged(weight.data) if adapter else weight.data)
 
     def _send_watching(self, slot: int, nbytes: int, calls: list[ray.ObjectRef]) -> None:
         """A transfer that blocks until every engine takes part, given up as soon as one has failed."""
@@ -121,9 +137,9 @@ def _cause(error: Exception) -> str:
     return " ".join(str(getattr(error, "cause", None) or error).strip().splitlines()[-1].split())[:300]
 
 
-def check_finite(names: list[str], weights: list[torch.nn.Parameter]) -> None:
+def check_finite(names: list[str], weights: list[torch.Tensor]) -> None:
     """Raise NotFinite with the name of a weight that is not finite; one pass over all of them."""
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm([weight.data for weight in weights])])
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(weights)])
     finite = torch.isfinite(norms).tolist()
     if not all(finite):
         raise NotFinite(

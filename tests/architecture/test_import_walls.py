@@ -50,7 +50,7 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
     "weight_sync": ("errors", "cpu_platform"),
     "sampling": ("errors", "weight_sync"),
     "settings": ("errors", "objectives", "reference"),
-    "runs": ("deepspeed_states", "errors", "problems", "settings"),
+    "runs": ("deepspeed_states", "errors", "problems", "settings", "weight_sync"),
     "preflight": ("errors", "problems", "runs", "settings"),
     "check": (
         *("cpu_platform", "deepspeed_states", "errors", "objectives"),

@@ -245,7 +245,15 @@ def _context(name: str) -> list[Path]:
 
 @pytest.mark.parametrize(
     ("name", "nodes", "gpus"),
-    [("8xh100", 1, 8), ("8xh200", 1, 8), ("4xh100", 1, 4), ("2x8xh100", 2, 8), ("1xh200", 1, 1), ("cpu", 1, 1)],
+    [
+        ("8xh100", 1, 8),
+        ("8xh200", 1, 8),
+        ("4xh100", 1, 4),
+        ("2x8xh100", 2, 8),
+        ("1xh200", 1, 1),
+        ("1x24gb", 1, 1),
+        ("cpu", 1, 1),
+    ],
 )
 def test_hardware(name, nodes, gpus):
     platform = "cpu" if name == "cpu" else "cuda"

@@ -96,7 +96,15 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({**SCHEDULE_FREE, "actor.adam.betas": "0 0.9"}, "--actor.adam.betas 0.0 0.9: with --actor.optim"),
         ({**MUON_3, "train.micro_batch_size": "16"}, "--actor.optim muon: under --ds.zero_stage 3"),
         # what cannot reach the engines
-        ({"ds.lora.rank": "8"}, "--ds.lora.rank 8: cannot be trained with vLLM rollouts: .*; leave it out"),
+        (
+            {"ds.lora.rank": "8", "ds.lora.target_modules": "q_proj lm_head"},
+            "--ds.lora.target_modules lm_head: an adapter on the output layer is not merged",
+        ),
+        (
+            {"ds.lora.rank": "8", "ref.refresh": "never", "ref.model_name_or_path": "base"},
+            "--ref.model_name_or_path base: with --ds.lora.rank the reference is the base model",
+        ),
+        ({"ds.lora.rank": "-1"}, "--ds.lora.rank -1: must be at least 0"),
         ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: cannot be trained with vLLM rollouts"),
         ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray: weights do not travel by Ray's collectives"),
         ({"vllm.sync_backend": "mpi"}, "--vllm.sync_backend mpi: does not exist on the platform cpu; use shm"),

@@ -1,0 +1,133 @@
+"""Rollouts drawn in a thread while the policy trains: `--train.async_enable` with RPG.
+
+The thread is at most `--train.async_queue_size` rollouts ahead of training. A rollout is of one policy: no weights are
+sent while one is being drawn. A checkpoint holds the place in the data of what was trained on. What was drawn ahead is
+drawn again after a resume, so that no rollout is lost or trained on twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+
+
+class Ahead(NamedTuple):
+    """A rollout that waits for training; `error` where drawing it failed."""
+
+    result: tuple
+    version: int  # of the weights it was drawn with
+    state: dict  # the generator's, after it
+    counts: tuple[int, int]  # carried and given_back
+    waited: float  # seconds for room in the queue and for the engines
+    error: BaseException | None = None
+
+
+class Turns:
+    """One at a time has the engines; who has weights to send, or an evaluation, goes before the next rollout."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._busy, self._urgent = False, 0
+
+    @contextlib.contextmanager
+    def turn(self, urgent: bool) -> Iterator[None]:
+        """Inside, the engines are the caller's."""
+        with self._changed:
+            self._urgent += urgent
+            self._changed.wait_for(lambda: not self._busy and (urgent or not self._urgent))
+            self._urgent -= urgent
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+
+class AsynchronousGenerator(RPGSamplesGenerator):
+    """Differs from RPGSamplesGenerator in who draws: a thread of its own, from the first rollout that is asked for."""
+
+    def __init__(self, strategy, *args, **kwargs):
+        super().__init__(strategy, *args, **kwargs)
+        self.turns = Turns()
+        self.version = 0  # of the weights that the engines hold
+        self._room = threading.Semaphore(self.args.train.async_queue_size)
+        self._ready: queue.SimpleQueue[Ahead] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._taken: Ahead | None = None  # the rollout that is, or was last, trained on
+        self._waited = 0.0
+
+    def generate_samples(self, **generate_kwargs):
+        """Differs from RPGSamplesGenerator: the next rollout that the thread has drawn, and room for another."""
+        if self.before_the_next:
+            first, self.before_the_next = self.before_the_next, None
+            first()
+        if self.ended:
+            return [], None, 0, True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._draw, kwargs=generate_kwargs, daemon=True)
+            self._thread.start()
+        began = time.monotonic()
+        taken = self._ready.get()
+        self._waited = time.monotonic() - began
+        if taken.error is not None:
+            raise taken.error
+        self._taken = taken
+        self._room.release()
+        return taken.result
+
+    def _draw(self, **generate_kwargs) -> None:
+        """The thread: until the run needs no more rollouts, or one cannot be drawn."""
+        left = self.rollouts_left
+        while self.episode < self.args.train.num_episodes and left != 0:
+            began = time.monotonic()
+            self._room.acquire()
+            try:
+                with self.turns.turn(urgent=False):
+                    waited = time.monotonic() - began
+                    result = super().generate_samples(**generate_kwargs)
+                    counts = self.carried, self.given_back
+                    self._ready.put(Ahead(result, self.version, super().state_dict(), counts, waited))
+            except BaseException as error:
+                self._ready.put(Ahead((), self.version, {}, (0, 0), 0.0, error))
+                return
+            if left is not None:
+                left -= bool(result[0])
+
+    @property
+    def staleness(self) -> int:
+        """Weight versions between what the rollout in training was drawn with and what the engines hold."""
+        return self.version - self._taken.version if self._taken else 0
+
+    def told(self) -> dict[str, float]:
+        """What is logged of the rollout in training."""
+        if self._taken is None:
+            return {}
+        return {
+            "async/staleness": float(self.staleness),
+            "async/training_waited": self._waited,
+            "async/engines_waited": self._taken.waited,
+        }
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Around a weight sync: no rollout is being drawn, and the next one is of the new weights."""
+        with self.turns.turn(urgent=True):
+            yield
+            self.version += 1
+
+    def generate_eval_samples(self, **generate_kwargs):
+        """Differs from RPGSamplesGenerator: between two rollouts, as draws are counted in one place."""
+        with self.turns.turn(urgent=True):
+            return super().generate_eval_samples(**generate_kwargs)
+
+    def state_dict(self) -> dict:
+        """As it was after the rollout that is trained on, whatever was drawn since."""
+        return self._taken.state if self._taken else super().state_dict()

@@ -1,0 +1,154 @@
+"""Rollouts drawn ahead of training: how far, by which weights, what a checkpoint holds, and how it ends."""
+
+import threading
+import time
+from types import SimpleNamespace as Namespace
+
+import pytest
+
+from tests.upstream import make_importable
+
+make_importable()
+
+from rpg_openrlhf.sampling import asynchronous
+from rpg_openrlhf.sampling.asynchronous import AsynchronousGenerator, Turns
+from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+
+PATIENCE = 20.0
+
+
+class Drawn:
+    """What is drawn, in place of engines: rollouts by number, `per_episode` of them in an episode."""
+
+    def __init__(self, monkeypatch, per_episode=3, fails_at=None):
+        self.drawing = threading.Event()
+        self.asked: list[int] = []
+        self.per_episode, self.fails_at = per_episode, fails_at
+        self.gate: threading.Semaphore | None = None
+        monkeypatch.setattr(RPGSamplesGenerator, "generate_samples", self.generate)
+
+    def generate(self, *_, **kwargs):
+        made = self.made
+        self.drawing.set()
+        if self.gate:
+            assert self.gate.acquire(timeout=PATIENCE)
+        made.draws += 1
+        self.asked.append(made.draws)
+        if made.draws == self.fails_at:
+            raise ValueError("no reward")
+        made.position += 1
+        if made.position == self.per_episode:
+            made.episode, made.position = made.episode + 1, 0
+            return [f"rollout {made.draws}"], None, 1, True
+        return [f"rollout {made.draws}"], None, 1, False
+
+    def generator(self, queue_size=1, episodes=2, left=None) -> AsynchronousGenerator:
+        self.made = made = object.__new__(AsynchronousGenerator)
+        made.args = Namespace(train=Namespace(async_queue_size=queue_size, num_episodes=episodes))
+        made.turns, made.version = Turns(), 0
+        made._room, made._ready = threading.Semaphore(queue_size), asynchronous.queue.SimpleQueue()
+        made._thread = made._taken = made.before_the_next = None
+        made._waited, made.ended, made.rollouts_left = 0.0, False, left
+        made.episode = made.position = made.draws = 0
+        made._sample_buffer = []
+        return made
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    return Drawn(monkeypatch)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_no_more_rollouts_than_the_queue_holds_are_ahead(drawn, size):
+    made = drawn.generator(size)
+    made.generate_samples()
+    wait_until(lambda: len(drawn.asked) == 1 + size)
+    time.sleep(0.1)
+    assert len(drawn.asked) == 1 + size, "one in training, and the queue"
+
+
+def test_every_rollout_comes_once_and_in_order(drawn):
+    made = drawn.generator(2)
+    found = [made.generate_samples() for _ in range(6)]
+    assert [samples for samples, *_ in found] == [[f"rollout {number}"] for number in range(1, 7)]
+    assert [exhausted for *_, exhausted in found] == [False, False, True] * 2
+    made._thread.join(PATIENCE)
+    assert not made._thread.is_alive(), "two episodes are all"
+
+
+def test_weights_wait_for_the_rollout_under_way_and_go_before_the_next(drawn):
+    drawn.gate = threading.Semaphore(1)
+    made = drawn.generator(2)
+    made.generate_samples()
+    assert made.staleness == 0
+    sent = []
+
+    def send():
+        with made.sending():
+            sent.append(len(drawn.asked))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    wait_until(lambda: made.turns._urgent)
+    drawn.gate.release()  # the second rollout ends; the third must wait although there is room
+    sender.join(PATIENCE)
+    assert sent == [2]
+    drawn.gate.release()
+    wait_until(lambda: len(drawn.asked) == 3)
+    made.generate_samples()
+    assert (made._taken.version, made.version, made.staleness) == (0, 1, 1)
+    made.generate_samples()
+    assert made.staleness == 0, "drawn after the weights were sent"
+    assert made.told()["async/staleness"] == 0
+
+
+def test_a_checkpoint_holds_the_place_of_what_was_trained_on(drawn):
+    made = drawn.generator(3)
+    made.generate_samples()
+    wait_until(lambda: len(drawn.asked) == 4)
+    assert made.state_dict()["draws"] == 1
+    again = drawn.generator(3)
+    again.load_state_dict(made.state_dict())
+    assert again.generate_samples()[0] == ["rollout 2"], "drawn again"
+
+
+def test_a_run_of_so_many_rollouts_draws_no_more(drawn):
+    made = drawn.generator(3, left=2)
+    made.generate_samples()
+    made.generate_samples()
+    made._thread.join(PATIENCE)
+    assert drawn.asked == [1, 2]
+    made.ended = True
+    assert made.generate_samples() == ([], None, 0, True)
+
+
+def test_an_error_of_the_thread_ends_the_training(monkeypatch):
+    made = Drawn(monkeypatch, fails_at=2).generator(2)
+    made.generate_samples()
+    with pytest.raises(ValueError, match="no reward"):
+        made.generate_samples()
+
+
+def test_an_evaluation_is_between_two_rollouts(drawn, monkeypatch):
+    drawn.gate = threading.Semaphore(0)
+    made = drawn.generator()
+    seen = []
+    monkeypatch.setattr(RPGSamplesGenerator, "generate_eval_samples", lambda *_, **__: seen.append(len(drawn.asked)))
+    first = threading.Thread(target=made.generate_samples)
+    first.start()
+    assert drawn.drawing.wait(PATIENCE)
+    evaluation = threading.Thread(target=made.generate_eval_samples)
+    evaluation.start()
+    time.sleep(0.1)
+    assert seen == []
+    drawn.gate.release(10)
+    evaluation.join(PATIENCE)
+    assert len(seen) == 1
