@@ -8,7 +8,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "logs.md"
 BESIDE = {"kind", "step", "time"}  # of metrics.jsonl alone
 CONDITIONS = {
     "score", "grader", "group", "filtering", "entropy", "correction", "RPG", "critic", "reference", "refresh",
-    "replaced", "evaluation", "samples",
+    "replaced", "evaluation", "samples", "asynchronous",
 }  # fmt: skip
 
 

@@ -63,6 +63,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         self._thread: threading.Thread | None = None
         self._taken: Ahead | None = None  # the rollout that is, or was last, trained on
         self._waited = 0.0
+        self.staleness = 0  # weight versions between the drawing of the rollout in training and its training
 
     def generate_samples(self, **generate_kwargs):
         """Differs from RPGSamplesGenerator: the next rollout that the thread has drawn, and room for another."""
@@ -79,7 +80,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         self._waited = time.monotonic() - began
         if taken.error is not None:
             raise taken.error
-        self._taken = taken
+        self._taken, self.staleness = taken, self.version - taken.version
         self._room.release()
         return taken.result
 
@@ -100,11 +101,6 @@ class AsynchronousGenerator(RPGSamplesGenerator):
                 return
             if left is not None:
                 left -= bool(result[0])
-
-    @property
-    def staleness(self) -> int:
-        """Weight versions between what the rollout in training was drawn with and what the engines hold."""
-        return self.version - self._taken.version if self._taken else 0
 
     def told(self) -> dict[str, float]:
         """What is logged of the rollout in training."""

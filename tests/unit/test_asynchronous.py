@@ -48,7 +48,7 @@ class Drawn:
         made.turns, made.version = Turns(), 0
         made._room, made._ready = threading.Semaphore(queue_size), asynchronous.queue.SimpleQueue()
         made._thread = made._taken = made.before_the_next = None
-        made._waited, made.ended, made.rollouts_left = 0.0, False, left
+        made._waited, made.staleness, made.ended, made.rollouts_left = 0.0, 0, False, left
         made.episode = made.position = made.draws = 0
         made._sample_buffer = []
         return made
