@@ -97,6 +97,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
 
     from rpg_openrlhf.launch.deaths import Watch
     from rpg_openrlhf.launch.install import install
+    from rpg_openrlhf.runs import model_card
     from rpg_openrlhf.runs.progress import ProgressReader, log_up_to
 
     reports = Queue(actor_options={"num_cpus": 0})
@@ -114,6 +115,10 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
         watch.stop()
         reader.finish()
     check_length(args, reader.rollouts, reader.last_step)
+    try:
+        model_card.write(args, reader.last_step)
+    except OSError as error:  # the model is saved, perhaps where this machine cannot write
+        print(f"note: {args.ckpt.output_dir}: no README.md was written ({error.strerror})", file=console)
     return 0
 
 
