@@ -32,6 +32,7 @@ class Settings:
     data_dir: Path | None
     benchmark_file: Path | None
     train_data: Path | None
+    reward: Path | None
     prompt: str
     chat_template: bool | None
     system: str | None
@@ -119,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--data-dir", type=Path, metavar="DIR", help="NAME.jsonl files instead of the hub")
     data.add_argument("--limit", type=_positive, help="only the first so many problems of each benchmark")
     data.add_argument("--train-data", type=Path, metavar="JSONL", help="report the problems that training has seen")
+    data.add_argument("--reward", type=Path, metavar="FILE.py", help="your reward_func decides what is right")
     data.add_argument("--prompt", default="dapo", help="dapo, boxed, raw, or a text file with one {problem}")
     data.add_argument(
         "--chat-template", action=argparse.BooleanOptionalAction, default=None, help="default: on if the model has one"
@@ -173,7 +175,7 @@ def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
         parser.error(f"--output {settings.output} is a file: give a folder")
     if settings.checkpoints and not settings.checkpoints.is_dir() and not settings.watch:
         parser.error(f"--checkpoints {settings.checkpoints} is not a folder")
-    for flag in ("data_dir", "benchmark_file", "train_data"):
+    for flag in ("data_dir", "benchmark_file", "train_data", "reward"):
         path = getattr(settings, flag)
         if path and not path.exists():
             parser.error(f"--{flag.replace('_', '-')} {path} does not exist")

@@ -9,6 +9,7 @@ from evaluation.command_line import OneLineParser
 from evaluation.grading.grade_changes import told
 from evaluation.grading.graded_file import GradeError
 from evaluation.grading.graded_folder import grade_folder
+from evaluation.grading.graded_row import use_reward
 from evaluation.scores.results import write_results
 
 
@@ -18,8 +19,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = OneLineParser(prog="evaluation.grade", allow_abbrev=False, description=said)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
     parser.add_argument("--all", action="store_true", help="make every verdict anew, not only missing and old ones")
+    parser.add_argument("--reward", type=Path, metavar="FILE.py", help="your reward_func decides what is right")
     args = parser.parse_args(argv)
     try:
+        use_reward(args.reward)
         for folder in run_folders(args.folder):
             _grade_shown(folder, args.all)
         return 0

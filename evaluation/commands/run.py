@@ -25,6 +25,11 @@ def main(argv: list[str] | None = None) -> int:
         style = style_of(chosen.prompt)
         loaded = [load(name, chosen.data_dir, chosen.benchmark_file, chosen.limit) for name in chosen.benchmarks]
         _refuse_twins(loaded)
+        if chosen.reward:
+            # Imported late: a refusal loads no grader.
+            from evaluation.grading.graded_row import use_reward
+
+            use_reward(chosen.reward)
         if chosen.dry_run:
             return _dry_run(chosen, style, loaded)
         return _watch(chosen, style, loaded) if chosen.watch else _once(chosen, style, loaded, targets_of(chosen))

@@ -9,8 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evaluation.grading.grade_changes import Changes, changes_of
-from evaluation.grading.graded_file import GradedFile, is_current, read_problems, read_samples, read_settings
-from evaluation.grading.graded_row import Key, Row, graded_row, grader_version, key_of
+from evaluation.grading.graded_file import (
+    GradedFile,
+    GradeError,
+    is_current,
+    read_problems,
+    read_samples,
+    read_settings,
+)
+from evaluation.grading.graded_row import Key, Row, foreign_reward, graded_row, grader_version, key_of
 from evaluation.grading.votes import count_votes, digest_of
 from evaluation.store import write_json
 
@@ -50,6 +57,10 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
     made = 0
     file = GradedFile(folder)
     try:
+        foreign = None if regrade else foreign_reward(file.rows.values())
+        if foreign:
+            mend = "give --reward with that file, or evaluation.grade --all"
+            raise GradeError(f"{folder} has verdicts of {foreign}: {mend}")
         for sample in read_samples(folder, wanted, settings["n"]):
             key = key_of(sample)
             row = old = file.rows.get(key)

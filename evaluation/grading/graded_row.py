@@ -1,15 +1,17 @@
 """One sample to one row of graded.jsonl, and the version of everything that decides it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import rpg_openrlhf
+from evaluation.grading.custom_reward import CustomReward
 from evaluation.grading.strict import strict_verdict
 from evaluation.problems.golds import judge
+from rpg_openrlhf.rewards.grading import Verdict
 
 REASONS = ("correct", "wrong", "no_answer", "ambiguous", "timeout", "truncated")
 
@@ -22,8 +24,27 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return row["benchmark"], row["problem"], row["sample"]
 
 
-@lru_cache(maxsize=1)
+_reward: CustomReward | None = None
+
+
+def use_reward(path: Path | None) -> None:
+    """Have a file's reward_func decide what is right, in this process, instead of the grader. RewardError."""
+    global _reward
+    _reward = None if path is None else CustomReward(path)
+
+
+def foreign_reward(rows: Iterable[Row]) -> str | None:
+    """The reward function that decided some of the rows, where another one, or the grader, is in use."""
+    return next((row["grader"] for row in rows if ".py+" in row["grader"] and row["grader"] != grader_version()), None)
+
+
 def grader_version() -> str:
+    """What decided a verdict: the grader, or the user's reward function."""
+    return _reward.version if _reward else _own_version()
+
+
+@lru_cache(maxsize=1)
+def _own_version() -> str:
     """The package's version and a hash of the sources that decide verdicts."""
     here, rewards = Path(__file__).parent, Path(rpg_openrlhf.__file__).parent / "rewards"
     digest = hashlib.sha256()
@@ -41,6 +62,9 @@ def grader_version() -> str:
 def graded_row(problem: Mapping[str, Any], sample: Mapping[str, Any], form: str) -> Row:
     """The verdicts of one sample; `form` is what the prompt asks for, `answer` or `boxed`."""
     verdict = judge(problem, sample["text"])
+    if _reward:
+        is_right = _reward.is_right(problem, sample["text"])
+        verdict = Verdict(is_right, verdict.extracted, "correct" if is_right else "wrong")
     is_strict, strict_extracted = strict_verdict(sample["text"], problem.get("golds") or (problem["gold"],), form)
     is_cut = verdict.reason == "no_answer" and sample["finish_reason"] == "length"
     reason = "truncated" if is_cut else verdict.reason
