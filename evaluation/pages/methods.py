@@ -12,6 +12,7 @@ from evaluation.pages.folders import Series
 from evaluation.pages.series_tables import choose_of
 from evaluation.pages.tables import NOTHING, Cell, Column, Table, benchmarks_of, title_of
 from evaluation.scores import seeds
+from evaluation.scores.intervals import holm
 from evaluation.scores.seeds import Difference, Mean
 from evaluation.scores.selection import Selection
 
@@ -125,7 +126,7 @@ def pairs(methods: Sequence[Method], measure: str) -> list[Pair]:
     for first, second in combinations(found, 2):
         if found[first].keys() & found[second].keys():
             named.append((first, second, seeds.difference(found[first], found[second])))
-    corrected = seeds.holm([difference.p for _, _, difference in named])
+    corrected = holm([difference.p for _, _, difference in named])
     return [Pair(*row, p) for row, p in zip(named, corrected, strict=True)]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.store import write_json
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.overlap import ProblemIndex
 from rpg_openrlhf.problems.reading import rows_of, sha256
@@ -59,10 +58,3 @@ def training_rows(path: Path) -> Iterator[Row]:
 def find(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, dict[str, Any]]:
     """{problem id: {"kind", "rows"}} for the problems of one benchmark, as in `report`."""
     return {name: entry for of in report(problems, training_file)["benchmarks"].values() for name, entry in of.items()}
-
-
-def write_contamination(folder: Path, problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, Any]:
-    """`report`, kept in the run folder. OSError if the disk is full."""
-    content = report(problems, training_file)
-    write_json(folder / "contamination.json", content)
-    return content

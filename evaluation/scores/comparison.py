@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from evaluation.scores.intervals import EQUAL, RESAMPLES, SEED, bootstrap, wilson
+from evaluation.scores.intervals import EQUAL, RESAMPLES, SEED, bootstrap, holm, wilson
 from evaluation.scores.metrics import FloatArray
 
 EXACT_PROBLEMS = 13  # all 2^13 sign patterns are looked at; above that, random ones
@@ -127,15 +127,6 @@ def sign_flip_p(differences: FloatArray) -> tuple[float, bool]:
         rng=np.random.default_rng(SEED),
     )
     return float(test.pvalue), exact
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm 1979, step-down: the i-th smallest of m is multiplied by m - i + 1, and none falls below one before it."""
-    adjusted, floor = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = floor
-    return adjusted
 
 
 def _pool(rows: Sequence[dict[str, Any]], differences: Sequence[FloatArray]) -> dict[str, Any]:

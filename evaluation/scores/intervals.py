@@ -163,3 +163,14 @@ def _around(value: float, offsets: FloatArray) -> Bounds:
     """The middle 95 % of value + offsets, within [0, 1] and never without the value itself."""
     low, high = value + np.quantile(offsets, TAILS)
     return float(np.clip(low, 0.0, value)), float(np.clip(high, value, 1.0))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Each p corrected for there being so many (Holm 1979); what is undefined stays so and counts for nothing."""
+    known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
+    found: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for rank, (p, index) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        found[index] = highest
+    return found

@@ -4,7 +4,7 @@ The unit is the run. Problems and samples within a run say how well one model wa
 method would come out, so intervals here are Student's over runs, and two methods are paired by seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,3 @@ def _student(values: np.ndarray) -> tuple[float | None, float | None]:
         return None, None
     half = stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
     return float(values.mean() - half), float(values.mean() + half)
-
-
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Each p corrected for there being so many (Holm 1979); what is undefined stays so and counts for nothing."""
-    known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
-    found: list[float | None] = [None] * len(ps)
-    highest = 0.0
-    for rank, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
-        found[index] = highest
-    return found

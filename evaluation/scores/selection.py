@@ -5,8 +5,7 @@ model add about 1.8 points on AIME at 32 samples, 4 and more on one-sample bench
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,10 +37,6 @@ class Selection:
     method: str | None
     splits: int
     warnings: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"warnings": list(self.warnings)}
 
 
 def last_and_best(series: Sequence[tuple[int, Counts]]) -> Selection:

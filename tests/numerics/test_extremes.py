@@ -12,8 +12,8 @@ from rpg_openrlhf.objectives.losses import (
     GRADIENT_ESTIMATORS,
     IMPORTANCE_LEVELS,
     rpg_token_losses,
-    summarize_stats,
 )
+from tests.summary import summarize_stats
 
 torch.set_num_threads(1)
 

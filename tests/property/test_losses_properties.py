@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from rpg_openrlhf.objectives.divergences import DIVERGENCES
-from rpg_openrlhf.objectives.losses import GRADIENT_ESTIMATORS, IMPORTANCE_LEVELS, rpg_token_losses, summarize_stats
+from rpg_openrlhf.objectives.losses import GRADIENT_ESTIMATORS, IMPORTANCE_LEVELS, rpg_token_losses
+from tests.summary import summarize_stats
 
 torch.set_num_threads(1)
 light = settings(max_examples=60, deadline=None, derandomize=True)

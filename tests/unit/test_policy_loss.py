@@ -18,8 +18,9 @@ upstream.make_importable()
 
 from openrlhf.models import PolicyLoss
 
-from rpg_openrlhf.objectives.losses import rpg_token_losses, summarize_stats
+from rpg_openrlhf.objectives.losses import rpg_token_losses
 from rpg_openrlhf.training.policy_loss import RPGPolicyLoss, StepStatistics
+from tests.summary import summarize_stats
 
 DUAL_CLIP = 1.5  # low, so that the random weights meet it
 THRESHOLDS = {"ratio": [0.8, 1.2], "binary_kl": [0.0, 1e-2], "tv": [0.0, 0.05]}

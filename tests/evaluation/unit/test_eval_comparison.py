@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from evaluation.scores import comparison, intervals
-from evaluation.scores.comparison import ComparisonError, compare, holm, paired, sign_flip_p
+from evaluation.scores.comparison import ComparisonError, compare, paired, sign_flip_p
+from evaluation.scores.intervals import holm
 from tests.evaluation import brute_force
 
 

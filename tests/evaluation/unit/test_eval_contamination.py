@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.problems.benchmarks import load
-from evaluation.problems.contamination import find, report, write_contamination
+from evaluation.problems.contamination import find, report
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.prompt import render_prompt
 
@@ -56,15 +56,14 @@ def test_an_agreeing_answer_is_enough_for_half_the_words(tmp_path):
     assert "p" in find([PROBLEM], training(tmp_path / "t.jsonl", {"problem": text, "answer": "$7$"}))
 
 
-def test_the_file_of_a_run_folder(tmp_path):
+def test_the_report(tmp_path):
     path = training(
         tmp_path / "t.jsonl",
         {"id": "x", "problem": "Other"},
         {"id": "y", "problem": TEXT},
         {"id": "z", "problem": TEXT + "?"},
     )
-    write_contamination(tmp_path, [PROBLEM, PROBLEM | {"benchmark": "c", "text": "Unseen"}], path)
-    content = json.loads((tmp_path / "contamination.json").read_text())
+    content = report([PROBLEM, PROBLEM | {"benchmark": "c", "text": "Unseen"}], path)
     assert content["training_file"] == "t.jsonl"
     assert (content["rows"], len(content["sha256"])) == (3, 64)
     assert content["benchmarks"] == {"b": {"p": {"kind": "exact", "rows": ["y", "z"]}}, "c": {}}

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evaluation.scores.seeds import difference, holm, mean_of
+from evaluation.scores.intervals import holm
+from evaluation.scores.seeds import difference, mean_of
 
 SCORES = st.dictionaries(st.integers(1, 9), st.floats(0, 1), min_size=1)
 PS = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8)

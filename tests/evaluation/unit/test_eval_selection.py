@@ -1,5 +1,7 @@
 """Best is too high by what was selected; the corrected estimate is not."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_last_is_the_last_step_and_best_the_first_maximum():
     assert (found.last.step, found.last.value) == (30, 0.25)
     assert (found.best.step, found.best.value) == (10, 0.5)
     assert found.evaluations == 3
-    assert found.as_dict()["best"] == {"step": 10, "value": 0.5}
+    assert asdict(found)["best"] == {"step": 10, "value": 0.5}
 
 
 def test_one_evaluation_selects_nothing():
