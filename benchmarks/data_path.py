@@ -122,7 +122,7 @@ def group_of(actor: Policy) -> launcher.RayActorGroup:
 
 
 def settings(micro_batch_size: int, dynamic: bool, tokens: int) -> Namespace:
-    """What of a run's arguments the stages read: RPG, or GRPO with its KL in the loss."""
+    """Arguments of a run that the stages read: RPG, or GRPO with its KL in the loss."""
     advantage = Namespace(estimator="dr_grpo", gamma=1.0, no_std_norm=False, is_correction_level="off")
     return Namespace(
         algo=Namespace(advantage=advantage, kl=Namespace(use_loss=True, init_coef=1e-3, estimator="k3")),
@@ -140,7 +140,7 @@ def settings(micro_batch_size: int, dynamic: bool, tokens: int) -> Namespace:
 
 
 def answers(sequences: int, tokens: int, seed: int = 0) -> Iterator[list[dict]]:
-    """What the executor makes of an engine's outputs, prompt by prompt: lists of Python numbers."""
+    """The executor's answers from an engine's outputs, prompt by prompt: lists of Python numbers."""
     random = np.random.default_rng(seed)
     prompt = tokens // 4
     for _ in range(sequences // GROUP):

@@ -58,7 +58,7 @@ def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> Turn:
 
 
 def cpu_seconds(pid: int | None) -> float:
-    """What a process and its children have used."""
+    """Resources that a process and its children have used."""
     process, used = psutil.Process(pid), 0.0
     for member in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):  # a compiler, say, that ends meanwhile

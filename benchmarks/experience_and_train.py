@@ -56,7 +56,7 @@ def write_model(folder: Path) -> None:
 
 
 def arguments(method: str, folder: Path, recompute: bool = True) -> Namespace:
-    """What the launcher makes of the method's layer and the size of the rollout."""
+    """Arguments that the launcher makes of the method's layer and the size of the rollout."""
     from rpg_openrlhf.commands import train_rpg
     from rpg_openrlhf.settings import defaults as settle
     from rpg_openrlhf.settings import parser as flags

@@ -1,4 +1,4 @@
-"""How a step grows: seconds by phase and memory by process, against batch, response length, model size and ranks.
+"""Growth of a step: seconds by phase and memory by process, against batch, response length, model size and ranks.
 
     python benchmarks/growth.py --work out/growth --out growth.json --png docs/growth.png     # --points: none is run
 

@@ -1,4 +1,4 @@
-"""What growth.py measured, as tables and a figure; and what the estimate of memory makes of the same runs."""
+"""Results of growth.py as tables and a figure, beside the estimate of memory for the same runs."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def policy(kind: type, case: SimpleNamespace, tokens: int, vocabulary: int):
 
 
 def run(actor, mode: str) -> None:
-    """What a training step, or the old policy's forward pass, asks of an actor."""
+    """Run a training step, or the old policy's forward pass, on an actor."""
     import torch
 
     shape, device = actor.model.hidden.shape[:2], actor.model.hidden.device

@@ -1,4 +1,4 @@
-"""What a reference costs a rank: bytes held, seconds of a refresh, of a mix, and of standing in for the policy.
+"""Cost of a reference for a rank: bytes held, seconds of a refresh, of a mix, and of standing in for the policy.
 
     python benchmarks/reference_cost.py --out cost.json
 

@@ -1,4 +1,4 @@
-"""What rollouts.py measures: OpenRLHF's rollout actor and ours, each with its own generator of samples, on one model.
+"""Subjects of rollouts.py: OpenRLHF's rollout actor and ours, each with its own generator of samples, on one model.
 
 Real Ray and real vLLM. Both engines get the arguments of upstream's create_vllm_engines; ours also the prefix cache,
 which is on by default here and off there.

@@ -101,7 +101,7 @@ def measure(command: list[str], log: Path, made: Path) -> int:
 
 
 def make(table: Table, out: Path, is_quick: bool) -> bool:
-    """Whether the table is there now; what happens is said."""
+    """Make the table and print what happens; True if it is there now."""
     made, log, command = out / f"{table.name}.md", out / f"{table.name}.log", table.command(out, is_quick)
     if made.exists():
         print(f"{table.name}: skipped, {made} is there", flush=True)
@@ -120,7 +120,7 @@ def make(table: Table, out: Path, is_quick: bool) -> bool:
 
 
 def write_page(tables: list[Table], out: Path) -> None:
-    """What there is, in the order of the list."""
+    """Tables that are there, in the order of the list."""
     parts = ["# Benchmarks\n"]
     for table in tables:
         made = out / f"{table.name}.md"
@@ -130,7 +130,7 @@ def write_page(tables: list[Table], out: Path) -> None:
 
 
 def refusal(args: argparse.Namespace) -> str | None:
-    """What is wrong with the command, before anything is measured."""
+    """Problem of the command line, found before anything is measured."""
     known = [table.name for table in TABLES if table.device == args.device]
     for name in args.only or []:
         if name not in known:

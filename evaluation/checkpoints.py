@@ -68,7 +68,7 @@ def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
 
 
 def _record(run_dir: Path) -> dict[str, Path] | None:
-    """Where the one run below `run_dir` keeps its checkpoints and its final model; None without a record."""
+    """Folders of checkpoints and of the final model of the one run below `run_dir`; None without a record."""
     files = [file for depth in range(3) for file in sorted(run_dir.glob("*/" * depth + "config.yaml"))]
     records = {file.resolve(): record for file in files if (record := _places(file))}
     if len(records) > 1:
@@ -164,7 +164,7 @@ def last_step(run_dir: Path) -> int | None:
 
 
 def problem(path: Path) -> str | None:
-    """What is wrong with a model folder, in one line; None if its files are there and whole."""
+    """Problem of a model folder, in one line; None if its files are there and whole."""
     if not path.is_dir() or not any(path.iterdir()):
         return f"{path} is {'empty' if path.is_dir() else 'missing'}"
     if not (path / "config.json").is_file():

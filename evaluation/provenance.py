@@ -1,4 +1,4 @@
-"""What produced the numbers: the model's hash, the packages' versions, the machine."""
+"""Provenance of the numbers: the model's hash, the packages' versions, the machine."""
 
 import hashlib
 import importlib.metadata
@@ -61,7 +61,7 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def machine() -> dict[str, Any]:
-    """What the samples were drawn on, without names that identify it."""
+    """Description of the machine, without names that identify it."""
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpus": _gpus()}
 
 

@@ -19,7 +19,7 @@ class FolderError(ValueError):
 
 @dataclass(frozen=True)
 class Model:
-    """What is sampled: `path` a local folder, or None at a server; `name` as the user gave it."""
+    """The model to sample: `path` a local folder, or None at a server; `name` as the user gave it."""
 
     name: str
     path: Path | None
@@ -145,7 +145,7 @@ def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
 
 
 def _identity(described: dict[str, Any]) -> dict[str, tuple[Any, str]]:
-    """What two runs must share to be one, and how a person is told of it.
+    """Settings that two runs must share to be one, each with its text for a person.
 
     The model by its hash, so that a moved checkpoint stays itself.
     """

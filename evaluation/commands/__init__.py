@@ -1,1 +1,1 @@
-"""What the three commands do, once their libraries may load: see interruption.py."""
+"""Bodies of the commands, imported once their libraries may load: see interruption.py."""

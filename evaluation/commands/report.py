@@ -19,7 +19,7 @@ FORMATS = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 
 @dataclass(frozen=True)
 class Written:
-    """What a report left on disk, and the table that belongs in a terminal."""
+    """Files that a report left, and the table for a terminal."""
 
     page: Path
     paths: tuple[Path, ...]

@@ -182,7 +182,7 @@ def _series_row(target: Target, error: str | None) -> dict[str, Any]:
 
 
 def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
-    """What would be sampled, and one prompt of each benchmark as the model would read it."""
+    """Print the samples to draw, and one prompt of each benchmark as the model would read it."""
     targets = targets_of(chosen)
     if not targets:
         raise ValueError(f"--checkpoints {chosen.checkpoints}: no checkpoint there yet")

@@ -36,7 +36,7 @@ class CustomReward:
         self.function: Callable[..., Mapping[str, Any]] = function
 
     def is_right(self, problem: Mapping[str, Any], text: str) -> bool:
-        """Whether the score of a response is above 0; without scores, its reward."""
+        """True if the score of a response is above 0; without scores, its reward."""
         prompt = problem.get("prompt") if isinstance(problem.get("prompt"), str) else problem.get("text", "")
         try:
             found = self.function([f"{prompt}{text}"], [prompt], [problem["gold"]])

@@ -1,4 +1,4 @@
-"""What grading a folder again changed: counted, shown to a person, and kept in grade_changes.json."""
+"""Changes by grading a folder again: counted, shown to a person, and kept in grade_changes.json."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def _shown(row: Row) -> str:
 
 
 def told(folder: Path, changes: Changes) -> list[str]:
-    """What a person reads after grading a folder, a line each."""
+    """Lines for a person after grading a folder."""
     total = sum(changes.reasons.values())
     lines = [f"{folder}: {total} verdicts, {changes.graded} new, {changes.regraded} made anew ({changes.grader})"]
     most = sorted(changes.reasons.items(), key=lambda item: -item[1])

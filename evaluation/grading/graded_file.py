@@ -17,7 +17,7 @@ class GradeError(ValueError):
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What of settings.json decides verdicts: n, benchmarks, form. GradeError if the folder is not a run folder."""
+    """Settings that decide verdicts: n, benchmarks, form. GradeError if the folder is not a run folder."""
     path = folder / "settings.json"
     if not folder.is_dir():
         raise GradeError(f"{folder} is no folder: give the --output of an evaluation.run")

@@ -39,7 +39,7 @@ def foreign_reward(rows: Iterable[Row]) -> str | None:
 
 
 def grader_version() -> str:
-    """What decided a verdict: the grader, or the user's reward function."""
+    """Name of what decides verdicts: the grader, or the user's reward function."""
     return _reward.version if _reward else _own_version()
 
 

@@ -115,7 +115,7 @@ def problem_votes(rows: Sequence[Row], texts: Sequence[str], labels: Sequence[in
 
 
 def digest_of(rows: Iterable[Row]) -> str:
-    """What votes were counted from, so that unchanged verdicts are not counted again. Order does not matter."""
+    """Digest of the verdicts, so that unchanged ones are not counted again. Order does not matter."""
     lines = sorted(json.dumps(row, sort_keys=True) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

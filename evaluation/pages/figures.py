@@ -47,7 +47,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """How a run is drawn, the same in every panel."""
+    """Style of a run's line, the same in every panel."""
 
     color: str
     dash: str

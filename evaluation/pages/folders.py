@@ -47,7 +47,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Found:
-    """What a report is about. Labels are unique over both."""
+    """Subjects of a report. Labels are unique over both."""
 
     runs: tuple[Run, ...]
     series: tuple[Series, ...]
@@ -148,7 +148,7 @@ def read_series(folder: Path) -> Series:
 
 
 def _label(found: dict[str, Any], folder: Path) -> str:
-    """What a run calls itself, in one line that any file can hold."""
+    """Label of a run, in one line that any file can hold."""
     text = str(found.get("label") or folder.name)
     return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
 

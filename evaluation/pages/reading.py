@@ -1,4 +1,4 @@
-"""What a comparison of methods over seeds says in words, written from its numbers: what differs, what does not."""
+"""Sentences about a comparison of methods over seeds, written from its numbers: which pairs differ, which do not."""
 
 from collections.abc import Sequence
 

@@ -78,7 +78,7 @@ def _counts_text(chosen: Sequence[Chosen]) -> str:
 
 
 def corrected(chosen: Sequence[Chosen]) -> Table:
-    """What Best is worth: how many evaluations it was picked from, and an estimate that picking does not raise."""
+    """Best with the number of evaluations it was picked from, and an estimate that picking does not raise."""
     columns = [Column("", "Last"), Column("", "at step", "count"), Column("", "Best"), Column("", "at step ", "count")]
     columns += [
         Column("", "evaluations", "count"),

@@ -31,7 +31,7 @@ def six_panels(trained: Sequence[Trained], alone: Sequence[tuple[Run, Line]]) ->
 
 
 def positions(series: Series, logged: float = 0) -> list[float]:
-    """Where each checkpoint stands on the axis; a final model that does not know its step stands at the end."""
+    """Positions of the checkpoints on the axis; a final model that does not know its step stands at the end."""
     known = [run.step for run in series.runs if run.step is not None]
     end = max([logged, *(step + 1 for step in known)], default=1)
     return [float(end if run.step is None else run.step) for run in series.runs]

@@ -106,7 +106,7 @@ def largest_k(found: dict[str, Any], key: str) -> tuple[str, dict[str, Any] | No
 
 
 def samples_text(found: dict[str, Any]) -> str:
-    """How many samples a problem has: one number, or a range where the run is incomplete."""
+    """Samples of a problem: one number, or a range where the run is incomplete."""
     low, high = found["n_min"], found["n_max"]
     return str(high) if low == high else f"{low}-{high}"
 
@@ -138,7 +138,7 @@ def _score_cells(found: dict[str, Any]) -> tuple[Cell, ...]:
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """What fits a terminal: the mean with its interval over problems, and what else decides whether to believe it."""
+    """Table for a terminal: the mean with its interval over problems, and what decides whether to believe it."""
     columns = [Column("", "mean@n", "share"), Column("", "strict", "share"), Column("", "pass@n", "share")]
     columns += [Column("", name, "share") for name in ("maj@n", "no answer", "truncated")]
     rows = []

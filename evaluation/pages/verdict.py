@@ -1,4 +1,4 @@
-"""What a report says in words: first what a reader must know before believing a number, then the numbers."""
+"""Sentences of a report: first those that a reader must know before believing a number, then the numbers."""
 
 from collections.abc import Sequence
 

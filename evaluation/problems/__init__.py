@@ -1,1 +1,1 @@
-"""What is asked: benchmarks, gold answers, prompts, and which problems training has seen."""
+"""Benchmarks, gold answers, prompts, and problems that training has seen."""

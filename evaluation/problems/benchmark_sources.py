@@ -1,4 +1,4 @@
-"""Where a benchmark's rows come from: a JSONL file, or a dataset of the Hugging Face hub."""
+"""Sources of a benchmark's rows: a JSONL file, or a dataset of the Hugging Face hub."""
 
 import hashlib
 import json

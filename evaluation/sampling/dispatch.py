@@ -107,7 +107,7 @@ class Dispatcher:
             self.on_completions(job, completions)
 
     def _share(self, job: Job, replica: Replica) -> int:
-        """What this replica may hold: its capacity, but no more than an equal part of what is left of its job."""
+        """Requests for this replica: its capacity, but no more than an equal part of what is left of its job."""
         engines = sum(slot.job is job for slot in self.slots)
         return min(replica.capacity, -(-job.remaining // engines))
 

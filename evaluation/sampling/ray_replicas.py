@@ -135,7 +135,7 @@ class RayReplica:
         self._started = time.monotonic()
 
     def ready(self) -> bool:
-        """Whether the model is loaded."""
+        """True once the model is loaded."""
         return self._wait_ready(0.0)
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -145,7 +145,7 @@ class RayReplica:
         self.actor.submit.remote(list(requests))
 
     def poll(self, timeout: float) -> list[Completion]:
-        """What has finished, as soon as something has, or nothing after `timeout` seconds."""
+        """Completions, as soon as there is one, or none after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         if not self._wait_ready(timeout):
             return []

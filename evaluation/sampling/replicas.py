@@ -58,7 +58,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What a replica samples with."""
+    """Settings that a replica samples with."""
 
     model: str
     tokenizer: str | None = None
@@ -76,7 +76,7 @@ class EngineSettings:
 
 
 class Replica(Protocol):
-    """What dispatch drives; every method but close may raise ReplicaDied."""
+    """Interface that dispatch drives; every method but close may raise ReplicaDied."""
 
     name: str
     capacity: int  # how many requests it wants outstanding, enough never to run dry
@@ -144,7 +144,7 @@ class LocalReplica:
         self._post(asdict(self.settings))
 
     def ready(self) -> bool:
-        """Whether the model is loaded."""
+        """True once the model is loaded."""
         if not self._ready:
             self._receive(0.0)
             if self._failure:
@@ -167,7 +167,7 @@ class LocalReplica:
         self._post([[r.key, r.prompt if r.token_ids is None else None, r.token_ids, r.seed] for r in requests])
 
     def poll(self, timeout: float) -> list[Completion]:
-        """What has finished, as soon as something has, or nothing after `timeout` seconds."""
+        """Completions, as soon as there is one, or none after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             found = self._receive(min(SLICE, max(0.0, deadline - time.monotonic())))

@@ -96,7 +96,7 @@ class Sampler:
                     self.errors[sampling.opened.target.folder] = sampling.job.error
 
     def _abandon(self, samplings: Sequence[_Sampling], finisher: ThreadPoolExecutor) -> None:
-        """What is on disk stays; a rerun grades and goes on."""
+        """Leave what is on disk; a rerun grades it and resumes."""
         finisher.shutdown(wait=False, cancel_futures=True)
         for sampling in samplings:
             if sampling.grader:

@@ -79,7 +79,7 @@ class ServerReplica:
         self._run(self._find_model())
 
     def ready(self) -> bool:
-        """Whether the model was found; raises what was found instead."""
+        """True once the model is found. Raises if something else was found."""
         if not self._ready.is_set():
             self._drain(0.0)
             if self._failure:
@@ -97,7 +97,7 @@ class ServerReplica:
             self._run(self._sample(request))
 
     def poll(self, timeout: float) -> list[Completion]:
-        """What has finished, as soon as something has; a failure is raised once what came before it is handed out."""
+        """Completions, as soon as there is one; a failure is raised once those before it are handed out."""
         found = self._drain(0.0 if self._failure else timeout)
         if found:
             self._heard = time.monotonic()

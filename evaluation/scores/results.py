@@ -33,7 +33,7 @@ def write_results(folder: Path) -> dict[str, Any]:
 
 
 def summarize(folder: Path) -> dict[str, Any]:
-    """What results.json holds; reads only.
+    """Content of results.json; reads only.
 
     Scores divide by the samples that exist and are graded. ResultsError where files are missing or out of step.
     """
@@ -138,7 +138,7 @@ def _clean(votes: Mapping[str, Any], ids: list[str], repeated: Mapping[str, Any]
 
 
 def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before the scores, each with the mend."""
+    """Warnings that a reader must know before the scores, each with the mend."""
     found = []
     again = "run the same evaluation.run command again to finish"
     if benchmark["samples"] < benchmark["planned"]:

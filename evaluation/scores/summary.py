@@ -32,7 +32,7 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
 
 
 def settings_line(results: Mapping[str, Any]) -> str:
-    """What made these numbers, in one line; what is not known is left out."""
+    """Origin of these numbers, in one line; unknown parts are left out."""
     settings, made = results["settings"], results["provenance"]
     model, sampling, prompt = settings["model"], settings.get("sampling", {}), settings.get("prompt", {})
     chat = {True: "with chat template", False: "no chat template"}.get(prompt.get("chat_template"))

@@ -1,4 +1,4 @@
-"""What a KL penalty bought: reward and KL to the start of every run's last model, measured alike for all methods.
+"""Reward and KL to the start of every run's last model, measured alike for all methods.
 
     python kl_tradeoff.py --runs kl --start warm_up --data data/heldout.jsonl --beta 0.2      (in out/compare)
 

@@ -151,7 +151,7 @@ def draw_refreshes(axes: Axes, metrics: list[dict]) -> None:
 
 
 def draw_entropy(axes: Axes, metrics: list[dict]) -> None:
-    """How undecided the policy is about the next token."""
+    """Entropy of the policy's next token, by step."""
     line(axes, series(metrics, "entropy_loss"), None, PURPLE)
     axes.set(title="Policy entropy", ylabel="nats per token", ylim=(0, None))
 
@@ -182,7 +182,7 @@ def draw_weights(axes: Axes, metrics: list[dict]) -> None:
 
 
 def draw_time(axes: Axes, metrics: list[dict]) -> None:
-    """Where a step's seconds go, stacked."""
+    """Seconds of a step by phase, stacked."""
     rows = [row for row in metrics if any(key in row for key, _, _ in PHASES)]
     phases = [phase for phase in PHASES if any(phase[0] in row for row in rows)]
     if phases:
@@ -230,7 +230,7 @@ def accuracy_lines(scores: list[Score]) -> list[str]:
 
 
 def warm_up_words(share: float) -> list[str]:
-    """What the accuracies are and are not, for the tiny policy whose start its warm-up set."""
+    """Caveat about the accuracies of the tiny policy, whose start its warm-up set."""
     return [
         "  Held-out problems occur in neither the warm-up nor RL. Every reply shown in the warm-up was right:",
         f"  {share:.0%} worked column by column, {1 - share:.0%} the sum at once, which so small a network cannot do.",

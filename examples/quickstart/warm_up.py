@@ -134,7 +134,7 @@ def settings(seed: int, steps: int) -> dict:
 
 
 def is_complete(out: Path, wanted: dict) -> bool:
-    """Whether `out` was made with these settings; the folder appears by one rename, so it is whole if it is there."""
+    """True if `out` was made with these settings; the folder appears by one rename, so it is whole if it is there."""
     try:
         return json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8")) == wanted
     except (OSError, ValueError):

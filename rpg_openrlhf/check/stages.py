@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Failed(Exception):
-    """What is wrong, and what to do about it."""
+    """A stage found something wrong; `mend` says what to do."""
 
     def __init__(self, wrong: str, mend: str):
         super().__init__(wrong)

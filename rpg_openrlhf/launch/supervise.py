@@ -96,7 +96,7 @@ def go_on_from(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> N
 
 
 def log_of(args: SimpleNamespace) -> Path:
-    """What the libraries print, here and in every worker."""
+    """Log of everything the libraries print, here and in every worker."""
     return Path(args.logger.run_dir, "train.log")
 
 
@@ -156,7 +156,7 @@ def _watch(args: SimpleNamespace, child: subprocess.Popen, events: int, log: "Lo
 
 
 class Log:
-    """What the libraries have printed since the attempt began."""
+    """Output of the libraries since the attempt began."""
 
     def __init__(self, path: Path):
         self.path, self.start = path, path.stat().st_size if path.exists() else 0

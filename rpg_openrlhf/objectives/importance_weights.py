@@ -32,7 +32,7 @@ class ClipBounds(NamedTuple):
 
 
 class ClipGate(NamedTuple):
-    """Where each of the ClipBounds acts; (B, U), bool."""
+    """Units at which each of the ClipBounds acts; (B, U), bool."""
 
     low: Tensor
     high: Tensor
@@ -59,7 +59,7 @@ def bounded_exp(log_ratio: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clip_gate(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds) -> ClipGate:
-    """Where RPG-Style dual clip stops the gradient: A ≥ 0 and w ≥ 1 + ε2; A < 0 and w ≤ 1 - ε1, or w ≥ c.
+    """Units whose gradient RPG-Style dual clip stops: A ≥ 0 and w ≥ 1 + ε2; A < 0 and w ≤ 1 - ε1, or w ≥ c.
 
     importance_weight, advantages (A, or Â, or anything of its sign) and results: (B, U). Algorithm 2 of
     https://arxiv.org/abs/2505.17508; the bounds themselves are outside, as its comparisons have it.
@@ -74,7 +74,7 @@ def clip_gate(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds)
 
 @torch.no_grad()
 def truncation(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds) -> ClipGate:
-    """Where w leaves its range: A ≥ 0 and w < 1 - ε1 or w > 1 + ε2; A < 0 and w > c.
+    """Units whose w leaves its range: A ≥ 0 and w < 1 - ε1 or w > 1 + ε2; A < 0 and w > c.
 
     importance_weight, advantages (of the sign of Â) and results: (B, U). Equation 4.1 of
     https://arxiv.org/abs/2505.17508, which bounds a negative A by c alone.

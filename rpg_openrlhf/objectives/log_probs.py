@@ -93,7 +93,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
 
 class _Tiles:
-    """Where each tile begins and the rows of the weight that make it; its logits, in memory that all tiles share."""
+    """Each tile's start, the rows of the weight that make it, and its logits, in memory that all tiles share."""
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, elements: int):
         self.hidden, self.weight, self.bias = hidden, weight, bias
@@ -168,7 +168,7 @@ def _row_factors(
     grad_entropy: torch.Tensor | None,
     temperature: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """What a token's row of ∂loss/∂logits is made of: its value at the label, and eˣ·(base + slope·x) elsewhere.
+    """Parts of a token's row of ∂loss/∂logits: its value at the label, and eˣ·(base + slope·x) elsewhere.
 
     x = z - max, so that p = eˣ/total and log p = x - log total, without the rounding of a large max. At the label
     1 - p is taken from the log-prob: after a rounding to bfloat16 the difference would be noise.

@@ -29,7 +29,7 @@ CLIP_MODES = ("gate", "truncate")
 
 
 class TokenLosses(NamedTuple):
-    """What `rpg_token_losses` returns; (B, A) each, zero where masked."""
+    """Result of `rpg_token_losses`; (B, A) each, zero where masked."""
 
     losses: Tensor
     """Carries the gradient; the sum over a sequence is that sequence's loss."""

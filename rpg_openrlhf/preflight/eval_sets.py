@@ -37,7 +37,7 @@ class EvalSets(NamedTuple):
 
 
 def check_flags(v: dict[str, Any], explicit: set[str]) -> None:
-    """What is given for an evaluation that never comes, or cannot be."""
+    """Refuse flags of an evaluation that never comes, or cannot be made."""
     steps, sets, best = v["eval.steps"], v[FLAG], v["ckpt.best_metric_key"]
     if sets and steps == -1 and "eval.steps" not in explicit:
         raise Refusal(f"--{FLAG} {sets}: would never be used; give --eval.steps, the rollouts from one to the next")
@@ -153,7 +153,7 @@ def _check_best(v: dict[str, Any], sets: EvalSets) -> None:
 
 
 def settle(args: Any, sets: EvalSets | None) -> None:
-    """Where the trainer finds the one set, and what its best checkpoint goes by."""
+    """Set the path of the evaluation set and the metric of the best checkpoint."""
     if sets is None:
         return
     args.eval.dataset, args.eval.split = str(Path(args.logger.run_dir, FILE)), "train"

@@ -51,7 +51,7 @@ def distinct(split: str, count: int, seed: int, digits: int = DIGITS) -> list[Pr
 
 
 def prompt(problem: Problem) -> str:
-    """What the tiny model reads, e.g. `1234+5678=` and a newline."""
+    """Prompt of the tiny model, e.g. `1234+5678=` and a newline."""
     return f"{problem[0]}+{problem[1]}=\n"
 
 

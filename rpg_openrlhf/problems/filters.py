@@ -1,4 +1,4 @@
-r"""What decides whether a row is kept: its language, its answer, and which rows state the same problem."""
+r"""Rules that decide which rows are kept: language, answer, and rows that state the same problem."""
 
 import re
 from hashlib import blake2b

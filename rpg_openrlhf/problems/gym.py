@@ -21,7 +21,7 @@ TRIES = 20  # rows drawn for each one wanted: small families repeat themselves
 
 
 def levels(family: str) -> int:
-    """How many difficulties a family has: the longest of its curriculum's scales."""
+    """Number of difficulties of a family: the longest of its curriculum's scales."""
     return max((len(each.levels) for each in _curriculum(family).attributes.values()), default=1)
 
 

@@ -1,4 +1,4 @@
-"""What preparing leaves: train.jsonl, validation.jsonl and DATA.md, each whole or not there."""
+"""Output of preparing: train.jsonl, validation.jsonl and DATA.md, each whole or not there."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ def partial(path: Path) -> Path:
 
 
 def written(path: Path) -> Written:
-    """What stands under the temporary name."""
+    """Content under the temporary name."""
     with partial(path).open("rb") as file:
         rows = sum(1 for _ in file)
     return Written(path.name, rows, partial(path).stat().st_size, sha256(partial(path)))
@@ -58,7 +58,7 @@ def publish(folder: Path, validation: int, report: str) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Where nothing failed, only the spools are left to remove."""
+    """Remove the spools, which are all that is left where nothing failed."""
     for name in (*SPOOLS, TRAIN, VALIDATION, REPORT):
         partial(folder / name).unlink(missing_ok=True)
 

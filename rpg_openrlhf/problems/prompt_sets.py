@@ -19,7 +19,7 @@ SPLIT_FLAGS = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval
 
 
 class Columns(NamedTuple):
-    """What is read of a row, by upstream's flags `--data.*`."""
+    """Columns to read of a row, by upstream's flags `--data.*`."""
 
     input_key: str
     label_key: str | None

@@ -1,4 +1,4 @@
-"""Where prepare_data takes its rows from: the hub, a file, or a generator."""
+"""Sources of prepare_data's rows: the hub, a file, or a generator."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class RefreshSchedule:
         return self.weighted_kl / self.weight if self.weight else 0.0
 
     def update(self, kl: float, optimizer_steps: int) -> Decision:
-        """What to do after a rollout: its mean token-level KL(π_θ‖π_ref), and how many optimizer steps it took."""
+        """Decide after a rollout, from its mean token-level KL(π_θ‖π_ref) and its number of optimizer steps."""
         if math.isnan(kl):
             raise ValueError("KL to the reference is not a number: the policy has diverged")
         if optimizer_steps < 0:
@@ -79,7 +79,7 @@ class RefreshSchedule:
         return decision
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, as plain JSON; the rule itself is the configuration's."""
+        """State for a resumed run, as plain JSON; the rule itself is the configuration's."""
         names = ("steps_since_refresh", "weighted_kl", "weight", "refreshes")
         return {name: getattr(self, name) for name in names}
 

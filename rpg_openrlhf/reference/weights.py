@@ -66,7 +66,7 @@ class ReferenceWeights:
         torch.save([held.cpu() for held in self.held], self._file(folder))
 
     def load(self, folder: str | Path) -> None:
-        """What `save` left, by as many ranks in the same ZeRO stage. ValueError where it was written by others."""
+        """Load the files of `save`. ValueError if another number of ranks or another ZeRO stage wrote them."""
         file = self._file(folder)
         found = torch.load(file, map_location="cpu", weights_only=True)
         if [tensor.shape for tensor in found] != [held.shape for held in self.held]:
@@ -75,7 +75,7 @@ class ReferenceWeights:
             held.copy_(tensor)
 
     def is_in(self, folder: str | Path) -> bool:
-        """Whether `folder` holds a reference for this rank; the same answer on all of them."""
+        """True if `folder` holds a reference for this rank; the same answer on all ranks."""
         return self._file(folder).exists()
 
     @staticmethod

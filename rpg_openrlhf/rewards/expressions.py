@@ -269,7 +269,7 @@ class _Parser:
         return values
 
     def argument(self, single_digit: bool = False) -> Number:
-        r"""What a command acts on: a group, or one token (\frac12 has arguments 1 and 2, \sqrt12 has 12)."""
+        r"""Argument of a command: a group, or one token (\frac12 has arguments 1 and 2, \sqrt12 has 12)."""
         kind, token = self.kind(), self.peek()
         if kind == "number":
             if single_digit and len(token) > 1:

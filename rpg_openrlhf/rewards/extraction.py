@@ -112,7 +112,7 @@ def _innermost(answer: str) -> str:
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Where each opened brace closes; escaped braces are characters."""
+    """Positions of the closing brace of each opened one; escaped braces are characters."""
     closing, opened = {}, []
     for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         if match.group() == "{":

@@ -1,4 +1,4 @@
-"""What may stand beside a number without changing it: a unit, a per cent sign, a remark on its size."""
+"""Units, per cent signs and remarks on size, which may stand beside a number without changing it."""
 
 from collections.abc import Sequence
 
@@ -112,7 +112,7 @@ def _unit_phrase(tokens: Tokens) -> str | None:
 
 
 def _exponent_length(tokens: Tokens) -> int:
-    """How many tokens an exponent of a unit takes: ^2, ^{-1}."""
+    """Number of tokens of a unit's exponent: ^2, ^{-1}."""
     texts = [token.text for token in tokens[:6]]
     if texts[:1] != ["^"]:
         return 0

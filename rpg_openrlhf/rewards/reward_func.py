@@ -78,7 +78,7 @@ def response_of(query: str, prompt: str) -> str | None:
 
 
 def _end_of_prompt(query: str, prompt: str) -> int | None:
-    """Where the prompt ends in a query that changed it: special tokens added, spaces changed, head cut off."""
+    """End of the prompt in a query that changed it: special tokens added, spaces changed, head cut off."""
     start = query.find(prompt)
     if prompt and start >= 0:
         return start + len(prompt)

@@ -84,7 +84,7 @@ def read(folder: Path) -> Checkpoint | None:
 
 
 def critic_of(folder: Path) -> Path:
-    """Where the critic of an actor's checkpoint is."""
+    """Folder of the critic that belongs to an actor's checkpoint."""
     return folder.parent.parent / CRITIC / folder.name
 
 
@@ -120,7 +120,7 @@ def size(found: Checkpoint) -> int:
 
 
 def superfluous(there: Sequence[Checkpoint], just_written: Path, max_num: int, max_bytes: float) -> list[Checkpoint]:
-    """What to delete, as upstream's rotation chooses: without a metric first, then the worst, then the oldest.
+    """Checkpoints to delete, as upstream's rotation chooses: without a metric first, then the worst, then the oldest.
 
     Never the one just written, which is the last good one, nor the best; an older best makes way for a new best.
     """
@@ -155,7 +155,7 @@ def mark_finished(path: Path, record: dict[str, Any]) -> None:
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """That note; None without one."""
+    """The note; None without one."""
     try:
         return json.loads((path / FINISHED).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What an evaluation during training logs: graded samples in, numbers by name out. Standard library only."""
+"""Metrics of an evaluation during training: graded samples in, numbers by name out. Standard library only."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from rpg_openrlhf.runs.eval_metrics import Sample, summarize
 
 
 def metrics(eval_dataloader: Iterable, experiences: list, n: int) -> dict[str, float]:
-    """What is logged of upstream's eval samples, n to a problem."""
+    """Metrics of upstream's eval samples, n to a problem."""
     asked: dict[tuple, list[str]] = defaultdict(list)  # a prompt and its label -> the benchmarks that ask it
     for names, prompts, labels, _images in eval_dataloader:
         for name, prompt, label in zip(names, prompts, labels, strict=True):

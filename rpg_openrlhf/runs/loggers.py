@@ -84,5 +84,5 @@ class TensorboardLog:
 
 
 def numbers(logs_dict: dict) -> dict[str, float]:
-    """What all three logs hold of a step."""
+    """Numbers of a step that all three logs hold."""
     return {name: float(value) for name, value in logs_dict.items() if isinstance(value, int | float)}

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line a step, and the same numbers in metrics.jsonl."""
+"""Progress of a run: a line a step on the console, and the same numbers in metrics.jsonl."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def map_finite(report: dict) -> dict:
 
 
 def _nobody(event: dict) -> None:
-    """Where nobody wants to be told of phases."""
+    """Ignore phases: nobody wants to be told."""
 
 
 class ProgressReader(threading.Thread):
@@ -173,7 +173,7 @@ def train_line(report: dict, rollouts: int, eta: float) -> str:
 
 
 def warnings(report: dict) -> list[str]:
-    """What a person must not overlook in this step."""
+    """Warnings about this step."""
     lines = []
     if report.get("no_answer", 0.0) > NO_ANSWER_ALARM:
         lines.append(

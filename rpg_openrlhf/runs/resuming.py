@@ -1,4 +1,4 @@
-"""Where a run goes on from, decided before anything starts: the checkpoint, and what its settings have become."""
+"""Resuming, decided before anything starts: the checkpoint, and how its settings have changed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Resumption(NamedTuple):
 def record(
     v: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """What a checkpoint says of the run that wrote it; `inputs` are fingerprints of files."""
+    """Record of the run that writes a checkpoint; `inputs` are fingerprints of files."""
     flags = {name: value for name, value in v.items() if name != SECRET}
     shape = {key: architecture[key] for key in ARCHITECTURE if key in architecture}
     return {
@@ -120,7 +120,7 @@ def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]
 
 
 def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any], explicit: set[str]) -> None:
-    """What the trainer reads of it: whether, where and from which step it goes on, and what its checkpoints say."""
+    """Set what the trainer reads: whether, where and from which step it resumes, and its checkpoints' record."""
     found = resumption.found
     if found and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
         record["flags"][RUN_NAME] = args.logger.wandb.run_name = found.record["flags"][RUN_NAME]

@@ -103,7 +103,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
                 left -= bool(result[0])
 
     def told(self) -> dict[str, float]:
-        """What is logged of the rollout in training."""
+        """Metrics of the rollout in training."""
         if self._taken is None:
             return {}
         return {

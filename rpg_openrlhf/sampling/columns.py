@@ -80,7 +80,7 @@ class Columns:
         return self.ids[self._starts[place] : self._starts[place + 1]]
 
     def actions_of(self, name: str, place: int) -> np.ndarray:
-        """What action column `name` says of a sequence, (L - 1,)."""
+        """Action column `name` of a sequence, (L - 1,)."""
         return self.actions[name][self._starts[place] - place : self._starts[place + 1] - place - 1]
 
     @staticmethod

@@ -41,17 +41,17 @@ class DrawAhead:
 
     @property
     def length(self) -> int:
-        """How many draws, from the first on, the rollout consists of, as far as that is known."""
+        """Number of draws, from the first on, of which the rollout consists, as far as that is known."""
         return self._length
 
     @property
     def complete(self) -> bool:
-        """Whether the first `length` draws hold as many accepted ones as are wanted, and none before them is open."""
+        """True if the first `length` draws hold as many accepted ones as are wanted, and none before them is open."""
         return self._taken == self.wanted
 
     @property
     def lacking(self) -> int:
-        """How many more to draw now: never so many that more are under way than the rollout began with."""
+        """Number of draws to make now: never so many that more are under way than the rollout began with."""
         passed, finished = (known + now for known, now in zip(self._known, self.seen, strict=True))
         expected = (self.wanted - self._passed) * (finished + 1) / (passed + 1)  # as if one more had passed
         return max(0, min(self.wanted, math.ceil(expected)) - self.under_way)

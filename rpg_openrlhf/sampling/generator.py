@@ -21,7 +21,7 @@ class PromptOrder(Sampler[int]):
         self.begin(0, 0)
 
     def begin(self, episode: int, position: int) -> None:
-        """What the next iteration yields: the episode's order without its first `position` prompts."""
+        """Set the next iteration: the episode's order without its first `position` prompts."""
         self.episode, self.position = episode, position
 
     def __iter__(self) -> Iterator[int]:
@@ -173,7 +173,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         yield
 
     def told(self) -> dict[str, float]:
-        """What is logged of the rollout in training."""
+        """Metrics of the rollout in training."""
         return {}
 
     def state_dict(self) -> dict:

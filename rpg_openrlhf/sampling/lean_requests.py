@@ -1,4 +1,4 @@
-"""What an engine is asked for, without what nobody reads: the cost of a token in vLLM's front end is Python.
+"""Requests to an engine without parts that nobody reads: the cost of a token in vLLM's front end is Python.
 
 For upstream's single-turn executor, which reads token ids, the finish reason and the sampled tokens' log-probs; an
 agent of the user's may read anything, and is given what upstream gives.

@@ -1,4 +1,4 @@
-"""What an engine's actor answers, as columns; and a sample of it as upstream's driver reads an Experience of one.
+"""Answers of an engine's actor as columns, and a sample of them as upstream's driver reads an Experience of one.
 
 Upstream sends lists of Python numbers and makes a dozen tensors of each. What does not fit the columns (several turns,
 images, a missing reward, logs that are no numbers) stays the dictionaries that upstream sends.
@@ -78,7 +78,7 @@ class Sample(Row):
 
     @property
     def info(self) -> dict[str, torch.Tensor]:
-        """What the reward function logged of it."""
+        """Logs of the reward function about this sample."""
         return {name: torch.tensor([number]) for name, number in self.value("extra_logs").items()}
 
     @property
@@ -98,7 +98,7 @@ class Sample(Row):
 
     @property
     def truncated(self) -> torch.Tensor:
-        """Whether the engine stopped it."""
+        """True if the engine cut it off."""
         return torch.tensor([self.value("truncated")])
 
     @property
@@ -112,7 +112,7 @@ class Sample(Row):
         return torch.tensor([response_length(self.value("begin"), self.value("end"))])
 
     def experience(self) -> Experience:
-        """What upstream would have made of the answer."""
+        """The Experience that upstream would have made of the answer."""
         names = ("prompt", "label", "truncated", "reward", "scores", "extra_logs")
         response = {name: self.value(name) for name in names}
         response["observation_tokens"] = self.columns.ids_of(self.place)
@@ -132,7 +132,7 @@ def response_length(begin: int, end: int) -> int:
 
 
 def fit_together(samples: list) -> bool:
-    """Whether all are columns, of the same names."""
+    """True if all are columns, of the same names."""
     if not all(isinstance(sample, Sample) for sample in samples):
         return False
     return len({(*sample.columns.actions, 0, *sorted(sample.value("extra_logs"))) for sample in samples}) == 1

@@ -1,4 +1,4 @@
-"""How YAML layers become flags: mappings, nested or dotted, each over the ones before it. PyYAML only."""
+"""YAML layers to flags: mappings, nested or dotted, each over the ones before it. PyYAML only."""
 
 from __future__ import annotations
 

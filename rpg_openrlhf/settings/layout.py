@@ -20,17 +20,17 @@ def splits_output_layer(v: dict[str, Any]) -> list[str]:
 
 
 def has_reference_group(v: dict[str, Any]) -> bool:
-    """Whether upstream builds actors for a reference; RPG's lives in the policy's own."""
+    """True if upstream builds actors for a reference; RPG's reference lives in the policy's actors."""
     return v["algo.objective"] != "rpg" and v["algo.kl.init_coef"] > 0 and v["ref.refresh"] == "never"
 
 
 def is_upstreams_async(v: dict[str, Any]) -> bool:
-    """Whether upstream's asynchronous trainer runs; RPG's is the synchronous one, with a thread that draws ahead."""
+    """True if upstream's asynchronous trainer runs. RPG's is the synchronous one, with a thread that draws ahead."""
     return v["train.async_enable"] and v["algo.objective"] != "rpg"
 
 
 def is_on_policy(v: dict[str, Any]) -> bool:
-    """Whether all samples of a rollout are trained on in one optimizer step, by the very policy that drew them."""
+    """True if one optimizer step trains on all samples of a rollout, by the very policy that drew them."""
     one_step = v["rollout.batch_size"] * v["rollout.n_samples_per_prompt"] == v["train.batch_size"]
     same_weights = v["actor.optim"] != "schedulefree"  # which samples from x and trains at y
     return one_step and v["train.max_epochs"] == 1 and same_weights
@@ -81,7 +81,7 @@ def rollouts(prompts: int, batch: int, episodes: int, is_async: bool) -> int:
 
 
 def check_last_rollout(v: dict[str, Any], prompts: int | None) -> list[str]:
-    """What becomes of the prompts that fill no rollout: a Refusal, or notes."""
+    """Check the prompts that fill no rollout: a Refusal, or notes."""
     if prompts is None:
         return []
     batch, episodes = v["rollout.batch_size"], v["train.num_episodes"]

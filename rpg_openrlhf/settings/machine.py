@@ -1,4 +1,4 @@
-"""What the launching machine has, asked without torch and without touching a GPU."""
+"""Facts about the launching machine, found without torch and without touching a GPU."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def host_memory_gib() -> float:
 
 
 def in_a_ray_cluster() -> bool:
-    """Whether ray.init() would join a running cluster, whose GPUs are not ours to count."""
+    """True if ray.init() would join a running cluster, whose GPUs are not ours to count."""
     return "RAY_ADDRESS" in os.environ or Path("/tmp/ray/ray_current_cluster").exists()
 
 

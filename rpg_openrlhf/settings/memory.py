@@ -1,4 +1,4 @@
-"""How much memory a run will need per rank: an estimate from the model's shapes, without a GPU and without weights."""
+"""Estimate of the memory that a rank will need, from the model's shapes, without a GPU and without weights."""
 
 from __future__ import annotations
 

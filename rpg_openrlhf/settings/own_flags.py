@@ -1,4 +1,4 @@
-"""What RPG adds to OpenRLHF's flags.
+"""Flags that this project adds to OpenRLHF's.
 
 The YAML key, the dotted flag and the attribute path are the same words: `--rpg.beta` is `args.rpg.beta`,
 is `rpg: {beta: ...}` in a layer (layers.py), and is `Config().rpg.beta` here.
@@ -57,7 +57,7 @@ class ActorConfig:
 @dataclass(frozen=True)
 class RPGConfig:
     divergence: DivergenceName = "urkl"  # pyright: ignore[reportInvalidTypeForm]
-    """What is penalized: KL(ref || policy) (fkl), KL(policy || ref) (rkl), or its unnormalized form (ufkl, urkl)."""
+    """Divergence: KL(ref || policy) (fkl), KL(policy || ref) (rkl), or an unnormalized form (ufkl, urkl)."""
 
     gradient_estimator: Literal["differentiable", "reinforce"] = "reinforce"
     """differentiable: autograd through the surrogate; reinforce: -SG(weight x regularized advantage) x log-prob."""
@@ -114,7 +114,7 @@ class ReferenceConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     max_restarts: int = 3
-    """How often a run whose processes died or hung is started again from its last checkpoint."""
+    """Number of times a run whose processes died or hung is started again from its last checkpoint."""
 
     max_rollouts: int | None = None
     """The run ends after so many rollouts, or its episodes; dynamic filtering makes an episode's rollouts fewer."""
@@ -147,7 +147,7 @@ class DeadlineConfig:
 @dataclass(frozen=True)
 class LoggerConfig:
     run_dir: str | None = None
-    """Where metrics.jsonl, the resolved config and the libraries' logs go; unset: <ckpt.output_dir>/logs."""
+    """Folder of metrics.jsonl, the resolved config and the libraries' logs; unset: <ckpt.output_dir>/logs."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Config:
     """auto: go on from the last whole checkpoint of --ckpt.path, if there is one; never: refuse one; or its folder."""
 
     platform: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where training and generation run; auto: cuda where the launching machine has a CUDA device, else cpu."""
+    """Device of training and generation; auto: cuda where the launching machine has a CUDA device, else cpu."""
 
     trust_remote_code: bool = False
     """Let models, tokenizers and data sets run Python code of their own repository; without it they are refused."""

@@ -69,7 +69,7 @@ def _check_steps(v: dict[str, Any]) -> None:
 
 
 def _check_weights(v: dict[str, Any]) -> None:
-    """What the reference's weights, held inside the policy in the partition of its own, cannot follow."""
+    """Refuse layouts that the reference's weights, held in the policy's own partition, cannot follow."""
     if v["ds.zpg"] > 1:
         raise Refusal(
             f"--ds.zpg {v['ds.zpg']}: ZeRO++ keeps a second partition that a reference model's weights would not "

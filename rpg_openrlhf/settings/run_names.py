@@ -1,4 +1,4 @@
-"""What a run is called in W&B and TensorBoard, where the user does not say: by its layers, which are its settings.
+"""Default names of a run in W&B and TensorBoard: by its layers, which are its settings.
 
 And whether W&B would take the run at all.
 """

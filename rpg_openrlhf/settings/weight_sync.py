@@ -1,4 +1,4 @@
-"""How weights get from the policy to the vLLM engines: what cannot get there, and by which way the rest goes."""
+"""Rules on weights that cannot reach the vLLM engines, and the default transport for the others."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class ChunkedHead:
         return self.answer
 
     def gave(self, logits: torch.Tensor) -> bool:
-        """Whether a model's logits are what the layer answered: not scaled, capped or computed elsewhere."""
+        """True if a model's logits are the layer's answer: not scaled, capped or computed elsewhere."""
         answer = self.answer
         return answer is not None and logits.is_set_to(answer) and logits._version == answer._version == 0
 

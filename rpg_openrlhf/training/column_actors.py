@@ -67,7 +67,7 @@ class ColumnBuffer(NaiveReplayBuffer):
 
 
 def batch_of(rows: list[Row]) -> Experience:
-    """What upstream's make_experience_batch gives a training step, save `info`, of which it makes tensors there."""
+    """The batch of upstream's make_experience_batch, except `info`, which upstream turns into tensors there."""
     columns = Columns.of(rows)
     ids, attention_mask, action_mask = padded_inputs(columns, 0)
     return Experience(

@@ -33,6 +33,6 @@ def blending_datasets(
 
 
 def columns_of(args: SimpleNamespace) -> Columns:
-    """What is read of a row; the launcher has checked the labels."""
+    """The columns of a row that training reads; the launcher has checked the labels."""
     data = args.data
     return Columns(data.input_key, data.label_key, data.image_key, data.apply_chat_template, needs_label=False)

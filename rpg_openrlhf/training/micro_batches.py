@@ -59,12 +59,12 @@ class MicroBatch(Experience):
         return batch
 
     def inputs(self) -> Columns:
-        """What a model's forward pass needs."""
+        """Tensors of a model's forward pass."""
         places = {name: self.columns.values[name] for name in ("begin", "end")}
         return Columns(self.columns.lengths, self.columns.ids, {}, places)
 
     def packed(self) -> Columns:
-        """What a training step may need: not prompts and labels, nor returns, which a critic alone reads."""
+        """Tensors of a training step: no prompts and labels, and no returns, which only a critic reads."""
         lengths, places = self.columns.action_lengths, self.inputs().values
         given = {name: getattr(self, name) for name in ACTIONS if getattr(self, name) is not None}
         values = places | {name: getattr(self, name).tolist() for name in EPISODE}

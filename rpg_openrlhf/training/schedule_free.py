@@ -49,7 +49,7 @@ class ScheduleFreeAdamW(AdamWScheduleFree):
 
     @property
     def training(self) -> bool:
-        """Whether the weights are y; kept by the package in its parameter groups, and so in every checkpoint."""
+        """True while the weights are y. The package keeps it in its parameter groups, and so in every checkpoint."""
         return self.param_groups[0]["train_mode"]
 
 

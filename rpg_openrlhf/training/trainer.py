@@ -164,7 +164,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         return states | {"data_loader_state_dict": {}}
 
     def _evaluate_owed(self, states: dict) -> None:
-        """What follows the step of the checkpoint, in which nothing of it is: upstream saves first."""
+        """Run the evaluation of the checkpoint's step, which it lacks: upstream saves before it evaluates."""
         step, chosen = states["global_step"], self.args.eval
         sampling = {"temperature": chosen.temperature, "n_samples_per_prompt": chosen.n_samples_per_prompt}
         logs = self.evaluate(step, **{**self.generate_kwargs, **sampling})
@@ -173,7 +173,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self.save_best_checkpoint(logs, step, {name: states[name] for name in names})
 
     def state_dict(self) -> dict:
-        """What the next step depends on besides the models, and no upstream name in the checkpoint holds."""
+        """State that the next step depends on, besides the models and what upstream's checkpoint holds."""
         return {
             "samples": self.samples_generator.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule else None,
@@ -259,7 +259,7 @@ def with_rate(logs: dict) -> dict:
 
 
 def evaluation_is_owed(args, step: int) -> bool:
-    """Whether a run that goes on from this step's checkpoint is to evaluate first; the best one was written after."""
+    """True if a run that resumes from this step has to evaluate first; the best checkpoint was written after that."""
     return step % args.eval.steps == 0 and not Path(args.ckpt.resume_from).name.startswith("best")
 
 

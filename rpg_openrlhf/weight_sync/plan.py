@@ -76,7 +76,7 @@ def make_plan(tensors: Iterable[tuple[str, Iterable[int], torch.dtype]], cap: in
 
 
 def _layer(name: str) -> str:
-    """What is kept together: a numbered layer, or a tensor outside of all."""
+    """The group that stays together: a numbered layer, or a tensor outside of all layers."""
     found = LAYER.match(name)
     return found[0] if found else name
 

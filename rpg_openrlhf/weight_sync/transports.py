@@ -1,4 +1,4 @@
-"""How a bucket's bytes get from the policy to the engines; each in two ends under one interface.
+"""Transports of a bucket's bytes from the policy to the engines, each in two ends under one interface.
 
 The policy's end: `buffers`, one per slot, that the sender packs into; `fence()` when it has packed; `send(slot, n)`
 when the engines have been called, which blocks until all take part where `send_blocks`. An engine's end comes of
@@ -70,7 +70,7 @@ class SharedMemory:
         self.address = SharedMemoryAddress(f"/proc/{os.getpid()}/fd/{self.file}", nbytes, token)
 
     def fence(self) -> None:
-        """What is written is seen."""
+        """Nothing to do: engines see the memory itself."""
 
     def send(self, slot: int, nbytes: int) -> None:
         """It is there."""
