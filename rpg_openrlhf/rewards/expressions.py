@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm
 
-from rpg_openrlhf.rewards import numbers
+from rpg_openrlhf.rewards import functions, numbers
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.literals import decimal_fraction
 from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig, rational
@@ -120,11 +120,11 @@ class _Parser:
                     self.take()
                     value = numbers.opaque("double factorial", value)
                 else:
-                    value = numbers.factorial_of(value)
+                    value = functions.factorial_of(value)
             elif self.degree():
                 value = value * numbers.constant("pi") / rational(180) if self.in_angle else value
             else:
-                value = numbers.power(value, self.exponent())
+                value = functions.power(value, self.exponent())
         return value
 
     def degree(self) -> bool:
@@ -145,7 +145,7 @@ class _Parser:
         if self.peek() == "^":  # a^b^c is read from the right
             self.take()
             self.descend()
-            value = numbers.power(value, self.exponent())
+            value = functions.power(value, self.exponent())
             self.depth -= 1
         return -value if negative else value
 
@@ -169,7 +169,7 @@ class _Parser:
         if token in ("(", "[", "{"):
             return self.until(_CLOSING[token])
         if token == "|":
-            return numbers.apply("abs", self.absolute())
+            return functions.apply("abs", self.absolute())
         if kind == "command":
             return self.command(token)
         raise NotExact(f"unexpected {token}")
@@ -294,12 +294,12 @@ class _Parser:
             if self.peek() == "[":
                 self.take()
                 degree = self.until("]")
-            return numbers.power(self.argument(), rational(1) / degree)
+            return functions.power(self.argument(), rational(1) / degree)
         if name == "binom":
             top = self.argument(single_digit=True)
-            return numbers.binomial_of(top, self.argument(single_digit=True))
+            return functions.binomial_of(top, self.argument(single_digit=True))
         if command in (r"\lfloor", r"\lceil"):
-            return numbers.apply("floor" if name == "lfloor" else "ceil", self.until(_CLOSING[command]))
+            return functions.apply("floor" if name == "lfloor" else "ceil", self.until(_CLOSING[command]))
         if name == "pi" and self.peek() != "_":
             return numbers.constant("pi")
         if command in _GREEK or name == "pi":
@@ -363,10 +363,10 @@ class _Parser:
         self.in_angle = outside
         name = command[1:]
         if name in ("log", "lg"):
-            result = numbers.logarithm(value, rational(10) if name == "lg" else base)
+            result = functions.logarithm(value, rational(10) if name == "lg" else base)
         else:
-            result = numbers.apply("arc" + name if inverse else name, value)
-        return result if exponent is None else numbers.power(result, exponent)
+            result = functions.apply("arc" + name if inverse else name, value)
+        return result if exponent is None else functions.power(result, exponent)
 
     def base(self) -> Number | None:
         """The subscript of a logarithm."""
