@@ -4,21 +4,30 @@ From the outside in: unions, lists, prose that leads to the value, sets, inequal
 tuples and intervals, matrices, and then one number, numeral, ratio, phrase or expression.
 """
 
-import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Iterable
 
 from rpg_openrlhf.rewards.inequalities import interval_of
-from rpg_openrlhf.rewards.lexer import Token, tokens_of
+from rpg_openrlhf.rewards.intervals import without_points
+from rpg_openrlhf.rewards.lexer import tokens_of
 from rpg_openrlhf.rewards.matrices import matrix_of
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
 from rpg_openrlhf.rewards.quantities import close, split_percent, split_remark, split_unit, with_multiples
+from rpg_openrlhf.rewards.token_text import (
+    MAX_ITEMS,
+    balanced,
+    expand_signs,
+    is_name,
+    numeral,
+    split_top,
+    text_of,
+    trim,
+    words,
+)
 from rpg_openrlhf.rewards.values import (
     INFINITY,
     MINUS_INFINITY,
     Bag,
-    Based,
     Equation,
     Leaf,
     Names,
@@ -28,12 +37,8 @@ from rpg_openrlhf.rewards.values import (
     Words,
 )
 
-MAX_ITEMS = 200
-MAX_SIGNS = 4  # \pm signs in one answer, each doubles it
 MAX_DEPTH = 8
 
-_OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil"))
-_CLOSE = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil"))
 _LIST_WORDS = frozenset(("or", "and"))
 _VERBS = frozenset(("is", "are", "equals", "equal", "be"))
 _DENIALS_TEXT = """
@@ -42,48 +47,12 @@ _DENIALS_TEXT = """
 _DENIALS = frozenset(_DENIALS_TEXT.split())
 _ADVERBS = frozenset(("either", "approximately", "about", "exactly", "only"))
 _SEPARATORS = frozenset((",", ";"))
-_TRAILING = frozenset((".", ",", ";", ":", "?"))
-_LEADING = frozenset(("=", ":", r"\approx", r"\sim"))
-_NUMERALS_TEXT = """
-    two three four five six seven eight nine ten eleven twelve sixteen
-"""
-_NUMERALS: dict[str, int] = dict(
-    zip(
-        _NUMERALS_TEXT.split(),
-        [*range(2, 13), 16],
-        strict=True,
-    )
-)
 _REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real numbers x"))
-_NAME = re.compile(r"(?:[A-Za-z]'*|\\(?!angle)[a-z]+)(?:_(?:\w+|\{[^{}]*\}))?|m?\\angle(?:\{?[A-Z]{1,3}\}?)")
 _TIME = re.compile(r"(\d{1,2}:\d{2})([ap])\.?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 _NO_BRACES = str.maketrans("", "", "{}")
 REAL_LINE = Row("()", (MINUS_INFINITY, INFINITY))
-
-
-def text_of(tokens: Iterable[Token]) -> str:
-    return "".join(token.text for token in tokens)
-
-
-def is_name(tokens: Sequence[Token]) -> bool:
-    """True for a letter with primes or a subscript: what a value is given to."""
-    return bool(tokens) and _NAME.fullmatch(text_of(tokens)) is not None and tokens[0].kind in ("letter", "command")
-
-
-def split_top(tokens: Tokens, is_separator: Callable[[Token], bool]) -> list[Tokens]:
-    """Split at separators outside all brackets; half-open intervals count as brackets too."""
-    depth, parts, start = 0, [], 0
-    for index, token in enumerate(tokens):
-        if depth == 0 and is_separator(token):
-            parts.append(tokens[start:index])
-            start = index + 1
-        depth += (token.text in _OPEN or token.kind == "begin") - (token.text in _CLOSE or token.kind == "end")
-    parts.append(tokens[start:])
-    if len(parts) > MAX_ITEMS:
-        raise TooBig("items")
-    return parts
 
 
 def readings(text: str, bare_letters: bool = False) -> list[Value]:
@@ -98,16 +67,6 @@ def readings(text: str, bare_letters: bool = False) -> list[Value]:
             values.append(_Reader(bare_letters).value(tokens_of(merged)))
     tokens = trim(tokens_of(text))
     return [*values, _Reader(bare_letters).value(tokens)] if tokens else values
-
-
-def trim(tokens: Tokens) -> Tokens:
-    """The tokens without the punctuation of a sentence around them."""
-    start, end = 0, len(tokens)
-    while end > start and tokens[end - 1].text in _TRAILING:
-        end -= 1
-    while start < end and tokens[start].text in _LEADING:
-        start += 1
-    return tokens[start:end]
 
 
 class _Reader:
@@ -303,95 +262,3 @@ class _Reader:
         number, percent = split_percent(with_multiples(tokens))
         number, unit = split_unit(number, self.bare_letters)
         return Leaf(number, percent, unit)
-
-
-def balanced(tokens: Tokens) -> bool:
-    """True if all brackets are closed in the tokens; half-open intervals count as closed."""
-    depth = 0
-    for token in tokens:
-        depth += (token.text in _OPEN) - (token.text in _CLOSE)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def words(tokens: Tokens) -> str | None:
-    """A phrase in lower case; None where anything but words stands in it, or single letters alone."""
-    if not any(token.kind == "word" and len(token.text) > 1 for token in tokens):
-        return None
-    if any(token.kind not in ("word", "letter") and token.text not in ("'", ".", "-") for token in tokens):
-        return None
-    return "".join(" " * token.spaced + token.text for token in tokens).strip().lower()
-
-
-def expand_signs(tokens: Tokens) -> list[Tokens] | None:
-    r"""The values of an expression with \pm: signs are independent, unless a \mp ties them together."""
-    signs = [token.text for token in tokens if token.text in (r"\pm", r"\mp")]
-    if not signs:
-        return None
-    if len(signs) > MAX_SIGNS:
-        raise TooBig("signs")
-    choices: Iterable[Sequence[str]] = itertools.product("+-", repeat=len(signs))
-    if r"\mp" in signs:
-        flipped = {"+": "-", "-": "+"}
-        choices = [tuple(s if sign == r"\pm" else flipped[s] for sign in signs) for s in "+-"]
-    expanded = []
-    for choice in choices:
-        chosen = iter(choice)
-        expanded.append(tuple(Token("mark", next(chosen)) if t.text in (r"\pm", r"\mp") else t for t in tokens))
-    return expanded
-
-
-def numeral(tokens: Tokens) -> Based | None:
-    """1011_2, 4210_{5}, 32_{(8)}, 1011_{\\text{two}}."""
-    mark = next((index for index, token in enumerate(tokens) if token.text == "_"), 0)
-    sign = "-" if tokens[0].text == "-" else ""
-    digits = text_of(tokens[:mark]).removeprefix(sign)
-    digits = digits[1:-1] if digits[:1] == "(" and digits[-1:] == ")" else digits
-    if not mark or not re.fullmatch(r"[0-9A-Za-z.]+", digits) or not re.search(r"\d", digits):
-        return None
-    subscript = text_of(token for token in tokens[mark + 1 :] if token.text not in ("{", "}", "(", ")")).rstrip(".")
-    base = _NUMERALS.get(subscript, int(subscript) if re.fullmatch(r"\d{1,2}", subscript) else 0)
-    values = [int(digit, 36) for digit in digits if digit != "."]
-    if not 2 <= base <= 36 or max(values) >= base or any(token.spaced for token in tokens[1 + len(sign) : mark]):
-        return None
-    return Based(sign + (digits.lower().lstrip("0") or "0"), base)
-
-
-def without_points(left: Value, right: Value) -> Bag | None:
-    """Intervals without some real points, as a union; None where that cannot be known."""
-    intervals = list(left.items) if isinstance(left, Bag) and left.kind == "union" else [left]
-    points = right.items if isinstance(right, Bag) else ()
-    located = []
-    for point in points:
-        place = point.constant.real() if isinstance(point, Leaf) and point.constant else None
-        if place is None:
-            return None
-        located.append((place, point))
-    if not located:
-        return None
-    for place, point in sorted(located, key=itemgetter(0)):
-        split = [_split_at(interval, place, point) for interval in intervals]
-        if any(part is None for part in split):
-            return None
-        intervals = [piece for part in split if part for piece in part]
-    return Bag("union", tuple(intervals))
-
-
-def _split_at(interval: Value, place: object, point: Value) -> list[Value] | None:
-    """The open interval left and right of a point inside it."""
-    if not isinstance(interval, Row) or len(interval.items) != 2 or interval.brackets not in ("()", "[]", "(]", "[)"):
-        return None
-    low, high = (_place(item) for item in interval.items)
-    if low is None or high is None:
-        return None
-    if not low < place < high:  # type: ignore[operator]
-        return [interval] if place < low or place > high else None  # type: ignore[operator]
-    first, last = interval.items
-    return [Row(interval.brackets[0] + ")", (first, point)), Row("(" + interval.brackets[1], (point, last))]
-
-
-def _place(item: Value) -> object | None:
-    if item in (INFINITY, MINUS_INFINITY):
-        return float("inf") if item == INFINITY else float("-inf")
-    return item.constant.real() if isinstance(item, Leaf) and item.constant else None

@@ -2,8 +2,8 @@
 
 import re
 
-from rpg_openrlhf.rewards.answers import text_of
 from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig
+from rpg_openrlhf.rewards.token_text import text_of
 from rpg_openrlhf.rewards.units import conflict
 from rpg_openrlhf.rewards.values import Bag, Based, Equation, Leaf, Names, Relation, Row, Tokens, Value, Words
 

@@ -1,0 +1,113 @@
+r"""Tokens of an answer as text: splitting at separators, names, words, signs and numerals."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.numbers import TooBig
+from rpg_openrlhf.rewards.values import Based, Tokens
+
+MAX_ITEMS = 200
+MAX_SIGNS = 4  # \pm signs in one answer, each doubles it
+_OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil"))
+_CLOSE = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil"))
+_TRAILING = frozenset((".", ",", ";", ":", "?"))
+_LEADING = frozenset(("=", ":", r"\approx", r"\sim"))
+_NUMERALS_TEXT = """
+    two three four five six seven eight nine ten eleven twelve sixteen
+"""
+_NUMERALS: dict[str, int] = dict(
+    zip(
+        _NUMERALS_TEXT.split(),
+        [*range(2, 13), 16],
+        strict=True,
+    )
+)
+_NAME = re.compile(r"(?:[A-Za-z]'*|\\(?!angle)[a-z]+)(?:_(?:\w+|\{[^{}]*\}))?|m?\\angle(?:\{?[A-Z]{1,3}\}?)")
+
+
+def text_of(tokens: Iterable[Token]) -> str:
+    return "".join(token.text for token in tokens)
+
+
+def is_name(tokens: Sequence[Token]) -> bool:
+    """True for a letter with primes or a subscript: what a value is given to."""
+    return bool(tokens) and _NAME.fullmatch(text_of(tokens)) is not None and tokens[0].kind in ("letter", "command")
+
+
+def split_top(tokens: Tokens, is_separator: Callable[[Token], bool]) -> list[Tokens]:
+    """Split at separators outside all brackets; half-open intervals count as brackets too."""
+    depth, parts, start = 0, [], 0
+    for index, token in enumerate(tokens):
+        if depth == 0 and is_separator(token):
+            parts.append(tokens[start:index])
+            start = index + 1
+        depth += (token.text in _OPEN or token.kind == "begin") - (token.text in _CLOSE or token.kind == "end")
+    parts.append(tokens[start:])
+    if len(parts) > MAX_ITEMS:
+        raise TooBig("items")
+    return parts
+
+
+def trim(tokens: Tokens) -> Tokens:
+    """The tokens without the punctuation of a sentence around them."""
+    start, end = 0, len(tokens)
+    while end > start and tokens[end - 1].text in _TRAILING:
+        end -= 1
+    while start < end and tokens[start].text in _LEADING:
+        start += 1
+    return tokens[start:end]
+
+
+def balanced(tokens: Tokens) -> bool:
+    """True if all brackets are closed in the tokens; half-open intervals count as closed."""
+    depth = 0
+    for token in tokens:
+        depth += (token.text in _OPEN) - (token.text in _CLOSE)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def words(tokens: Tokens) -> str | None:
+    """A phrase in lower case; None where anything but words stands in it, or single letters alone."""
+    if not any(token.kind == "word" and len(token.text) > 1 for token in tokens):
+        return None
+    if any(token.kind not in ("word", "letter") and token.text not in ("'", ".", "-") for token in tokens):
+        return None
+    return "".join(" " * token.spaced + token.text for token in tokens).strip().lower()
+
+
+def expand_signs(tokens: Tokens) -> list[Tokens] | None:
+    r"""The values of an expression with \pm: signs are independent, unless a \mp ties them together."""
+    signs = [token.text for token in tokens if token.text in (r"\pm", r"\mp")]
+    if not signs:
+        return None
+    if len(signs) > MAX_SIGNS:
+        raise TooBig("signs")
+    choices: Iterable[Sequence[str]] = itertools.product("+-", repeat=len(signs))
+    if r"\mp" in signs:
+        flipped = {"+": "-", "-": "+"}
+        choices = [tuple(s if sign == r"\pm" else flipped[s] for sign in signs) for s in "+-"]
+    expanded = []
+    for choice in choices:
+        chosen = iter(choice)
+        expanded.append(tuple(Token("mark", next(chosen)) if t.text in (r"\pm", r"\mp") else t for t in tokens))
+    return expanded
+
+
+def numeral(tokens: Tokens) -> Based | None:
+    """1011_2, 4210_{5}, 32_{(8)}, 1011_{\\text{two}}."""
+    mark = next((index for index, token in enumerate(tokens) if token.text == "_"), 0)
+    sign = "-" if tokens[0].text == "-" else ""
+    digits = text_of(tokens[:mark]).removeprefix(sign)
+    digits = digits[1:-1] if digits[:1] == "(" and digits[-1:] == ")" else digits
+    if not mark or not re.fullmatch(r"[0-9A-Za-z.]+", digits) or not re.search(r"\d", digits):
+        return None
+    subscript = text_of(token for token in tokens[mark + 1 :] if token.text not in ("{", "}", "(", ")")).rstrip(".")
+    base = _NUMERALS.get(subscript, int(subscript) if re.fullmatch(r"\d{1,2}", subscript) else 0)
+    values = [int(digit, 36) for digit in digits if digit != "."]
+    if not 2 <= base <= 36 or max(values) >= base or any(token.spaced for token in tokens[1 + len(sign) : mark]):
+        return None
+    return Based(sign + (digits.lower().lstrip("0") or "0"), base)
