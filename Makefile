@@ -43,8 +43,10 @@ bench: $(STAMP)
 bench-gpu: $(GPU_STAMP)
 	@$(GPU_VENV)/bin/python benchmarks/run.py --out "$(BENCH)-gpu" --device cuda $(BENCH_FLAGS)
 
+# What starts the real stack has both cores by itself; the rest runs on two.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

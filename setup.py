@@ -42,6 +42,6 @@ setup(
         # prepare_data: the hub, parquet files, and procedural families.
         "data": ["datasets>=3", "huggingface_hub>=0.30", "pyarrow>=15", "reasoning-gym>=0.1.25"],
         "quickstart": ["matplotlib>=3.9", "scipy>=1.13"],
-        "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "ruff>=0.12", "uv>=0.9"],
+        "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "pytest-xdist>=3", "ruff>=0.12", "uv>=0.9"],
     },
 )

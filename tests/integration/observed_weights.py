@@ -34,6 +34,8 @@ class ObservedPolicy(schedule_free.ScheduleFreePolicyActor):
 
     def broadcast_to_vllm(self):
         super().broadcast_to_vllm()
+        if not self.actor.model.global_steps:
+            return  # the sync of unchanged weights before the first rollout
         seen = {"x": self.weights()}
         schedule_free.to_training(self.actor.model)
         for forbidden in (super().broadcast_to_vllm, self.save_model, self.forward):
