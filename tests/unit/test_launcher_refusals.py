@@ -80,7 +80,14 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
             "is_correction_level token: with",
         ),
         ({"actor.policy_loss_type": "gspo"}, "use --rpg.importance_level sequence"),
-        ({"train.async_enable": ""}, "--train.async_enable: asynchronous training is not supported"),
+        (
+            {"train.async_enable": "", "rpg.old_policy": "recompute"},
+            "--rpg.old_policy recompute: with --train.async_enable the policy that recomputes is newer",
+        ),
+        (
+            {"train.async_enable": "", "train.partial_rollout_enable": ""},
+            "--train.partial_rollout_enable: replies of two policies are not supported",
+        ),
         ({"data.max_images_per_prompt": "1"}, "--data.max_images_per_prompt 1: images are not supported"),
         ({"algo.advantage.estimator": "gae"}, "--algo.advantage.estimator gae: RPG has no critic"),
         ({"rollout.n_samples_per_prompt": "1", "train.batch_size": "16"}, "with the group baseline dr_grpo"),

@@ -181,7 +181,7 @@ def test_notes_on_prompts_that_fill_no_rollout():
     assert layout.check_last_rollout(v, 96) == layout.check_last_rollout(v, None) == []
     assert "the last 9 of the run's 297 prompts fill no rollout of 32" in layout.check_last_rollout(v, 99)[0]
     assert layout.check_last_rollout({**v, "algo.dynamic_filtering_enable": True}, 99) == []
-    asynchronous = {**v, "train.async_enable": True}
+    asynchronous = {**v, "train.async_enable": True, "algo.objective": "openrlhf"}
     assert layout.check_last_rollout(asynchronous, 96) == []
     assert "--data.max_samples 96" in layout.check_last_rollout(asynchronous, 99)[0]
 
@@ -189,7 +189,7 @@ def test_notes_on_prompts_that_fill_no_rollout():
 def test_an_asynchronous_episodes_last_rollout_may_be_too_small_for_the_ranks():
     v = values(
         rollout__batch_size=32, rollout__n_samples_per_prompt=8, rollout__micro_batch_size=16, train__batch_size=64,
-        actor__num_gpus_per_node=2, train__async_enable=True,
+        actor__num_gpus_per_node=2, train__async_enable=True, algo__objective="openrlhf",
     )  # fmt: skip
     with pytest.raises(Refusal, match="the last rollout of an episode has only 8 samples for 2 ranks"):
         layout.check_last_rollout(v, 33)
@@ -267,3 +267,17 @@ def test_attention_without_flash_attn(monkeypatch):
     args.ds.attn_implementation = "flash_attention_2"
     assert settle._settle_attention(args) == []
     assert args.ds.attn_implementation == "flash_attention_2"
+
+
+def test_asynchronous_rpg():
+    """Engines of their own, the sampler's log-probs, and upstream's synchronous trainer underneath."""
+    words = ("--train.async_enable", "--train.colocate_all", "--vllm.enable_sleep", "--ds.enable_sleep")
+    args = args_of(*words, platform="cuda")
+    assert (args.train.asynchronous, args.train.async_enable, args.rpg.old_policy) == (True, False, "rollout")
+    assert not (args.train.colocate_all)
+    assert not (args.vllm.enable_sleep)
+    assert not (args.ds.enable_sleep)
+    assert "engines draw up to 1 rollout ahead of training" in text_of(*words)
+    upstreams = args_of("--train.async_enable", "--algo.objective", "openrlhf")
+    assert (upstreams.train.asynchronous, upstreams.train.async_enable) == (False, True)
+    assert args_of().train.asynchronous is False
