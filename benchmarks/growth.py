@@ -222,7 +222,7 @@ def main() -> None:
 
 
 def parameters(hidden: int, layers: int) -> int:
-    """Of a model here: 13 hidden² a layer (four square matrices, three of the MLP), and the embedding."""
+    """Parameters of a model here: 13 hidden² a layer (four square matrices, three of the MLP), and the embedding."""
     return 13 * hidden**2 * layers + VOCABULARY * hidden
 
 

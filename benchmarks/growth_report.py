@@ -23,7 +23,7 @@ def cpu_of(result: dict) -> dict[str, float]:
 
 
 def slope(xs: list[float], ys: list[float]) -> float:
-    """Of the last two points, in logarithms: 1 is proportional."""
+    """Slope of the last two points, in logarithms: 1 is proportional."""
     return math.log(ys[-1] / ys[-2]) / math.log(xs[-1] / xs[-2])
 
 

@@ -140,7 +140,7 @@ def trainer_of(model, engine: Counted, backend: str, mib: int | None):
 
 
 def cpu_seconds() -> float:
-    """Of this process and all it has started."""
+    """Memory of this process and all it has started."""
     here = psutil.Process()
     times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
     return sum(each.user + each.system for each in times)

@@ -44,7 +44,7 @@ def install() -> None:
 
 
 def stand_in_for_flash_attn() -> None:
-    """On a GPU without the package flash-attn: OpenRLHF imports its padding helpers whatever attention is used."""
+    """Provide padding helpers where flash-attn is missing: OpenRLHF imports them whatever attention is used."""
     if importlib.util.find_spec("flash_attn") is None:
         sys.meta_path.insert(0, _PatchOnImport({RING_ATTENTION: _flash_attn_helpers}))
 

@@ -75,7 +75,7 @@ def with_an_adam_that_exists(config: dict[str, Any], problem: str | None) -> dic
 
 
 def problem_of_fused_adam() -> str | None:
-    """Why DeepSpeed cannot give FusedAdam here, on one line; None where it can, or where there is no GPU.
+    """Reason that DeepSpeed cannot give FusedAdam here, on one line; None where it can, or where there is no GPU.
 
     It is compiled at first use, which needs nvcc.
     """

@@ -31,6 +31,11 @@ class SampleGrader:
         self._form = read_settings(folder)["form"]
         self._problems = read_problems(folder)
         self._file = GradedFile(folder)
+        try:
+            _refuse_foreign(folder, self._file)
+        except GradeError:
+            self._file.close()
+            raise
 
     def put(self, sample: Row) -> None:
         """Grade one row of samples.jsonl, where graded.jsonl has no verdict on it. OSError if the disk is full."""
@@ -57,10 +62,8 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
     made = 0
     file = GradedFile(folder)
     try:
-        foreign = None if regrade else foreign_reward(file.rows.values())
-        if foreign:
-            mend = "give --reward with that file, or evaluation.grade --all"
-            raise GradeError(f"{folder} has verdicts of {foreign}: {mend}")
+        if not regrade:
+            _refuse_foreign(folder, file)
         for sample in read_samples(folder, wanted, settings["n"]):
             key = key_of(sample)
             row = old = file.rows.get(key)
@@ -81,6 +84,14 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
     finally:
         file.close()
     return changes_of(folder, rows, replaced, made)
+
+
+def _refuse_foreign(folder: Path, file: GradedFile) -> None:
+    """Verdicts of a user's reward function are not mixed with those of another one, or of the grader."""
+    foreign = foreign_reward(file.rows.values())
+    if foreign:
+        mend = "give --reward with that file, or evaluation.grade --all"
+        raise GradeError(f"{folder} has verdicts of {foreign}: {mend}")
 
 
 def _write_votes(folder: Path, rows: list[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Which evaluated models lie below the folders a user names: single runs, and series of checkpoints."""
+"""Evaluated models below the folders a user names: single runs, and series of checkpoints."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Run:
 
     @property
     def when(self) -> str:
-        """Which checkpoint of its series it is; a final model may not know its step."""
+        """Step of the checkpoint in its series; a final model may not know its step."""
         return "final" if self.step is None else f"step {self.step}"
 
     @property

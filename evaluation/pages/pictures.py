@@ -1,4 +1,4 @@
-"""Which pictures a report has, of which runs, and in which colours."""
+"""Pictures of a report: their runs and colours."""
 
 from collections.abc import Mapping, Sequence
 

@@ -11,7 +11,7 @@ BROKEN = 0.5  # a run has broken when it ends below this share of its own best, 
 
 
 def differences(found: Sequence[Pair], measure: str) -> list[str]:
-    """Which pairs differ after Holm's correction, and how large a difference the others leave open."""
+    """Pairs that differ after Holm's correction, and the difference that the others leave open."""
     title = title_of(measure)
     verb, where = ("is", "over the run") if measure == REWARD else ("ends", "at the last checkpoint")
     differ = [pair for pair in found if pair.holm is not None and pair.holm < LEVEL]

@@ -1,4 +1,4 @@
-"""Which samples a report carries in full, and how much of each: bounded, whatever the run has."""
+"""Samples that a report carries in full, and how much of each: bounded, whatever the run has."""
 
 import json
 from collections.abc import Iterator, Sequence

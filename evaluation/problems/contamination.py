@@ -1,4 +1,4 @@
-"""Which benchmark problems does a training file repeat? contamination.json of a run folder.
+"""Benchmark problems that a training file repeats: contamination.json of a run folder.
 
 What exact and near mean is said in `rpg_openrlhf/problems/overlap.py`, which preparing the data uses too.
 """

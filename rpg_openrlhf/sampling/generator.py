@@ -135,7 +135,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         return samples, pass_rate, drawn, exhausted
 
     def nothing_trained(self) -> str:
-        """Why a run took no step: one line for the user."""
+        """Reason that a run took no step: one line for the user."""
         prompts, batch = len(self.order), self.args.rollout.batch_size
         if not self.args.algo.dynamic_filtering_enable:
             episodes = self.args.train.num_episodes

@@ -131,6 +131,11 @@ def _check_baseline(v: dict[str, Any], explicit: set[str]) -> None:
             f"--ref.refresh {v['ref.refresh']}: with --algo.kl.init_coef {v['algo.kl.init_coef']:g} no reference is "
             "read; leave it out, or give a coefficient"
         )
+    if v["ref.refresh"] == "rollout" and v["algo.kl.target"] is not None:
+        raise Refusal(
+            f"--algo.kl.target {v['algo.kl.target']}: has no effect with --ref.refresh rollout, whose coefficient is "
+            "fixed; leave it out"
+        )
     if v["ref.refresh"] == "rollout" and not v["algo.kl.use_loss"]:
         raise Refusal(
             "--ref.refresh rollout: cannot act without a KL in the loss; give --algo.kl.use_loss, or leave it out"

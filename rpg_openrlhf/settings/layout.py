@@ -76,7 +76,7 @@ def check_divides(v: dict[str, Any]) -> None:
 
 
 def rollouts(prompts: int, batch: int, episodes: int, is_async: bool) -> int:
-    """Of a whole run. What an episode leaves of a rollout goes into the next one; upstream's asynchronous one ends."""
+    """Rollouts of a whole run. An episode's rest goes into the next one; upstream's asynchronous trainer ends it."""
     return -(-prompts // batch) * episodes if is_async else prompts * episodes // batch
 
 

@@ -41,7 +41,7 @@ def has_flash_attn() -> bool:
 
 
 def compute_capabilities() -> list[float]:
-    """Of the GPUs seen here: 9.0 is Hopper, 10 and up Blackwell."""
+    """Compute capabilities of the GPUs seen here: 9.0 is Hopper, 10 and up Blackwell."""
     return [float(line) for line in _ask_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
 
 

@@ -95,7 +95,7 @@ class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
 
 
 def keep_activations(model: torch.nn.Module, recomputed: int) -> None:
-    """Of a model with gradient checkpointing, let the layers after the first `recomputed` keep their activations."""
+    """Let the layers after the first `recomputed` of a checkpointed model keep their activations."""
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for layer in layers[recomputed:]:
         layer.gradient_checkpointing = False

@@ -1,4 +1,4 @@
-"""Which weights travel together: names, shapes and dtypes in, buckets out; made once a run.
+"""Plan of the weights that travel together: names, shapes and dtypes in, buckets out; made once a run.
 
 A bucket is a stretch of bytes that holds whole layers as far as they fit. Both ends hold the same plan, so a call
 has to say no more than which bucket it is about.
@@ -82,5 +82,5 @@ def _layer(name: str) -> str:
 
 
 def checksum(buffer: torch.Tensor) -> int:
-    """Of all bytes of a bucket, at the speed of reading them. Tells a stale or torn bucket, not a malicious one."""
+    """Sum of all bytes of a bucket, at the speed of reading them. Tells a stale or torn one, not a malicious one."""
     return int(buffer.view(torch.int64).sum())

@@ -66,6 +66,10 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({**BASELINE, "rpg.beta": "1e-4"}, "--rpg.beta 0.0001: has no effect with --algo.objective openrlhf"),
         ({**BASELINE, "ref.refresh": "rollout"}, "--ref.refresh rollout: cannot act without a KL in the loss"),
         (
+            {**BASELINE, "ref.refresh": "rollout", "algo.kl.use_loss": "", "algo.kl.target": "0.1"},
+            "--algo.kl.target 0.1: has no effect with --ref.refresh rollout",
+        ),
+        (
             {**BASELINE, "ref.refresh": "ema"},
             "--ref.refresh ema: with --algo.objective openrlhf the reference is fixed",
         ),

@@ -8,7 +8,7 @@ from evaluation.commands.grade import main
 from evaluation.grading import graded_row
 from evaluation.grading.custom_reward import CustomReward, RewardError
 from evaluation.grading.graded_file import GradeError
-from evaluation.grading.graded_folder import grade_folder
+from evaluation.grading.graded_folder import SampleGrader, grade_folder
 from tests.evaluation.graded_case import read_lines, write_run
 
 LONGER = """
@@ -39,6 +39,8 @@ def test_its_verdicts_are_the_folders(tmp_path, reward, capsys):
     graded_row.use_reward(None)
     with pytest.raises(GradeError, match=r"has verdicts of longer.py\+.*: give --reward with that file"):
         grade_folder(folder)
+    with pytest.raises(GradeError, match="give --reward"):
+        SampleGrader(folder)  # before a sample is drawn
     assert grade_folder(folder, regrade=True).regraded == len(rows), "asked for in so many words"
 
 
