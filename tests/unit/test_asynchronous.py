@@ -15,6 +15,7 @@ from rpg_openrlhf.sampling.asynchronous import AsynchronousGenerator, Turns
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 
 PATIENCE = 20.0
+PLENTY = 100
 
 
 class Drawn:
@@ -25,6 +26,7 @@ class Drawn:
         self.asked: list[int] = []
         self.per_episode, self.fails_at = per_episode, fails_at
         self.gate: threading.Semaphore | None = None
+        self.generators: list[AsynchronousGenerator] = []
         monkeypatch.setattr(RPGSamplesGenerator, "generate_samples", self.generate)
 
     def generate(self, *_, **kwargs):
@@ -51,7 +53,19 @@ class Drawn:
         made._waited, made.staleness, made.ended, made.rollouts_left = 0.0, 0, False, left
         made.episode = made.position = made.draws = 0
         made._sample_buffer = []
+        self.generators.append(made)
         return made
+
+    def end(self) -> None:
+        """No thread is left: it would draw, and count, in the next test."""
+        for made in self.generators:
+            made.episode = made.args.train.num_episodes = 0
+            made._room.release(PLENTY)
+            if self.gate:
+                self.gate.release(PLENTY)
+            if made._thread:
+                made._thread.join(PATIENCE)
+                assert not made._thread.is_alive()
 
 
 def wait_until(condition) -> None:
@@ -63,7 +77,9 @@ def wait_until(condition) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch):
-    return Drawn(monkeypatch)
+    made = Drawn(monkeypatch)
+    yield made
+    made.end()
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -131,10 +147,12 @@ def test_a_run_of_so_many_rollouts_draws_no_more(drawn):
 
 
 def test_an_error_of_the_thread_ends_the_training(monkeypatch):
-    made = Drawn(monkeypatch, fails_at=2).generator(2)
+    failing = Drawn(monkeypatch, fails_at=2)
+    made = failing.generator(2)
     made.generate_samples()
     with pytest.raises(ValueError, match="no reward"):
         made.generate_samples()
+    failing.end()
 
 
 def test_an_evaluation_is_between_two_rollouts(drawn, monkeypatch):
