@@ -15,6 +15,10 @@ import torch.distributed as dist
 from deepspeed.runtime.utils import all_gather_dp_groups
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
+from rpg_openrlhf import shards
+
+KIND = "reference"  # of file
+
 
 class ReferenceWeights:
     """Taken from the policy as it is when built."""
@@ -62,25 +66,39 @@ class ReferenceWeights:
             held.zero_()
 
     def save(self, folder: str | Path) -> None:
-        """This rank's part, as a file of its own in `folder`, which exists."""
-        torch.save([held.cpu() for held in self.held], self._file(folder))
+        """This rank's part, as a file of its own in `folder`, which exists; without ZeRO one rank writes all."""
+        if self.engine.zero_optimization_stage() or dist.get_rank() == 0:
+            shards.write(folder, KIND, self._pieces())
 
     def load(self, folder: str | Path) -> None:
-        """Load the files of `save`. ValueError if another number of ranks or another ZeRO stage wrote them."""
-        file = self._file(folder)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-        if [tensor.shape for tensor in found] != [held.shape for held in self.held]:
-            raise ValueError(f"{file} is of another model, number of ranks or ZeRO stage: the reference does not fit")
-        for held, tensor in zip(self.held, found, strict=True):
-            held.copy_(tensor)
-
-    def is_in(self, folder: str | Path) -> bool:
-        """True if `folder` holds a reference for this rank; the same answer on all ranks."""
-        return self._file(folder).exists()
+        """Load the files of `save`, whatever number of ranks wrote them. ValueError if they are of another model."""
+        there = shards.read(folder, KIND)
+        for name, piece in self._pieces().items():
+            try:
+                shards.fill(piece.values, piece.start, name, there.get(name, ()))
+            except ValueError as error:
+                raise ValueError(f"{folder}: its reference does not fit: {error}") from None
 
     @staticmethod
-    def _file(folder: str | Path) -> Path:
-        return Path(folder, f"reference_rank{dist.get_rank()}_of_{dist.get_world_size()}.pt")
+    def is_in(folder: str | Path) -> bool:
+        """True if `folder` holds a reference."""
+        return bool(shards.files(folder, KIND))
+
+    def _pieces(self) -> dict[str, shards.Piece]:
+        """Views of what is held, by weight."""
+        trained = [name for name, weight in self.engine.module.named_parameters() if weight.requires_grad]
+        if isinstance(self.engine.optimizer, DeepSpeedZeroOptimizer):
+            return {
+                place.name: shards.Piece(place.start, self.held[place.group][place.offset :][: place.numel])
+                for place in shards.places(self.engine)
+            }
+        if self.engine.zero_optimization_stage() == 3:
+            held = dict(zip(trained, self.held, strict=True))
+            return {
+                place.name: shards.Piece(place.start, held[place.name][: place.numel])
+                for place in shards.places(self.engine)
+            }
+        return {name: shards.Piece(0, held.flatten()) for name, held in zip(trained, self.held, strict=True)}
 
     def _kept(self, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """A copy of our own."""

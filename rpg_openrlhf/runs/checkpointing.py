@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from rpg_openrlhf.deepspeed_states import drop_offload_buffers, problem_of_fused_adam, with_an_adam_that_exists
-from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs import checkpoints, resharding
 from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
 from rpg_openrlhf.weight_sync.adapters import engine_weights
 
@@ -43,6 +43,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
         kwargs["save_latest"] = False
         super().save_ckpt(model, str(hidden), tag, max_num, max_mem, client_state, **kwargs)
         torch.save(random_state(), hidden / tag / self._random_file())
+        resharding.write_places(model, hidden / tag)
         for write in self.beside:
             write(hidden / tag)
         record = {name: kwargs.get(name) for name in ("metric_value", "metric_key")}
@@ -135,12 +136,16 @@ class CheckpointingStrategy(DeepspeedStrategy):
     def load_ckpt(self, model, load_dir, *args, **kwargs):
         """Differs from upstream: the checkpoint that the launcher chose, whatever `latest` says, or an error.
 
+        A checkpoint of another number of ranks or another ZeRO stage is put together anew (resharding.py).
         The optimizer's settings stay those of the flags. DeepSpeed restores them with its state (engine.py,
         load_checkpoint), so that a changed learning rate would not act.
         """
         folder = self.resumed(Path(load_dir).name)
         settings = optimizer_settings(model)
-        path, states = super().load_ckpt(model, str(folder.parent), folder.name, *args[1:], **kwargs)
+        if self._is_resharded(folder):
+            path, states = str(folder), resharding.load(model, folder, checkpoints.read(folder).record["ranks"])
+        else:
+            path, states = super().load_ckpt(model, str(folder.parent), folder.name, *args[1:], **kwargs)
         if path is None:
             raise CheckpointError(f"{folder} was not loaded: it holds no checkpoint of DeepSpeed's")
         drop_offload_buffers(model)
@@ -152,8 +157,18 @@ class CheckpointingStrategy(DeepspeedStrategy):
         chosen = Path(self.args.ckpt.resume_from)
         return chosen.parent.parent / part / chosen.name
 
+    def _is_resharded(self, folder: Path) -> bool:
+        """True where another number of ranks or another ZeRO stage wrote the checkpoint. ZeRO 0 has no shards."""
+        then = checkpoints.read(folder).record
+        return self.stage > 0 and (then["ranks"], then["flags"]["ds.zero_stage"]) != (self.world_size, self.stage)
+
     def restore_random_state(self, part: str) -> None:
-        """Go on with this rank's generators where the checkpoint left them; once nothing is initialized any more."""
+        """Go on with this rank's generators where the checkpoint left them; once nothing is initialized any more.
+
+        Another number of ranks starts from its own seeds.
+        """
+        if checkpoints.read(self.resumed(part)).record["ranks"] != self.world_size:
+            return
         set_random_state(torch.load(self.resumed(part) / self._random_file(), weights_only=False))
 
     def _random_file(self) -> str:

@@ -1,0 +1,143 @@
+"""A checkpoint of one number of ranks, or one ZeRO stage, loaded into an engine of another.
+
+DeepSpeed's own loader wants both as they were. Its universal checkpoints (deepspeed/checkpoint/ds_to_universal.py,
+0.19.6) are written by a separate conversion, do not cross from ZeRO 2 to 3, and give every parameter group the settings
+of the first (runtime/zero/stage3.py), weight decay included. Here each rank reads the slices it needs from the files of
+all, which say by `places_rank*.json` what they hold.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from rpg_openrlhf.deepspeed_states import OFFLOADED, innermost
+from rpg_openrlhf.shards import Piece, Place, fill, places
+
+PLACES = "places_rank{}.json"
+COUNTERS = ("global_steps", "global_samples", "skipped_steps")
+RESHARDED = (1, 2, 3)  # ZeRO stages
+
+
+class ReshardingError(ValueError):
+    """Files of a checkpoint that do not hold what an engine needs: one line."""
+
+
+def write_places(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
+    """Say which weights this rank's optimizer file in `folder` holds, and where."""
+    if engine.zero_optimization_stage() in RESHARDED:
+        (folder / PLACES.format(dist.get_rank())).write_text(json.dumps(places(engine)), encoding="utf-8")
+
+
+class _Part(NamedTuple):
+    """An optimizer file of one rank: its flat tensors and their states by group, and the parameter groups."""
+
+    flat: list[torch.Tensor]
+    states: dict[int, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+    places: list[Place]
+
+
+def load(engine: deepspeed.DeepSpeedEngine, folder: Path, ranks: int) -> dict[str, Any]:
+    """Weights, moments, counters and the schedule of the checkpoint of `ranks` ranks; its other states come back.
+
+    Every rank calls it. ReshardingError where files are missing or hold something else.
+    """
+    try:
+        parts = [_part(folder, rank) for rank in range(ranks)]
+        _load_optimizer(engine, parts)
+    except (OSError, KeyError, IndexError, ValueError) as error:
+        raise ReshardingError(f"{folder} cannot be loaded by {dist.get_world_size()} ranks: {error}") from None
+    states = _states(folder)
+    for counter in COUNTERS:
+        setattr(engine, counter, states[counter])
+    if engine.lr_scheduler is not None:
+        engine.lr_scheduler.load_state_dict(states["lr_scheduler"])
+    return states
+
+
+def _states(folder: Path) -> dict[str, Any]:
+    """All but the weights of the model's file; that of rank 0 where ZeRO 3 wrote one for each."""
+    file = next(folder.glob("*mp_rank_00_model_states.pt"))
+    found = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    return {name: value for name, value in found.items() if name not in ("module", "optimizer")}
+
+
+def _part(folder: Path, rank: int) -> _Part:
+    where = [Place(*place) for place in json.loads((folder / PLACES.format(rank)).read_text(encoding="utf-8"))]
+    (file,) = folder.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)["optimizer_state_dict"]
+    if "fp32_flat_groups" in content:  # ZeRO 3
+        flat, base = content["fp32_flat_groups"], content["optimizer_state_dict"]
+    else:
+        flat, base = content["single_partition_of_fp32_groups"], content["base_optimizer_state"]
+    return _Part(flat, base["state"], base["param_groups"], where)
+
+
+def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> None:
+    optimizer, base = engine.optimizer, innermost(engine.optimizer)
+    at_stage_3 = engine.zero_optimization_stage() == 3
+    flat = optimizer.fp32_partitioned_groups_flat if at_stage_3 else optimizer.single_partition_of_fp32_groups
+    first: dict[str, tuple[_Part, Place]] = {}  # of each weight
+    for part in parts:
+        for place in part.places:
+            first.setdefault(place.name, (part, place))
+    if at_stage_3:
+        optimizer.checkpoint_event_prologue()
+    mine: dict[int, list[Place]] = {}
+    for place in places(engine):
+        mine.setdefault(place.group, []).append(place)
+    for group, held in mine.items():
+        part, place = first[held[0].name]
+        then = part.states[place.group]
+        states = {}
+        for key, value in then.items():
+            if str(key).endswith(OFFLOADED):
+                continue
+            if _is_per_number(value, part.flat[place.group]):
+                states[key] = torch.zeros_like(flat[group], dtype=value.dtype)
+            else:
+                states[key] = value.clone() if isinstance(value, torch.Tensor) else value
+        for place in held:
+            end = place.offset + place.numel
+            fill(flat[group].data[place.offset : end], place.start, place.name, _pieces(parts, place.name, None))
+            for key, value in states.items():
+                if _is_per_number(value, flat[group]):
+                    fill(value[place.offset : end], place.start, place.name, _pieces(parts, place.name, key))
+        base.state[flat[group]] = states
+    for now, saved in zip(base.param_groups, parts[0].param_groups, strict=True):
+        now.update({name: value for name, value in saved.items() if name != "params"})
+    _use(engine)
+
+
+def _is_per_number(value: Any, flat: torch.Tensor) -> bool:
+    """True of a moment, False of a step count. ZeRO 1 and 2 save weights without their padding, moments with it."""
+    return isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() >= flat.numel()
+
+
+def _pieces(parts: list[_Part], name: str, key: str | None) -> list[Piece]:
+    """The pieces of a weight (key None) or of one of its moments."""
+    found = []
+    for part in parts:
+        for place in part.places:
+            if place.name == name:
+                flat = part.flat[place.group] if key is None else part.states[place.group][key]
+                found.append(Piece(place.start, flat[place.offset : place.offset + place.numel]))
+    return found
+
+
+@torch.no_grad()
+def _use(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Bring the fp32 weights of all ranks into the weights in use."""
+    optimizer = engine.optimizer
+    if engine.zero_optimization_stage() != 3:
+        optimizer.update_lp_params()
+        return
+    for group, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+        weights = optimizer.fp16_groups[group]
+        for weight, values in zip(weights, optimizer.unflatten(flat, [w.ds_tensor for w in weights]), strict=True):
+            weight.ds_tensor.data.copy_(values)
+    optimizer.checkpoint_event_epilogue()
