@@ -17,15 +17,13 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
 from rpg_openrlhf import shards
 
-KIND = "reference"  # of file
-
 
 class ReferenceWeights:
-    """Taken from the policy as it is when built."""
+    """Taken from the policy as it is when built. The average of `--train.enable_ema` is held the same way."""
 
-    def __init__(self, engine: deepspeed.DeepSpeedEngine, *, offload: bool, mixed: bool):
-        """offload: held in host memory; mixed: held in fp32, as bf16 would lose what a small mix adds."""
-        self.engine, self.offload, self.mixed = engine, offload, mixed
+    def __init__(self, engine: deepspeed.DeepSpeedEngine, *, offload: bool, mixed: bool, kind: str = "reference"):
+        """offload: held in host memory; mixed: in fp32, as bf16 would lose a small mix; kind: of its files."""
+        self.engine, self.offload, self.mixed, self.kind = engine, offload, mixed, kind
         self.held = [self._kept(shard, torch.float32 if mixed else shard.dtype) for shard in self._live()]
 
     @torch.no_grad()
@@ -68,21 +66,20 @@ class ReferenceWeights:
     def save(self, folder: str | Path) -> None:
         """This rank's part, as a file of its own in `folder`, which exists; without ZeRO one rank writes all."""
         if self.engine.zero_optimization_stage() or dist.get_rank() == 0:
-            shards.write(folder, KIND, self._pieces())
+            shards.write(folder, self.kind, self._pieces())
 
     def load(self, folder: str | Path) -> None:
         """Load the files of `save`, whatever number of ranks wrote them. ValueError if they are of another model."""
-        there = shards.read(folder, KIND)
+        there = shards.read(folder, self.kind)
         for name, piece in self._pieces().items():
             try:
                 shards.fill(piece.values, piece.start, name, there.get(name, ()))
             except ValueError as error:
-                raise ValueError(f"{folder}: its reference does not fit: {error}") from None
+                raise ValueError(f"{folder}: its {self.kind} does not fit: {error}") from None
 
-    @staticmethod
-    def is_in(folder: str | Path) -> bool:
-        """True if `folder` holds a reference."""
-        return bool(shards.files(folder, KIND))
+    def is_in(self, folder: str | Path) -> bool:
+        """True if `folder` holds files of `save`."""
+        return bool(shards.files(folder, self.kind))
 
     def _pieces(self) -> dict[str, shards.Piece]:
         """Views of what is held, by weight."""

@@ -4,6 +4,7 @@ import errno
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import deepspeed
@@ -33,6 +34,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.beside: list[Callable[[Path], None]] = []  # what else this rank writes into a checkpoint's folder
+        self.saved_weights: Callable[[], AbstractContextManager] = nullcontext  # around the saving of a model
         self.written: tuple[Path, dict] | None = None  # the folder that waits for its name, and what is known of it
 
     def save_ckpt(self, model, save_dir, tag=None, max_num=3, max_mem=1000, client_state=None, **kwargs):
@@ -57,7 +59,8 @@ class CheckpointingStrategy(DeepspeedStrategy):
         config = self._unwrap_model(model).config
         trained_with, config.use_cache = config.use_cache, True
         try:
-            self._save_model(model, tokenizer, output_dir, **kwargs)
+            with self.saved_weights():
+                self._save_model(model, tokenizer, output_dir, **kwargs)
         finally:
             config.use_cache = trained_with
 

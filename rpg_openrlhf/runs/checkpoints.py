@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 ACTOR, CRITIC = "_actor", "_critic"
 MANIFEST = "checkpoint.json"
+PLACES = "places_rank{}.json"  # which weights a rank's optimizer file holds (resharding.py)
 WRITING = ".writing"  # hidden: whoever lists checkpoints, the evaluation too, passes over such names
 FINISHED = "finished.json"
 FORMAT = 1

@@ -1,9 +1,9 @@
 """A checkpoint of one number of ranks, or one ZeRO stage, loaded into an engine of another.
 
-DeepSpeed's own loader wants both as they were. Its universal checkpoints (deepspeed/checkpoint/ds_to_universal.py,
-0.19.6) are written by a separate conversion, do not cross from ZeRO 2 to 3, and give every parameter group the settings
-of the first (runtime/zero/stage3.py), weight decay included. Here each rank reads the slices it needs from the files of
-all, which say by `places_rank*.json` what they hold.
+DeepSpeed's own loader wants both as they were. Its universal checkpoints (0.19.6, checkpoint/ds_to_universal.py) are
+written by a separate conversion, do not cross from ZeRO 2 to 3, and give every parameter group the settings of the
+first, weight decay included (runtime/zero/stage3.py). Here each rank reads the slices it needs from the files of all,
+which say by `places_rank*.json` what they hold.
 """
 
 import json
@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 from rpg_openrlhf.deepspeed_states import OFFLOADED, innermost
+from rpg_openrlhf.runs.checkpoints import PLACES
 from rpg_openrlhf.shards import Piece, Place, fill, places
 
-PLACES = "places_rank{}.json"
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 RESHARDED = (1, 2, 3)  # ZeRO stages
 

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.runs import checkpoints
-from rpg_openrlhf.runs.checkpoints import ACTOR, Checkpoint
+from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, Checkpoint
 from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
 
 SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
 # Where things are written and how a run is watched decide nothing of what it computes.
 NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
 NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_steps", "ckpt.save_hf")
-RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "ds.ring_attn_size", "ds.tensor_parallel_size")
+STAGE, SHARDED = "ds.zero_stage", (1, 2, 3)  # runs/resharding.py puts their files together for other ranks
+RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
 # What the files of a checkpoint are made for, and the mend where it has changed.
 MADE_FOR = {
-    **dict.fromkeys((*RANKS, "ds.zero_stage", "ds.zpg"), "optimizer states are cut for it"),
+    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are cut for it"),
     "ds.param_dtype": "weights and optimizer states are of it",
     "actor.optim": "its states are another optimizer's",
     **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
@@ -177,14 +178,36 @@ def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[
                 f"--{name} {changed[name][1]}: {where} was written with {changed[name][0]}, and {MADE_FOR[name]}; set "
                 "it back, or start another run from its Hugging Face model (--ckpt.save_hf)"
             )
+    _check_resharding(found, changed)
     if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
         raise Refusal(
             f"--data.prompt_dataset {v['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it had "
             f"{then['prompts']}, and its place in them means nothing here; give the same data, or another --ckpt.path"
         )
-    if v["train.enable_ema"]:
+    if v["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
         raise Refusal(
-            f"--train.enable_ema: {where} does not hold the averaged weights; leave it out, or start anew with "
-            "another --ckpt.path"
+            f"--train.enable_ema: {where} was written without it and holds no average; leave it out, or start anew "
+            "with another --ckpt.path"
         )
     return changed
+
+
+def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse other ranks or another ZeRO stage where a checkpoint's files cannot be put together for them."""
+    names = [name for name in (STAGE, *RANKS) if name in changed]
+    if not names:
+        return
+    flags, (was, now) = found.record["flags"], changed[names[0]]
+    stages = changed.get(STAGE, (flags[STAGE], flags[STAGE]))
+    reason = None
+    if STAGE in changed and not {*stages} <= {*SHARDED}:
+        reason = "without ZeRO (stage 0) optimizer states are of another form"
+    elif stages[0] and not (found.folder / PLACES.format(0)).exists():
+        reason = "it does not say which weights its files hold"
+    elif stages[0] and flags["actor.optim"] == "muon":
+        reason = "Muon's states are not put together for others"
+    if reason:
+        raise Refusal(
+            f"--{names[0]} {now}: {found.folder} was written with {was}, and {reason}; set it back, or start another "
+            "run from its Hugging Face model (--ckpt.save_hf)"
+        )

@@ -33,12 +33,21 @@ class WholeStepTrainer(BucketedSync):
     ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.
     """
 
+    average: ReferenceWeights | None = None  # of `--train.enable_ema`; set by the policy's actor, which holds it
+
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
-        """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary."""
+        """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary.
+
+        The average moves here. Upstream's moving_average (utils/deepspeed/deepspeed.py) writes into gathered weights
+        of ZeRO 3, which DeepSpeed drops when no rank is named as the writer, and needs a second model.
+        """
+        steps = self.actor.model.global_steps
         if self.args.train.dynamic_batch_enable:
             ends_step = bool(self.replay_buffer.dynamic_optimizer_step[step])
             self.actor.model.set_gradient_accumulation_boundary(ends_step)
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
+        if self.average and self.actor.model.global_steps > steps:
+            self.average.refresh(1 - self.args.train.ema_beta)
         if "entropy_loss" in status["metrics"]:
             status["metrics"]["entropy_loss"] *= self._logged_scale(status, step, loss_batch_info)
         return status
@@ -167,11 +176,23 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
         ppo_actor.NaiveReplayBuffer = ColumnBuffer
         bind_offloading(ppo_actor)
+        averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False  # for which it builds a model
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if averaged:
+            self._hold_average(strategy)
         if strategy.args.actor.gradient_checkpointing_layers:
             keep_activations(self.actor.model, strategy.args.actor.gradient_checkpointing_layers)
         if rpg and strategy.args.ref.refresh != "rollout":
             self._hold_reference(strategy)
+
+    def _hold_average(self, strategy) -> None:
+        """Hold the running average of the weights, which is what is saved as a model."""
+        average = ReferenceWeights(self.actor.model, offload=True, mixed=True, kind="average")
+        if self.checkpoint_states:
+            average.load(strategy.resumed(ACTOR))
+        strategy.beside.append(average.save)
+        strategy.saved_weights = average.in_place
+        self.trainer.average = average
 
     def _hold_reference(self, strategy) -> None:
         args = strategy.args

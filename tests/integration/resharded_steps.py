@@ -1,7 +1,7 @@
 """Steps of training under DeepSpeed as one rank of WORLD_SIZE, from a checkpoint of other ranks, to a checkpoint.
 
-python -m tests.integration.resharded_steps STAGE DTYPE STEPS TO [FROM RANKS_THERE]
-prints the losses, and whether what was loaded equals what was saved
+python -m tests.integration.resharded_steps STAGE KIND STEPS TO [FROM RANKS_THERE]
+KIND is fp32, bf16 or schedulefree; prints the losses, and whether what was loaded equals what was saved
 """
 
 import json
@@ -17,12 +17,17 @@ cpu_platform.install()
 import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import lazy_init_hp_params_optimizer_state, safe_get_full_fp32_param, safe_get_full_optimizer_state
+from deepspeed.utils import (
+    lazy_init_hp_params_optimizer_state,
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+)
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.trainer import get_scheduler
 
 from rpg_openrlhf.reference.weights import ReferenceWeights
 from rpg_openrlhf.runs import resharding
+from rpg_openrlhf.training.schedule_free import ScheduleFreeAdamW, to_training
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 BATCH, LENGTH, VOCABULARY = 4, 9, 97
@@ -30,7 +35,7 @@ BATCH, LENGTH, VOCABULARY = 4, 9, 97
 SHAPE = {"hidden_size": 36, "intermediate_size": 51, "num_hidden_layers": 2, "vocab_size": VOCABULARY}
 
 
-def build(stage: int, dtype: str, seed: int) -> deepspeed.DeepSpeedEngine:
+def build(stage: int, kind: str, seed: int) -> deepspeed.DeepSpeedEngine:
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(Qwen2Config(**SHAPE, num_attention_heads=2, num_key_value_heads=1))
     weights = dict(model.named_parameters())
@@ -42,12 +47,15 @@ def build(stage: int, dtype: str, seed: int) -> deepspeed.DeepSpeedEngine:
         "train_micro_batch_size_per_gpu": BATCH // WORLD,
         "gradient_clipping": 1.0,
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 40},
-        "zero_allow_untrusted_optimizer": True,
-        "bf16": {"enabled": dtype == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": kind == "bf16"},
     }
     schedule = partial(get_scheduler, "linear", num_warmup_steps=2, num_training_steps=20)
-    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    optimizer = (ScheduleFreeAdamW if kind == "schedulefree" else torch.optim.AdamW)(groups, lr=1e-2)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, lr_scheduler=schedule)
+    if kind == "schedulefree":
+        optimizer.ready = True
+        to_training(engine)
     return engine
 
 
@@ -73,14 +81,14 @@ def held(engine: deepspeed.DeepSpeedEngine) -> dict[str, torch.Tensor]:
         with deepspeed.zero.GatheredParameters([weight], enabled=engine.zero_optimization_stage() == 3):
             found[name] = weight.detach().clone()
         found[f"{name} fp32"] = safe_get_full_fp32_param(weight).clone()
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in ("exp_avg_sq", "z") if "k" in optimizer.param_groups[0] else ("exp_avg_sq", "exp_avg"):
             found[f"{name} {moment}"] = safe_get_full_optimizer_state(weight, moment).clone()
     return found
 
 
-def main(stage: int, dtype: str, steps: int, to: Path, source: Path | None, ranks_there: int) -> None:
+def main(stage: int, kind: str, steps: int, to: Path, source: Path | None, ranks_there: int) -> None:
     deepspeed.init_distributed(dist_backend="gloo")
-    engine = build(stage, dtype, seed=1 if source else 0)
+    engine = build(stage, kind, seed=1 if source else 0)
     reference = ReferenceWeights(engine, offload=False, mixed=False)
     wrong: list[str] = []
     if source:
@@ -108,6 +116,6 @@ def step_of_reference(engine: deepspeed.DeepSpeedEngine) -> float:
 
 
 if __name__ == "__main__":
-    stage, dtype, steps, to, *there = sys.argv[1:]
+    stage, kind, steps, to, *there = sys.argv[1:]
     source, ranks = (Path(there[0]), int(there[1])) if there else (None, 0)
-    main(int(stage), dtype, int(steps), Path(to), source, ranks)
+    main(int(stage), kind, int(steps), Path(to), source, ranks)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 SCRIPT = "tests.integration.resharded_steps"
 ROOT = Path(__file__).parents[2]
@@ -34,18 +36,43 @@ def run(world: int, *arguments) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "way"),
-    [("fp32", [(2, 2), (1, 3), (2, 3), (1, 1), (2, 2)]), ("bf16", [(2, 3), (1, 2), (2, 1)])],
+    ("kind", "way"),
+    [
+        ("fp32", [(2, 2), (1, 3), (2, 3), (1, 1), (2, 2)]),
+        ("bf16", [(2, 3), (1, 2), (2, 1)]),
+        ("schedulefree", [(2, 2), (1, 3)]),
+    ],
 )
-def test_other_ranks_and_stages_go_on_as_if_nothing_had_changed(tmp_path, dtype, way):
+def test_other_ranks_and_stages_go_on_as_if_nothing_had_changed(tmp_path, kind, way):
     """(ranks, ZeRO stage) after (ranks, ZeRO stage), two steps each, against one rank that takes them all."""
-    undisturbed = run(1, 2, dtype, STEPS * len(way), tmp_path / "undisturbed")
+    undisturbed = run(1, 2, kind, STEPS * len(way), tmp_path / "undisturbed")
     losses, source = [], []
     for number, (ranks, stage) in enumerate(way):
-        found = run(ranks, stage, dtype, STEPS, tmp_path / str(number), *source)
+        found = run(ranks, stage, kind, STEPS, tmp_path / str(number), *source)
         assert found["wrong"] == []
         assert found["steps"] == STEPS * (number + 1)
-        assert found["reference"] == pytest.approx(undisturbed["reference"], abs=1e-6 if dtype == "fp32" else 1e-2)
+        assert found["reference"] == pytest.approx(undisturbed["reference"], abs=1e-6 if kind != "bf16" else 1e-2)
         losses += found["losses"]
         source = [tmp_path / str(number), ranks]
-    assert losses == pytest.approx(undisturbed["losses"], abs=1e-5 if dtype == "fp32" else 2e-2)
+    assert losses == pytest.approx(undisturbed["losses"], abs=1e-5 if kind != "bf16" else 2e-2)
+
+
+def test_a_run_goes_on_with_other_ranks(train, tmp_path):
+    """Two ranks, then one under ZeRO 3, then two again; with a reference, and with the average that is saved."""
+    flags = ["--ckpt.save_steps", "1", "--ref.refresh", "interval", "--ref.interval", "2", "--rpg.beta", "0.01"]
+    flags += ["--train.enable_ema", "--train.ema_beta", "0.5", "--train.full_determinism_enable"]
+    flags += ["--train.num_episodes", "2"]
+    two = ["--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2"]
+    weights = []
+    for rollouts, ranks in ((2, two), (3, ["--ds.zero_stage", "3"]), (4, two)):
+        run = train(*flags, *ranks, "--train.max_rollouts", str(rollouts))
+        assert run.returncode == 0, run.output
+        weights.append(load_file(tmp_path / "run" / "model" / "model.safetensors"))
+    assert "--ds.zero_stage: 3 in the checkpoint, 2 from here on" in run.output
+    assert [step["step"] for step in run.metrics] == [1, 2, 3, 4]
+    assert all("ref/kl_start" in step for step in run.metrics)
+    undisturbed = train(*flags, "--train.max_rollouts", "4", name="undisturbed")
+    for step, same in zip(run.metrics, undisturbed.metrics, strict=True):
+        assert step["reward"] == pytest.approx(same["reward"], abs=0.05)
+        assert step["actor_grad_norm"] == pytest.approx(same["actor_grad_norm"], rel=0.1)
+    assert all(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])

@@ -107,6 +107,7 @@ def test_a_half_written_one_is_passed_over_and_told(good, capsys):
         ({"actor.num_gpus_per_node": "2", "rollout.micro_batch_size": "16", "train.micro_batch_size": "16"},
          "--actor.num_gpus_per_node 2: "),
         ({"train.enable_ema": ""}, "--train.enable_ema: "),
+        ({"ds.zero_stage": "0"}, "--ds.zero_stage 0: "),
         ({"data.max_samples": "64"}, "--data.prompt_dataset"),
         ({"resume": "never"}, "--resume never: --ckpt.path"),
         ({"resume": "never", "ckpt.load_enable": ""}, "--resume never: contradicts --ckpt.load_enable"),
@@ -117,6 +118,21 @@ def test_refused(good, capsys, change, says):
     train_to(good, "global_step4")
     capsys.readouterr()
     assert f"train_rpg: {says}" in refused(good | change, capsys)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ds.zero_stage": "3"},
+        {"actor.num_gpus_per_node": "2", "rollout.micro_batch_size": "16", "train.micro_batch_size": "16"},
+    ],
+)
+def test_other_ranks_or_another_zero_stage_go_on(good, capsys, change):
+    """From a checkpoint that says which weights its files hold."""
+    folder = train_to(good, "global_step4")
+    (folder / "places_rank0.json").write_text("[]")
+    assert launched(good | change).ckpt.resumed_step == 4
+    assert f"--{next(iter(change))}: " in capsys.readouterr().out
 
 
 def test_a_model_of_another_shape_is_refused(good, tmp_path, capsys):
