@@ -1,8 +1,10 @@
 """Rollouts drawn in a thread while the policy trains: `--train.async_enable` with RPG.
 
-The thread is at most `--train.async_queue_size` rollouts ahead of training. A rollout is of one policy: no weights are
-sent while one is being drawn. A checkpoint holds the place in the data of what was trained on. What was drawn ahead is
-drawn again after a resume, so that no rollout is lost or trained on twice.
+The thread is at most `--train.async_queue_size` rollouts ahead of training; with 0 it draws when it is asked, which is
+the synchronous trainer. A rollout is of one policy: no weights are sent while one is being drawn. With
+`--train.partial_rollout_enable` they are: replies pause, and go on under the new weights. A checkpoint holds the place
+in the data of what was trained on. What was drawn ahead is drawn again after a resume, so that no rollout is lost or
+trained on twice.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 
@@ -63,7 +67,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         self._thread: threading.Thread | None = None
         self._taken: Ahead | None = None  # the rollout that is, or was last, trained on
         self._waited = 0.0
-        self.staleness = 0  # weight versions between the drawing of the rollout in training and its training
+        self._ages: list[tuple[int, int]] = []  # of the samples in training: versions behind, at their start and end
 
     def generate_samples(self, **generate_kwargs):
         """Differs from RPGSamplesGenerator: the next rollout that the thread has drawn, and room for another."""
@@ -75,13 +79,21 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         if self._thread is None:
             self._thread = threading.Thread(target=self._draw, kwargs=generate_kwargs, daemon=True)
             self._thread.start()
+        synchronous = self.args.train.async_queue_size == 0
+        if synchronous:
+            self._room.release()
         began = time.monotonic()
         taken = self._ready.get()
         self._waited = time.monotonic() - began
         if taken.error is not None:
             raise taken.error
-        self._taken, self.staleness = taken, self.version - taken.version
-        self._room.release()
+        self._taken = taken
+        whole = taken.version, taken.version  # where an agent's answers do not say
+        versions = [getattr(sample, "versions", whole) for sample in taken.result[0]]
+        # What a resumed run had left over from an episode counts from another start.
+        self._ages = [(max(0, self.version - first), max(0, self.version - last)) for first, last in versions]
+        if not synchronous:
+            self._room.release()
         return taken.result
 
     def _draw(self, **generate_kwargs) -> None:
@@ -106,18 +118,33 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         """Metrics of the rollout in training."""
         if self._taken is None:
             return {}
+        behind = [first for first, _ in self._ages] or [0]
         return {
-            "async/staleness": float(self.staleness),
+            "async/staleness": sum(behind) / len(behind),
+            "async/staleness_max": float(max(behind)),
+            "async/of_several_policies": sum(first != last for first, last in self._ages) / len(behind),
             "async/training_waited": self._waited,
             "async/engines_waited": self._taken.waited,
         }
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Around a weight sync: no rollout is being drawn, and the next one is of the new weights."""
+        """Around a weight sync: no rollout is being drawn, or all engines are paused; then come the new weights."""
+        if self.args.train.partial_rollout_enable:
+            with self._paused():
+                yield
+                self.version += 1
+            return
         with self.turns.turn(urgent=True):
             yield
             self.version += 1
+
+    @contextlib.contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Inside, engines take requests and answer none. After an error they stay so: the run ends."""
+        batch_vllm_engine_call(self.vllm_engines, "pause_generation")
+        yield
+        batch_vllm_engine_call(self.vllm_engines, "resume_generation")
 
     def generate_eval_samples(self, **generate_kwargs):
         """Differs from RPGSamplesGenerator: between two rollouts, as draws are counted in one place."""

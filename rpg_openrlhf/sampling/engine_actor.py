@@ -93,7 +93,11 @@ class RPGRolloutActor(SyncedEngine):
 
     async def _draw_one(self, name: str, request: dict) -> list:
         _sample.set([name, 0])  # in the context of this task alone
-        return await super().generate_responses(num_samples=1, **request)
+        first = self._commits
+        responses = await super().generate_responses(num_samples=1, **request)
+        for response in responses:
+            response["versions"] = (first, self._commits)
+        return responses
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
         """Differs from upstream: without what nobody reads; under --train.full_determinism_enable with a seed.

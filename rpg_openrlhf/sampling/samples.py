@@ -43,6 +43,7 @@ def pack(responses: list[dict], max_length: int) -> Answers | list[dict]:
     values["extra_logs"] = [{k: _number(v) for k, v in r["extra_logs"].items()} for r in responses]
     values["begin"] = [response["action_ranges"][0][0] for response in responses]
     values["end"] = [min(r["action_ranges"][0][1], n) for r, n in sized]
+    values["versions"] = [response.get("versions", (0, 0)) for response in responses]
     values["clipped"] = [length >= max_length for length in lengths]
     return Answers(lengths, ids, actions, values)
 
@@ -100,6 +101,11 @@ class Sample(Row):
     def truncated(self) -> torch.Tensor:
         """True if the engine cut it off."""
         return torch.tensor([self.value("truncated")])
+
+    @property
+    def versions(self) -> tuple[int, int]:
+        """Weight versions that the engine held when the sample was asked for and when it was done."""
+        return self.value("versions")
 
     @property
     def total_length(self) -> torch.Tensor:

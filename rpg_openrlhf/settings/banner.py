@@ -68,8 +68,10 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
 
 
 def _asynchronous(train: SimpleNamespace) -> list[tuple[str, Any]]:
-    ahead = f"{train.async_queue_size} rollout{'s' if train.async_queue_size > 1 else ''}"
-    return [("asynchronous", f"engines draw up to {ahead} ahead of training, on devices of their own")]
+    size = train.async_queue_size
+    ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "when training asks"
+    sync = "; replies go on under new weights" if train.partial_rollout_enable else ""
+    return [("asynchronous", f"engines draw {ahead}, on devices of their own{sync}")]
 
 
 def _reference(ref: SimpleNamespace) -> str:

@@ -85,10 +85,10 @@ def _check_rpg(v: dict[str, Any], explicit: set[str]) -> None:
             f"--rpg.old_policy {v['rpg.old_policy']}: with --train.async_enable the policy that recomputes is newer "
             "than the one that sampled; use --rpg.old_policy rollout"
         )
-    if v["train.partial_rollout_enable"]:
+    if v["train.partial_rollout_enable"] and not v["train.async_queue_size"]:
         raise Refusal(
-            "--train.partial_rollout_enable: replies of two policies are not supported with --algo.objective rpg; "
-            "leave it out"
+            "--train.partial_rollout_enable: cannot act with --train.async_queue_size 0, where no reply is under way "
+            "when weights are sent; set 1 or more"
         )
     if v["data.max_images_per_prompt"] > 0:
         raise Refusal(

@@ -86,7 +86,6 @@ RANGES = {
             "rollout.micro_batch_size",
             "rollout.n_samples_per_prompt",
             "rollout.vllm_generate_batch_size",
-            "train.async_queue_size",
             "train.batch_size",
             "train.max_epochs",
             "train.max_rollouts",
@@ -160,6 +159,7 @@ RANGES = {
     "critic.freezing_steps": Range(-1),
     "ckpt.max_mem": SIZE,  # GB, without end by default
     "ds.zero_stage": Range(0, 3),
+    "train.async_queue_size": NATURAL,
     "local_rank": Range(-1),
 }
 MAY_BE_INFINITE = ("ckpt.max_mem",)

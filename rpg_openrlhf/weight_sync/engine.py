@@ -6,12 +6,14 @@ from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 class SyncedEngine(RolloutRayActor.__ray_actor_class__):
     """Differs from upstream's RolloutRayActor in taking weights by the bucket, and in refusing to use half of them.
 
-    A sync is open from its first bucket to its commit. While upstream holds generation back (partial rollouts)
-    requests may come in between; they are answered after it.
+    A sync is open from its first bucket to its commit. While generation is held back (partial rollouts) requests may
+    come in between; they are answered after it. Replies under way go on after it too: vLLM has dropped their keys and
+    values, and computes them anew with the new weights (`pause_generation`, mode keep, with clear_cache).
     """
 
     _open_sync: int | None = None
     _is_paused = False
+    _commits = 0  # weight versions so far
 
     async def open_weights(self, spec: bytes) -> None:
         """Once, before the first sync."""
@@ -25,11 +27,12 @@ class SyncedEngine(RolloutRayActor.__ray_actor_class__):
     async def commit_weights(self, version: int, checksums: list[int]) -> None:
         """Every bucket has come: what is cached of the old weights goes."""
         await self.llm.collective_rpc("commit_weights", args=(version, checksums))
-        # Requests held back keep their blocks, and with them the cache: so it is upstream.
+        # The pause has emptied it, and nothing has been computed since.
         is_reset = not self.kwargs.get("enable_prefix_caching") or await self.llm.reset_prefix_cache()
         if not (is_reset or self._is_paused):
             raise RuntimeError(f"weight sync {version}: the prefix cache is in use and still of the old weights")
         self._open_sync = None
+        self._commits += 1
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
         """Differs from upstream: not with the weights of an interrupted sync."""

@@ -44,13 +44,15 @@ class Drawn:
             return [f"rollout {made.draws}"], None, 1, True
         return [f"rollout {made.draws}"], None, 1, False
 
-    def generator(self, queue_size=1, episodes=2, left=None) -> AsynchronousGenerator:
+    def generator(self, queue_size=1, episodes=2, left=None, partial=False) -> AsynchronousGenerator:
         self.made = made = object.__new__(AsynchronousGenerator)
-        made.args = Namespace(train=Namespace(async_queue_size=queue_size, num_episodes=episodes))
+        made.args = Namespace(
+            train=Namespace(async_queue_size=queue_size, num_episodes=episodes, partial_rollout_enable=partial)
+        )
         made.turns, made.version = Turns(), 0
         made._room, made._ready = threading.Semaphore(queue_size), asynchronous.queue.SimpleQueue()
         made._thread = made._taken = made.before_the_next = None
-        made._waited, made.staleness, made.ended, made.rollouts_left = 0.0, 0, False, left
+        made._waited, made._ages, made.ended, made.rollouts_left = 0.0, [], False, left
         made.episode = made.position = made.draws = 0
         made._sample_buffer = []
         self.generators.append(made)
@@ -104,7 +106,7 @@ def test_weights_wait_for_the_rollout_under_way_and_go_before_the_next(drawn):
     drawn.gate = threading.Semaphore(1)
     made = drawn.generator(2)
     made.generate_samples()
-    assert made.staleness == 0
+    assert made._ages == [(0, 0)]
     sent = []
 
     def send():
@@ -120,10 +122,49 @@ def test_weights_wait_for_the_rollout_under_way_and_go_before_the_next(drawn):
     drawn.gate.release()
     wait_until(lambda: len(drawn.asked) == 3)
     made.generate_samples()
-    assert (made._taken.version, made.version, made.staleness) == (0, 1, 1)
+    assert (made._taken.version, made.version, made._ages) == (0, 1, [(1, 1)])
     made.generate_samples()
-    assert made.staleness == 0, "drawn after the weights were sent"
+    assert made._ages == [(0, 0)], "drawn after the weights were sent"
     assert made.told()["async/staleness"] == 0
+
+
+def test_with_a_queue_of_none_nothing_is_drawn_ahead(drawn):
+    made = drawn.generator(0)
+    made.generate_samples()
+    time.sleep(0.1)
+    assert drawn.asked == [1]
+    made.generate_samples()
+    assert drawn.asked == [1, 2]
+
+
+def test_partial_rollouts_pause_the_engines_and_no_rollout(drawn, monkeypatch):
+    asked = []
+    monkeypatch.setattr(asynchronous, "batch_vllm_engine_call", lambda engines, name: asked.append(name))
+    drawn.gate = threading.Semaphore(0)
+    made = drawn.generator(partial=True)
+    made.vllm_engines = []
+    drawing = threading.Thread(target=made.generate_samples)
+    drawing.start()
+    assert drawn.drawing.wait(PATIENCE)
+    with made.sending():
+        assert asked == ["pause_generation"]
+    assert asked == ["pause_generation", "resume_generation"]
+    assert (made.version, drawn.asked) == (1, [])
+    drawn.gate.release(10)
+    drawing.join(PATIENCE)
+
+
+def test_ages_are_of_each_reply(drawn):
+    made = drawn.generator()
+    made.version = 3
+    made._taken = made
+    made._ages = [(2, 2), (2, 1), (1, 1), (1, 1)]
+    made.waited = 0.0
+    told = made.told()
+    assert told["async/staleness"] == 1.5
+    assert told["async/staleness_max"] == 2
+    assert told["async/of_several_policies"] == 0.25
+    made._taken = None
 
 
 def test_a_checkpoint_holds_the_place_of_what_was_trained_on(drawn):

@@ -89,8 +89,8 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
             "--rpg.old_policy recompute: with --train.async_enable the policy that recomputes is newer",
         ),
         (
-            {"train.async_enable": "", "train.partial_rollout_enable": ""},
-            "--train.partial_rollout_enable: replies of two policies are not supported",
+            {"train.async_enable": "", "train.partial_rollout_enable": "", "train.async_queue_size": "0"},
+            "--train.partial_rollout_enable: cannot act with --train.async_queue_size 0",
         ),
         ({"data.max_images_per_prompt": "1"}, "--data.max_images_per_prompt 1: images are not supported"),
         ({"algo.advantage.estimator": "gae"}, "--algo.advantage.estimator gae: RPG has no critic"),
