@@ -6,6 +6,7 @@ import itertools
 import os
 import zlib
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
@@ -14,7 +15,17 @@ from rpg_openrlhf.sampling.reward_check import CheckedRewards
 from rpg_openrlhf.sampling.samples import pack
 from rpg_openrlhf.weight_sync.engine import SyncedEngine
 
-_sample: ContextVar[list] = ContextVar("sample")  # [which sample is being drawn, how often the engine was asked]
+
+@dataclass
+class Drawing:
+    """A sample that is being drawn."""
+
+    name: str
+    turns: int = 0  # how often the engine was asked
+    versions: tuple[int, int] = (0, 0)  # of the weights, when it was first asked and when it last answered
+
+
+_sample: ContextVar[Drawing] = ContextVar("sample")
 
 
 class RPGRolloutActor(SyncedEngine):
@@ -92,11 +103,11 @@ class RPGRolloutActor(SyncedEngine):
         await asyncio.gather(*works, return_exceptions=True)
 
     async def _draw_one(self, name: str, request: dict) -> list:
-        _sample.set([name, 0])  # in the context of this task alone
-        first = self._commits
+        drawing = Drawing(name, versions=(self._commits, self._commits))
+        _sample.set(drawing)  # in the context of this task alone
         responses = await super().generate_responses(num_samples=1, **request)
         for response in responses:
-            response["versions"] = (first, self._commits)
+            response["versions"] = drawing.versions
         return responses
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
@@ -107,10 +118,11 @@ class RPGRolloutActor(SyncedEngine):
         """
         sample = _sample.get(None)  # None: asked by nobody who samples, such as first_sync.py
         if self.sampling_seed is not None and sample is not None:
-            name, turn = sample
-            sample[1] += 1  # an agent may ask more than once
             sampling_params = copy.copy(sampling_params)
-            sampling_params.seed = zlib.crc32(f"{self.sampling_seed} {name} {turn}".encode())
-        if not self._is_lean:
-            return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
-        return readable(await super().generate(prompt_token_ids, lean(sampling_params), multi_modal_data))
+            sampling_params.seed = zlib.crc32(f"{self.sampling_seed} {sample.name} {sample.turns}".encode())
+            sample.turns += 1  # an agent may ask more than once
+        params = lean(sampling_params) if self._is_lean else sampling_params
+        output = await super().generate(prompt_token_ids, params, multi_modal_data)
+        if sample is not None:
+            sample.versions = (sample.versions[0], self._commits)
+        return readable(output) if self._is_lean else output

@@ -53,7 +53,8 @@ def test_a_queue_of_none_is_the_synchronous_trainer(train):
 
 
 def test_replies_go_on_under_new_weights(train):
-    run = train(*FLAGS, "--train.partial_rollout_enable", "--rpg.beta", "0.01")
+    longer = ("--data.max_len", "160", "--rollout.max_new_tokens", "128")  # to generate than to train on
+    run = train(*FLAGS, *longer, "--train.partial_rollout_enable", "--rpg.divergence", "rkl", "--rpg.beta", "0.01")
     assert run.returncode == 0, run.output
     assert "replies go on under new weights" in run.output
     assert max(step["async/of_several_policies"] for step in run.metrics) > 0
