@@ -163,7 +163,7 @@ def rollout_actor(monkeypatch):
         assert hf_tokenizer == "held"
         for _ in range(2):  # an agent of two turns
             await self.generate(prompt, sampling_params)
-        return [prompt]
+        return [{"prompt": prompt}]
 
     base = RolloutRayActor.__ray_actor_class__
     monkeypatch.setattr(base, "generate", generate)
@@ -184,7 +184,24 @@ def draw(actor, *draws) -> None:
         requests = [actor.generate_responses(prompt=d, draw=d, sampling_params=params, num_samples=3) for d in draws]
         return await asyncio.gather(*requests)
 
-    assert asyncio.run(all_of_them()) == [[d] * 3 for d in draws]
+    answers = asyncio.run(all_of_them())
+    assert answers == [[{"prompt": d, "versions": (0, 0)}] * 3 for d in draws]
+
+
+def test_a_sample_says_under_which_weights_it_was_drawn(rollout_actor, monkeypatch):
+    """Those when it was first asked for, and those when the last turn was answered."""
+    actor, _ = rollout_actor(seed=None)
+    base = RolloutRayActor.__ray_actor_class__
+    plain = base.generate
+
+    async def slow(self, *request):
+        self._commits += 1  # a sync comes in between
+        return await plain(self, *request)
+
+    monkeypatch.setattr(base, "generate", slow)
+    params = SimpleNamespace(logprobs=None, seed=None)
+    answers = asyncio.run(actor.generate_responses(prompt="1", draw="1", sampling_params=params))
+    assert answers == [{"prompt": "1", "versions": (0, 2)}]
 
 
 def test_abandoned_draws_end_and_the_others_are_answered(rollout_actor, monkeypatch):
@@ -194,7 +211,7 @@ def test_abandoned_draws_end_and_the_others_are_answered(rollout_actor, monkeypa
     async def endless(self, *, prompt, **_):
         try:
             await asyncio.sleep(0 if prompt == "1" else 3600)
-            return [prompt]
+            return [{}]
         except asyncio.CancelledError:
             await asyncio.sleep(0)  # an engine's request is taken back here
             ended.append(prompt)
@@ -213,7 +230,7 @@ def test_abandoned_draws_end_and_the_others_are_answered(rollout_actor, monkeypa
         return await asyncio.gather(*asked, return_exceptions=True)
 
     first, second, *rest = asyncio.run(all_of_them())
-    assert (first, rest) == (["1", "1"], [None, None])
+    assert (first, rest) == ([{"versions": (0, 0)}] * 2, [None, None])
     assert isinstance(second, asyncio.CancelledError)
     assert not actor._under_way
 
