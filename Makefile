@@ -43,10 +43,10 @@ bench: $(STAMP)
 bench-gpu: $(GPU_STAMP)
 	@$(GPU_VENV)/bin/python benchmarks/run.py --out "$(BENCH)-gpu" --device cuda $(BENCH_FLAGS)
 
-# What starts the real stack has both cores by itself; the rest runs on two.
+# First what needs no real stack. A run of the stack waits more than it computes, so two run side by side.
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
