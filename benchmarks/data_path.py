@@ -1,4 +1,4 @@
-"""From the engines' answers to the batches a training step is given: OpenRLHF's path and ours, on the same rollouts.
+"""Way from the engines' answers to the batches of a training step: OpenRLHF's path and ours, on the same rollouts.
 
     python benchmarks/data_path.py --out data_path.json                            # T = 256
     python benchmarks/data_path.py --out data_path.json --tokens 4096 --sizes 8192 --micro_batch_size 8

@@ -1,4 +1,4 @@
-"""From a finished rollout to trained weights: OpenRLHF's GRPO as it is shipped, and RPG, on the same rollout.
+"""Way from a finished rollout to trained weights: OpenRLHF's GRPO as it is shipped, and RPG, on the same rollout.
 
     python benchmarks/experience_and_train.py --out experience_and_train.json
 

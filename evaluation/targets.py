@@ -31,7 +31,7 @@ class Target:
 
 
 def targets_of(settings: Settings) -> list[Target]:
-    """In step order for --checkpoints; ValueError if the run holds none."""
+    """Targets, in step order for --checkpoints; ValueError if the run holds none."""
     output = settings.output
     if settings.checkpoints is None:
         source = settings.model or ""
@@ -103,7 +103,7 @@ def _hash(path: Path, folder: Path) -> str:
 
 
 def preview(settings: Settings, target: Target, style: Style) -> Prompter:
-    """For --dry-run: the prompter alone; nothing is written."""
+    """Target of --dry-run: the prompter alone; nothing is written."""
     path = None if settings.server else _local(target, weights=False)
     tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
     return prompter_for(style, settings.chat_template, settings.system, tokenizer)

@@ -32,5 +32,5 @@ def pad_input(hidden: torch.Tensor, indices: torch.Tensor, batch: int, seqlen: i
 
 
 def all_gather(tensor: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """Only ring attention calls this, which needs CUDA kernels of its own."""
+    """Refuse: ring attention alone calls this, and needs CUDA kernels of its own."""
     raise NotImplementedError("--ds.ring_attn_size > 1 needs CUDA")

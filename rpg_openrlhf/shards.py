@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 
 class Place(NamedTuple):
-    """Where a piece of a weight lies: numbers from `start` on in the flattened weight, from `offset` on here."""
+    """Place of a piece of a weight: numbers from `start` on in the flattened weight, from `offset` on here."""
 
     name: str
     group: int  # of this rank's flat tensors, in the optimizer's order

@@ -47,7 +47,7 @@ def build(
     compare: tuple[str, str] | None = None,
     training_logs: Sequence[Path] = (),
 ) -> Written:
-    """As write_report, and all that was written."""
+    """Do the work of write_report, and return all that was written."""
     # Imported late: a mistyped folder should not wait for matplotlib.
     from evaluation.pages import page
     from evaluation.pages.figures import write_pngs

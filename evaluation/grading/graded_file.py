@@ -76,7 +76,7 @@ def _row(place: str, line: bytes, kinds: dict[str, type]) -> Row:
 
 
 def is_current(row: Row, sample: Row) -> bool:
-    """By this grader, and not of another text that had the sample's place before."""
+    """True if it is this grader's verdict, and of this text."""
     same = all(row[name] == sample[name] for name in ("tokens", "finish_reason"))
     return same and row["grader"] == grader_version()
 

@@ -44,7 +44,7 @@ class Pair:
 
 
 def by_method(series: Sequence[Series]) -> list[Method]:
-    """In the order in which methods first appear. Unlabelled for a label without `-seedN`, or one given twice."""
+    """Runs by method, in order of first appearance. Unlabelled for a label without `-seedN`, or one given twice."""
     found: dict[str, dict[int, Series]] = {}
     for one in series:
         match = LABEL.fullmatch(one.label)

@@ -28,7 +28,7 @@ class Chosen:
 
 
 def choose(found: Found) -> list[Chosen]:
-    """For every series and benchmark."""
+    """Choice of a checkpoint for every series and benchmark."""
     chosen = []
     for series in found.series:
         for name in benchmarks_of(series.runs):

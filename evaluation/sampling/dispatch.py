@@ -59,7 +59,7 @@ class Dispatcher:
         self.ended: set[int] = set()
 
     def run(self) -> None:
-        """Until nothing is left."""
+        """Work until nothing is left."""
         try:
             self._report_ends()
             while any(job.remaining and not job.error for job in self.jobs):

@@ -46,7 +46,7 @@ class _Sampling:
 
     @property
     def seconds(self) -> float:
-        """From the first request given to an engine, engine start excluded, to the last sample."""
+        """Seconds from the first request given to an engine, after its start, to the last sample."""
         return max(self.last - self.job.started, 0.0) if self.job.started else 0.0
 
 
@@ -60,7 +60,7 @@ class Sampler:
         self._bar: tqdm | None = None
 
     def run(self, targets: Sequence[Opened]) -> None:
-        """Until every sample of every target is on disk and graded, or its error known."""
+        """Sample until every sample of every target is on disk and graded, or its error known."""
         with contextlib.ExitStack() as stack:
             samplings = [sampling for opened in targets if (sampling := self._opened(opened, stack))]
             self._by_job = {id(sampling.job): sampling for sampling in samplings}

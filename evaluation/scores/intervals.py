@@ -112,7 +112,7 @@ def bootstrap(
 
 
 def over_runs(correct: IntArray, samples: IntArray, statistics: Sequence[Statistic]) -> list[Bounds | None]:
-    """For the expected score of runs on these very problems; correct, samples (P,). None if every n is 1.
+    """Interval for the expected score of runs on these very problems; correct, samples (P,). None if every n is 1.
 
     Each problem's samples are drawn again, a binomial count for a vector of 0 and 1, at Jeffreys' rate (c+1/2)/(n+1):
     the plain c/n would say that what never happened in n samples never will, and covers 50 to 75 % for pass@n. Draws

@@ -74,7 +74,7 @@ def measure(
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """In float32, so that the KL is not one of rounding."""
+    """Load in float32, so that the KL is not one of rounding."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 

@@ -36,7 +36,7 @@ def measure(
     methods: Sequence[Method],
     beta: float,
 ) -> list[list[Measured]]:
-    """For each reference, one Measured a method.
+    """Return one Measured a method for each reference.
 
     ∇J is that of E[R] - β·D of whole replies, mean over prompts; the noise that of replies to one prompt.
     """

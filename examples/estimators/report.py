@@ -122,7 +122,7 @@ def table(records: list[dict], policy: str, reference: str, way: str) -> str:
 
 
 def crossing(rows: list[dict], other: list[dict]) -> list[str]:
-    """For how many replies the second has the smaller mean squared error, error² + noise / N, at each staleness."""
+    """Number N of replies up to which the second has the smaller error² + noise / N, at each staleness."""
     cells = []
     for a, b in zip(rows, other, strict=True):
         gain, price = a["error"] ** 2 - b["error"] ** 2, b["noise"] - a["noise"]

@@ -80,7 +80,7 @@ def _last_result(output: str) -> dict[str, str | float] | None:
 
 
 def line_of(result: dict[str, str | float]) -> str:
-    """For a person: stage, status, seconds, what it says, and what to do where it failed."""
+    """Line for a person: stage, status, seconds, what it says, and what to do where it failed."""
     mark = {"ok": "ok", "failed": "FAILED", "skipped": "-"}[str(result["status"])]
     line = f"{result['stage']:<10} {mark:<7} {result['seconds']:>5} s  {result['says']}"
     return f"{line}\n{'':<26}to do: {result['mend']}" if result["status"] == "failed" else line

@@ -39,7 +39,7 @@ class Watch(threading.Thread):
                 return
 
     def stop(self) -> None:
-        """Before actors leave because the run is over."""
+        """Stop watching, before actors leave because the run is over."""
         self._stopped.set()
 
 

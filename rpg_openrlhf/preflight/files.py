@@ -147,7 +147,7 @@ def _check_length(v: dict[str, Any], config: dict[str, Any]) -> None:
 
 
 def check_has_chat_template(v: dict[str, Any]) -> None:
-    """For a local model; a hub model's template is seen when its tokenizer is loaded."""
+    """Refuse a local model without a template; a hub model's is seen when its tokenizer is loaded."""
     path = Path(v["actor.model_name_or_path"])
     if not (v["data.apply_chat_template"] and path.is_dir()):
         return

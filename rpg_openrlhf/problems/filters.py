@@ -19,7 +19,7 @@ _WRAPPING = re.compile(r"^(?:[\s$]|\\\(|\\\[)+|(?:[\s$.]|\\\)|\\\])+$")
 
 
 def is_english(text: str) -> bool:
-    """By script alone: a French problem passes."""
+    """True by script alone: a French problem passes."""
     return text.isascii() or not _OTHER_SCRIPT.search(text)
 
 

@@ -35,7 +35,7 @@ def _plain(text: str) -> str:
 
 
 def _core(text: str) -> str:
-    """Without the sentences about the answer's form."""
+    """Text without the sentences about the answer's form."""
     kept = [sentence for sentence in _SENTENCE.split(text) if not _FORM.search(sentence)]
     return " ".join(kept) if kept else text
 
@@ -61,7 +61,7 @@ class _Text:
         return cls(words, tokens, Counter(_TOKEN.findall(_core(text))), plain)
 
     def is_near(self, other: "_Text") -> bool:
-        """By tokens with signs, for a sign makes another problem; where the answers agree, words are enough."""
+        """Compare tokens with signs, for a sign makes another problem; where the answers agree, words are enough."""
         similar = _jaccard(self.tokens, other.tokens)
         if self.answers & other.answers:
             return max(similar, _jaccard(self.words, other.words)) >= SIMILAR_WITH_ANSWER

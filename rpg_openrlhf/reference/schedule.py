@@ -43,7 +43,7 @@ class RefreshSchedule:
         kl_decay: float | None = None,
         min_interval: int | None = None,
     ):
-        """As `--ref.*`; ValueError where an argument is out of range or its mode has no use for it."""
+        """Take the arguments of `--ref.*`; ValueError where one is out of range or its mode has no use for it."""
         _check(refresh, interval, kl_target, kl_decay, min_interval)
         self.refresh, self.interval, self.kl_target = refresh, interval, kl_target
         self.kl_decay = DEFAULT_KL_DECAY if kl_decay is None else kl_decay

@@ -38,7 +38,7 @@ class ReferenceWeights:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the engine computes with the reference's weights; after it, come what may, with the policy's.
+        """Let the engine compute with the reference's weights inside, and with the policy's after it, come what may.
 
         A collective from ZeRO-1 on: every rank enters and leaves.
         """

@@ -179,7 +179,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
 
 
 class WholeCheckpoints:
-    """For a model's Ray actor: a checkpoint counts once it is done; one that fails says which is the last good one."""
+    """Checkpoints of a model's Ray actor: one counts once it is done; one that fails names the last good one."""
 
     part: str  # ACTOR or CRITIC
 
@@ -214,7 +214,7 @@ def failure(path: Path, tag: str, error: Exception) -> str:
 
 
 def _is_full(error: Exception) -> bool:
-    """In the words of the system, of torch and of safetensors."""
+    """True for a full disk in the words of the system, of torch and of safetensors."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(words in str(error) for words in ("No space left", "file write failed", "StorageFull"))

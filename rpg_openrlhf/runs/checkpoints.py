@@ -164,7 +164,7 @@ def finished(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """All of it or nothing."""
+    """Write all of it or nothing."""
     part = path.with_name(f"{WRITING}_{path.name}")
     part.write_text(json.dumps(content), encoding="utf-8")
     part.replace(path)

@@ -19,7 +19,7 @@ def build(args: SimpleNamespace) -> "tuple[WandbLog | None, TensorboardLog | Non
 
 
 class WandbLog:
-    """In place of upstream's WandbLogger: `WANDB_MODE` decides whether anything leaves the machine."""
+    """Replacement of upstream's WandbLogger: `WANDB_MODE` decides whether anything leaves the machine."""
 
     def __init__(self, args: SimpleNamespace):
         import wandb
@@ -56,7 +56,7 @@ class WandbLog:
 
 
 class TensorboardLog:
-    """In place of upstream's TensorboardLogger: a run that goes on hides the steps that it takes again."""
+    """Replacement of upstream's TensorboardLogger: a run that goes on hides the steps that it takes again."""
 
     def __init__(self, args: SimpleNamespace):
         from torch.utils.tensorboard import SummaryWriter

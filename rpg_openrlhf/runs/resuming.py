@@ -65,7 +65,7 @@ def _versions() -> dict[str, str]:
 
 
 def choose(v: dict[str, Any], now: dict[str, Any]) -> Resumption:
-    """By `--resume`; `now` is the `record` of this run. A Refusal where the two do not go together."""
+    """Choose by `--resume`; `now` is the `record` of this run. A Refusal where the two do not go together."""
     path, asked = Path(v["ckpt.path"]), v["resume"]
     own = checkpoints.newest(path)
     if asked == "never":

@@ -41,7 +41,7 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, urgent: bool) -> Iterator[None]:
-        """Inside, the engines are the caller's."""
+        """Give the engines to the caller inside."""
         with self._changed:
             self._urgent += urgent
             self._changed.wait_for(lambda: not self._busy and (urgent or not self._urgent))
@@ -129,7 +129,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Around a weight sync: no rollout is being drawn, or all engines are paused; then come the new weights."""
+        """Hold off drawing around a weight sync, or pause the engines; afterwards the weights are new."""
         if self.args.train.partial_rollout_enable:
             with self._paused():
                 yield
@@ -141,7 +141,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
 
     @contextlib.contextmanager
     def _paused(self) -> Iterator[None]:
-        """Inside, engines take requests and answer none. After an error they stay so: the run ends."""
+        """Let engines take requests and answer none inside. After an error they stay so: the run ends."""
         batch_vllm_engine_call(self.vllm_engines, "pause_generation")
         yield
         batch_vllm_engine_call(self.vllm_engines, "resume_generation")
@@ -152,5 +152,5 @@ class AsynchronousGenerator(RPGSamplesGenerator):
             return super().generate_eval_samples(**generate_kwargs)
 
     def state_dict(self) -> dict:
-        """As it was after the rollout that is trained on, whatever was drawn since."""
+        """State after the rollout that is trained on, whatever was drawn since."""
         return self._taken.state if self._taken else super().state_dict()

@@ -28,7 +28,7 @@ class Prompts(Iterator):
         return self._back.popleft() if self._back else next(self._rows)
 
     def give_back(self, rows: list[tuple]) -> None:
-        """In the order they were drawn."""
+        """Put rows back, in the order they were drawn."""
         self._back.extendleft(reversed(rows))
 
 

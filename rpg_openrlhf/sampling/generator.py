@@ -169,7 +169,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Around a weight sync, which is made between two rollouts."""
+        """Surround a weight sync, which is made between two rollouts."""
         yield
 
     def told(self) -> dict[str, float]:

@@ -57,7 +57,7 @@ class OncePerPrompt:
         return getattr(self._tokenizer, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As the tokenizer's own."""
+        """Call the tokenizer, or remember."""
         if not args and kwargs.keys() <= PLAIN and isinstance(kwargs.get("text"), str):
             return self._plain(**kwargs)
         return self._tokenizer(*args, **kwargs)

@@ -94,7 +94,7 @@ class Sample(Row):
 
     @property
     def scores(self) -> torch.Tensor:
-        """By which groups are filtered."""
+        """Scores by which groups are filtered."""
         return torch.tensor([self.value("scores")])
 
     @property
@@ -109,12 +109,12 @@ class Sample(Row):
 
     @property
     def total_length(self) -> torch.Tensor:
-        """In tokens."""
+        """Tokens of prompt and response."""
         return torch.tensor([float(self.columns.lengths[self.place])])
 
     @property
     def response_length(self) -> torch.Tensor:
-        """In tokens."""
+        """Tokens of the response."""
         return torch.tensor([response_length(self.value("begin"), self.value("end"))])
 
     def experience(self) -> Experience:
@@ -145,5 +145,5 @@ def fit_together(samples: list) -> bool:
 
 
 def experiences_of(samples: list) -> list[Experience]:
-    """For what goes upstream's way."""
+    """Experiences, for what goes upstream's way."""
     return [sample.experience() if isinstance(sample, Sample) else sample for sample in samples]

@@ -38,7 +38,7 @@ def fill_defaults(parsed: Parsed) -> None:
 
 
 def settle(args: SimpleNamespace) -> list[str]:
-    """After upstream's validation: KL and platform settings. Returns notes to print."""
+    """Settle KL and platform settings, after upstream's validation. Returns notes to print."""
     # RPG's asynchronous run is upstream's synchronous trainer with a generator that draws ahead.
     args.train.asynchronous = args.train.async_enable and args.algo.objective == "rpg"
     args.train.async_enable = args.train.async_enable and not args.train.asynchronous

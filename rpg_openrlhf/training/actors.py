@@ -136,7 +136,7 @@ class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_ac
 
 
 def bind_offloading(module: ModuleType) -> None:
-    """Under `--ds.enable_sleep` upstream offloads any optimizer's states, and DeepSpeed's ZeRO 3 asserts FusedAdam.
+    """Rebind upstream's offloading (`--ds.enable_sleep`), as DeepSpeed's ZeRO 3 asserts FusedAdam.
 
     Schedule-Free, Muon and torch's AdamW keep theirs on the GPU.
     """

@@ -41,12 +41,12 @@ class Held(Row):
 
     @property
     def total_length(self) -> np.ndarray:
-        """In tokens."""
+        """Tokens of prompt and response."""
         return np.asarray(self.columns.lengths[self.place])
 
     @property
     def action_mask(self) -> np.ndarray:
-        """As long as the response."""
+        """Mask as long as the response."""
         return np.ones(response_length(self.value("begin"), self.value("end")), np.int64)
 
 

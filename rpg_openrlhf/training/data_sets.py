@@ -17,7 +17,7 @@ def blending_datasets(
     stopping_strategy: str = "all_exhausted",
     dataset_split: str = "train",
 ) -> Dataset:
-    """In place of openrlhf/datasets/utils.py's, whose library guesses types: labels as numbers, dates and None.
+    """Replacement of openrlhf/datasets/utils.py's, whose library guesses types: labels as numbers, dates and None.
 
     Concatenation and interleaving are the same calls, so that an order of prompts stays what it was.
     """

@@ -13,12 +13,12 @@ class PolicyAsReference:
         self.policy_group = policy_group
 
     def async_run_method_batch(self, method_name: str, **kwargs):
-        """As RayActorGroup's, on the policy's actors, one after the other with the policy's own forward pass."""
+        """Do as RayActorGroup's, on the policy's actors, one after the other with the policy's own forward pass."""
         assert method_name == "forward", method_name
         return self.policy_group.async_run_method_batch(method_name="reference_forward", **kwargs)
 
     def async_run_method(self, method_name: str, *args, **kwargs):
-        """As RayActorGroup's."""
+        """Do as RayActorGroup's."""
         return self.policy_group.async_run_method(method_name, *args, **kwargs)
 
 

@@ -58,7 +58,7 @@ class ReduceLater:
         return getattr(self._strategy, name)
 
     def all_reduce(self, data, op="mean"):
-        """As the strategy's, save for a micro-batch's numbers."""
+        """Reduce as the strategy does, save for a micro-batch's numbers."""
         if not isinstance(data, dict):
             return self._strategy.all_reduce(data, op)
         self.weights["token"] += data["_num_action_tokens"]

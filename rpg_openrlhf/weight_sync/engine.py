@@ -16,7 +16,7 @@ class SyncedEngine(RolloutRayActor.__ray_actor_class__):
     _commits = 0  # weight versions so far
 
     async def open_weights(self, spec: bytes) -> None:
-        """Once, before the first sync."""
+        """Prepare the workers, once, before the first sync."""
         await self.llm.collective_rpc("open_weights", args=(spec,))
 
     async def load_bucket(self, version: int, index: int, slot: int) -> None:
@@ -25,7 +25,7 @@ class SyncedEngine(RolloutRayActor.__ray_actor_class__):
         await self.llm.collective_rpc("load_bucket", args=(version, index, slot))
 
     async def commit_weights(self, version: int, checksums: list[int]) -> None:
-        """Every bucket has come: what is cached of the old weights goes."""
+        """Take the weights into use, as every bucket has come; what is cached of the old ones goes."""
         await self.llm.collective_rpc("commit_weights", args=(version, checksums))
         # The pause has emptied it, and nothing has been computed since.
         is_reset = not self.kwargs.get("enable_prefix_caching") or await self.llm.reset_prefix_cache()

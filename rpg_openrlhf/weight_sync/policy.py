@@ -70,7 +70,7 @@ class BucketedSync(ActorPPOTrainer):
 
     @contextlib.contextmanager
     def _gathered(self, weights: list[torch.nn.Parameter]):
-        """Inside, these weights are whole on every rank; no others are gathered."""
+        """Gather these weights, and no others, whole on every rank inside."""
         module = self.actor.model.module
         with contextlib.ExitStack() as stack:
             if self.args.ds.tensor_parallel_size > 1:

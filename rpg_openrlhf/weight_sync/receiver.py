@@ -66,7 +66,7 @@ class WeightReceiver(WorkerWrap):
             self._check_names()
 
     def _check_names(self) -> None:
-        """Once: a weight of the engine's that the policy calls otherwise would stay what it was at the start."""
+        """Refuse, once, a weight that the policy calls otherwise: it would stay what it was at the start."""
         forgotten = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
         if forgotten:
             raise RuntimeError(

@@ -114,7 +114,7 @@ class WeightSender:
             raise failures[0]
 
     def _wait(self, loading: deque) -> None:
-        """Until no engine reads the oldest slot any more, and every rank knows."""
+        """Wait until no engine reads the oldest slot any more, and every rank knows."""
         self._finish("load_bucket", loading.popleft())
         self.transport.fence()
 

@@ -132,7 +132,7 @@ class CudaIpc:
         self.address = CudaIpcAddress({gpu: handle for part in handles for gpu, handle in part.items()})
 
     def fence(self) -> None:
-        """Each rank's kernels are done, then all ranks'."""
+        """Wait for each rank's kernels, then for all ranks'."""
         torch.cuda.synchronize()
         dist.barrier()
 

@@ -229,7 +229,8 @@ def test_lora(targets, caplog):
 def test_models_are_built_of_the_class_asked_for(wish, kind, monkeypatch):
     """Policy and upstream's reference: each rebinds the name by which upstream builds its model."""
     actor = Namespace(chunked_head=wish, gradient_checkpointing_layers=None)
-    strategy = Namespace(args=Namespace(actor=actor, algo=Namespace(objective="openrlhf")))
+    train = Namespace(enable_ema=False)
+    strategy = Namespace(args=Namespace(actor=actor, algo=Namespace(objective="openrlhf"), train=train))
     for ours, module in ((RPGPolicyActor, ppo_actor), (RPGReferenceActor, launcher)):
         built = []
         monkeypatch.setattr(module, "Actor", None)
