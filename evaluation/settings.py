@@ -102,7 +102,14 @@ def build_parser() -> argparse.ArgumentParser:
         description="Sample, grade and report: checkpoints on benchmarks, with intervals and provenance. "
         "Killed at any moment, the same command resumes.",
     )
-    what = parser.add_argument_group("what is evaluated")
+    _add_subject(parser.add_argument_group("what is evaluated"))
+    _add_problems(parser.add_argument_group("benchmarks and prompts"))
+    _add_sampling(parser.add_argument_group("sampling"))
+    _add_machine(parser.add_argument_group("engine and machine"))
+    return parser
+
+
+def _add_subject(what: argparse._ArgumentGroup) -> None:
     what.add_argument("--model", help="Hugging Face folder or hub id; with --server the served name")
     what.add_argument("--checkpoints", type=Path, metavar="RUN_DIR", help="every Hugging Face checkpoint below it")
     what.add_argument("--server", metavar="URL", help="an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
@@ -114,7 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--config", type=Path, metavar="YAML", help="flags as a mapping; the command line wins")
     what.add_argument("--dry-run", action=argparse.BooleanOptionalAction, default=False, help="count, render, stop")
 
-    data = parser.add_argument_group("benchmarks and prompts")
+
+def _add_problems(data: argparse._ArgumentGroup) -> None:
     data.add_argument("--benchmarks", nargs="+", default=list(PAPER_BENCHMARKS), help="names or .jsonl files")
     data.add_argument("--benchmark-file", type=Path, metavar="YAML", help="more benchmarks, a row each")
     data.add_argument("--data-dir", type=Path, metavar="DIR", help="NAME.jsonl files instead of the hub")
@@ -127,7 +135,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--system", help="system message; needs the chat template")
 
-    sampling = parser.add_argument_group("sampling")
+
+def _add_sampling(sampling: argparse._ArgumentGroup) -> None:
     sampling.add_argument("--n", type=_positive, default=32, help="samples a problem (%(default)s)")
     sampling.add_argument("--temperature", type=_non_negative, default=1.0, help="%(default)s, the paper's")
     sampling.add_argument("--top-p", type=_fraction, default=1.0, help="%(default)s")
@@ -137,7 +146,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=0, help="each sample's own seed is derived from it (%(default)s)"
     )
 
-    engine = parser.add_argument_group("engine and machine")
+
+def _add_machine(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument("--dp", type=_positive, default=1, help="engines side by side (%(default)s)")
     engine.add_argument("--tp", type=_positive, default=1, help="GPUs of one engine (%(default)s)")
     engine.add_argument("--ray-address", help="an existing Ray cluster, for engines on several nodes")
@@ -151,7 +161,6 @@ def build_parser() -> argparse.ArgumentParser:
     engine.add_argument("--trust-remote-code", action=argparse.BooleanOptionalAction, default=False)
     engine.add_argument("--concurrency", type=_positive, default=64, help="requests at a server (%(default)s)")
     engine.add_argument("--request-timeout", type=_positive_float, default=600.0, help="seconds, server (%(default)s)")
-    return parser
 
 
 def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:

@@ -204,6 +204,8 @@ def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) ->
         reason = "without ZeRO (stage 0) optimizer states are of another form"
     elif stages[0] and not (found.folder / PLACES.format(0)).exists():
         reason = "it does not say which weights its files hold"
+    elif flags["ds.tensor_parallel_size"] > 1:
+        reason = "weights cut for tensor parallelism are not put together for others"
     elif stages[0] and flags["actor.optim"] == "muon":
         reason = "Muon's states are not put together for others"
     if reason:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rpg_openrlhf.commands import train_rpg
-from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.runs import checkpoints, resuming
 from rpg_openrlhf.runs import lock as run_lock
 from tests.unit.launcher_case import argv, good_flags, write_model, write_rows
 from tests.unit.test_checkpoints import write
@@ -133,6 +134,23 @@ def test_other_ranks_or_another_zero_stage_go_on(good, capsys, change):
     (folder / "places_rank0.json").write_text("[]")
     assert launched(good | change).ckpt.resumed_step == 4
     assert f"--{next(iter(change))}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"ds.zero_stage": 0}, "without ZeRO"),
+        ({"actor.optim": "muon"}, "Muon's states"),
+        ({"ds.tensor_parallel_size": 2}, "cut for tensor parallelism"),
+    ],
+)
+def test_files_that_cannot_be_put_together_are_refused(tmp_path, flags, says):
+    (tmp_path / "places_rank0.json").write_text("[]")
+    base = {"ds.zero_stage": 2, "actor.optim": "adam", "ds.tensor_parallel_size": 1, "actor.num_gpus_per_node": 8}
+    found = checkpoints.Checkpoint(tmp_path, 4, {"flags": base | flags})
+    changed = {"ds.zero_stage": (flags.get("ds.zero_stage", 2), 3), "actor.num_gpus_per_node": (8, 4)}
+    with pytest.raises(Refusal, match=f"^--ds.zero_stage 3: .* {says}.*; set it back, or start another run"):
+        resuming._check_resharding(found, changed)
 
 
 def test_a_model_of_another_shape_is_refused(good, tmp_path, capsys):
