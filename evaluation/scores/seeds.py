@@ -52,7 +52,7 @@ def difference(first: BySeed, second: BySeed) -> Difference:
         raise ValueError("the two methods have no seed in common")
     values = np.asarray([first[seed] - second[seed] for seed in seeds])
     low, high = _student(values)
-    moving = len(values) > 1 and np.ptp(values) > 0
+    moving = len(values) > 1 and stats.sem(values) > 0  # 0 too where differences are too small to be squared
     p = float(stats.ttest_1samp(values, 0.0).pvalue) if moving else None
     return Difference(float(values.mean()), low, high, p, len(values))
 
