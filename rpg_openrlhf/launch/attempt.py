@@ -147,6 +147,8 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     if not address:
         # No other machine will join, in Ray's words: it then listens on loopback, and so do the processes it starts.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Ray gives up after 30 s, which a busy machine needs.
+        os.environ.setdefault("RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT", "180")
     import ray
 
     env_vars = {"TOKENIZERS_PARALLELISM": "true", "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1"}
