@@ -38,13 +38,6 @@ class BucketedSync(ActorPPOTrainer):
         torch.cuda.empty_cache()
         torch_dist_barrier_and_cuda_sync()
 
-    def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """Differs from upstream: the size of the sync that the rollout was sampled after joins the status."""
-        status = super().ppo_train(kl_ctl)
-        if status and self.vllm_engines is not None:
-            status["sync/mib"] = self.sender.sent / 2**20
-        return status
-
     def _connect(self) -> WeightSender:
         # named_parameters() names a tied weight once, and engines tie it as the policy does.
         partly = getattr(self.actor, "is_vlm", False)  # engines keep the vision encoder, which is frozen

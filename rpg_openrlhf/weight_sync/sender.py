@@ -43,7 +43,6 @@ class WeightSender:
         self.adapters = [[adapters.get(piece.name) for piece in bucket.pieces] for bucket in plan]
         self.changing = sum(any(adapters) for adapters in self.adapters) or len(plan)
         self.version = 0
-        self.sent = 0  # bytes, by the last push
         if transport is None:
             return
         self._places = [[bucket.views(buffer) for bucket in plan] for buffer in transport.buffers]
@@ -54,7 +53,6 @@ class WeightSender:
     def push(self) -> None:
         """Bring every engine to the weights as they are. Where it fails midway, engines generate nothing."""
         self.version += 1
-        self.sent = 0
         checksums: list[int] = []
         loading: deque[list[ray.ObjectRef]] = deque()  # the calls about each slot in use, the oldest first
         for index, weights in enumerate(self.weights[: self.changing if self.version > 1 else None]):
@@ -74,7 +72,6 @@ class WeightSender:
             self._wait(loading)
         slot, nbytes = index % self.transport.slots, self.plan[index].nbytes
         self._pack(index, slot, weights)
-        self.sent += nbytes
         if self.engines:
             check_finite([piece.name for piece in self.plan[index].pieces], self._places[slot][index])
         self.transport.fence()

@@ -32,9 +32,6 @@ def test_adapters_train(train, tiny, stage, flags):
         assert step["actor_grad_norm"] > 0
         # Engines sample from the merged weights: their log-probs and the trainer's agree.
         assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.05)
-    first, *later = [step["sync/mib"] for step in run.metrics]
-    assert later == [later[0]] * 2
-    assert 0 < later[0] < first, "only layers with adapters travel after the first sync"
     out = run.run_dir.parent / "model"
     saved = load_file(out / "model.safetensors")
     base = AutoModelForCausalLM.from_pretrained(tiny[0], dtype=torch.float32)
