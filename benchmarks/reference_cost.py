@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,61 +26,71 @@ def rank(stages: list[int], out: str) -> None:
 
     cpu_platform.install()
     import deepspeed
-    import torch
     import torch.distributed as dist
-    from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
-    from transformers import AutoModelForCausalLM, Qwen3Config
-
-    from rpg_openrlhf.reference.weights import ReferenceWeights
 
     deepspeed.init_distributed(dist_backend="gloo")
-    config = Qwen3Config(
-        vocab_size=32_000, hidden_size=640, intermediate_size=1920, num_hidden_layers=12, num_attention_heads=10,
-        num_key_value_heads=5, head_dim=64, tie_word_embeddings=False,
-    )  # fmt: skip
+    found = [measure(stage) for stage in stages]
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(found))
 
-    def median(action) -> float:
-        times = []
-        for _ in range(5):
-            dist.barrier()
-            start = time.perf_counter()
-            action()
-            dist.barrier()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+
+def measure(stage: int) -> dict:
+    """Bytes and seconds of this rank under a ZeRO stage."""
+    import torch.distributed as dist
+
+    from rpg_openrlhf.reference.weights import ReferenceWeights
 
     def stand_in(weights: ReferenceWeights) -> None:
         with weights.in_place():
             pass
 
-    found = []
-    for stage in stages:
-        settings = get_train_ds_config(offload=False, adam_offload=False, stage=stage, zpg=1)
-        settings["train_micro_batch_size_per_gpu"] = 1
-        adam = {"type": "AdamW", "params": {"lr": 1e-6, "torch_adam": True}}
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        parameters = sum(weight.numel() for weight in model.parameters())
-        engine, *_ = deepspeed.initialize(
-            model=model, model_parameters=model.parameters(), config={**settings, "optimizer": adam}
-        )
-        replaced = ReferenceWeights(engine, offload=False, mixed=False)
-        mixed = ReferenceWeights(engine, offload=False, mixed=True)
-        found.append(
-            {
-                "ranks": dist.get_world_size(),
-                "stage": stage,
-                "parameters": parameters,
-                "bytes": sum(held.numel() * held.element_size() for held in replaced.held),
-                "bytes_mixed": sum(held.numel() * held.element_size() for held in mixed.held),
-                "refresh": median(replaced.refresh),
-                "mix": median(partial(mixed.refresh, 0.1)),
-                "stand_in": median(partial(stand_in, replaced)),
-            }
-        )
-        del engine, replaced, mixed, model
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(found))
+    engine = engine_of(stage)
+    replaced = ReferenceWeights(engine, offload=False, mixed=False)
+    mixed = ReferenceWeights(engine, offload=False, mixed=True)
+    return {
+        "ranks": dist.get_world_size(),
+        "stage": stage,
+        "parameters": sum(getattr(weight, "ds_numel", weight.numel()) for weight in engine.module.parameters()),
+        "bytes": sum(held.numel() * held.element_size() for held in replaced.held),
+        "bytes_mixed": sum(held.numel() * held.element_size() for held in mixed.held),
+        "refresh": median(replaced.refresh),
+        "mix": median(partial(mixed.refresh, 0.1)),
+        "stand_in": median(partial(stand_in, replaced)),
+    }
+
+
+def engine_of(stage: int):
+    """DeepSpeed's engine of the model."""
+    import deepspeed
+    import torch
+    from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=32_000, hidden_size=640, intermediate_size=1920, num_hidden_layers=12, num_attention_heads=10,
+        num_key_value_heads=5, head_dim=64, tie_word_embeddings=False,
+    )  # fmt: skip
+    settings = get_train_ds_config(offload=False, adam_offload=False, stage=stage, zpg=1)
+    settings["train_micro_batch_size_per_gpu"] = 1
+    settings["optimizer"] = {"type": "AdamW", "params": {"lr": 1e-6, "torch_adam": True}}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=settings)
+    return engine
+
+
+def median(action: Callable[[], None]) -> float:
+    """Seconds of five turns, all ranks together."""
+    import torch.distributed as dist
+
+    times = []
+    for _ in range(5):
+        dist.barrier()
+        start = time.perf_counter()
+        action()
+        dist.barrier()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def table(rows: list[dict]) -> str:

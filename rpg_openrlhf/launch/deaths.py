@@ -1,4 +1,4 @@
-"""Was it a death? An error whose cause is a process that is no more may not come again; any other would."""
+"""Deaths among errors: one whose cause is a process that is no more may not come again; any other would."""
 
 import threading
 import time

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 ACTOR, CRITIC = "_actor", "_critic"
 MANIFEST = "checkpoint.json"
 PLACES = "places_rank{}.json"  # which weights a rank's optimizer file holds (resharding.py)
+SHARDED = (1, 2, 3)  # ZeRO stages whose files are put together for other ranks
 WRITING = ".writing"  # hidden: whoever lists checkpoints, the evaluation too, passes over such names
 FINISHED = "finished.json"
 FORMAT = 1

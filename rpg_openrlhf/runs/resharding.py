@@ -15,11 +15,10 @@ import torch
 import torch.distributed as dist
 
 from rpg_openrlhf.deepspeed_states import OFFLOADED, innermost
-from rpg_openrlhf.runs.checkpoints import PLACES
+from rpg_openrlhf.runs.checkpoints import PLACES, SHARDED
 from rpg_openrlhf.shards import Piece, Place, fill, places
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
-RESHARDED = (1, 2, 3)  # ZeRO stages
 
 
 class ReshardingError(ValueError):
@@ -28,7 +27,7 @@ class ReshardingError(ValueError):
 
 def write_places(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
     """Say which weights this rank's optimizer file in `folder` holds, and where."""
-    if engine.zero_optimization_stage() in RESHARDED:
+    if engine.zero_optimization_stage() in SHARDED:
         (folder / PLACES.format(dist.get_rank())).write_text(json.dumps(places(engine)), encoding="utf-8")
 
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.runs import checkpoints
-from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, Checkpoint
+from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, SHARDED, Checkpoint
 from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
 
 SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
 # Where things are written and how a run is watched decide nothing of what it computes.
 NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
 NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_steps", "ckpt.save_hf")
-STAGE, SHARDED = "ds.zero_stage", (1, 2, 3)  # runs/resharding.py puts their files together for other ranks
+STAGE = "ds.zero_stage"
 RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
 # What the files of a checkpoint are made for, and the mend where it has changed.
 MADE_FOR = {
