@@ -14,8 +14,13 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 
 
+# The longest first, so that two workers end together (`--no-loadscope-reorder`).
+LONGEST = ("test_resume.py", "test_resharding.py", "test_lora.py", "test_equal_runs.py", "test_asynchronous.py")
+
+
 def pytest_collection_modifyitems(items):
-    """Everything here starts the real stack."""
+    """Mark everything here as starting the real stack, and order it."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
