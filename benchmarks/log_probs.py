@@ -14,7 +14,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+
+import machine
 
 VOCABULARY = 151_936  # Qwen3's
 PATHS = ("openrlhf", "chunked")
@@ -181,20 +182,6 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def machine(device: str) -> dict[str, str]:
-    import torch
-
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = cpu[0].split(": ")[1] if cpu and device == "cpu" else name
-    return {
-        "device": name,
-        "torch": torch.__version__,
-        "load": f"{os.getloadavg()[0]:.1f}",
-        "cores": str(os.cpu_count()),
-    }
-
-
 def main() -> None:
     """Every combination asked for, one row each."""
     parser = argparse.ArgumentParser(description="Log-probs and entropy: ours against OpenRLHF's path.")
@@ -207,7 +194,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
-    found: dict = {"machine": machine(args.device), "rows": []}
+    found: dict = {"machine": machine.describe(args.device), "rows": []}
     for hidden in args.hidden.split(","):
         for tokens in args.tokens.split(","):
             for dtype in args.dtypes.split(","):
@@ -217,7 +204,7 @@ def main() -> None:
                     found["rows"].append(compare(case, args.repeats))
                     if args.out:
                         args.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["machine"]), table(found["rows"]), sep="\n\n")
+    print(machine.in_words(found["machine"]), table(found["rows"]), sep="\n\n")
 
 
 if __name__ == "__main__":

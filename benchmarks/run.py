@@ -36,7 +36,7 @@ class Table(NamedTuple):
     def command(self, out: Path, is_quick: bool) -> list[str]:
         """Paths in it are of `out`, where the program also writes its JSON."""
         given = f"{self.arguments} {self.quick if is_quick else ''}"
-        files = {"model": "warm_up", "rl": "data/rl.jsonl", "held": "data/heldout.jsonl", "work": "growth"}
+        files = {"model": "warm_up", "rl": "data/rl.jsonl", "held": "data/heldout.jsonl"}
         words = shlex.split(given.format(**{name: out / place for name, place in files.items()}))
         return [f"benchmarks/{self.program or self.name}.py", "--out", str(out / f"{self.name}.json"), *words]
 
@@ -51,11 +51,12 @@ TABLES = [
     Table("data_path_long", "The data path, T = 4096", "--tokens 4096 --micro_batch_size 8 --sizes 2048 --repeats 3",
           "--sizes 16 --repeats 1", program="data_path"),
     Table("experience_and_train", "Experience and training against GRPO", quick="--repeats 1"),
-    Table("startup", "Start-up", TASK, "--repeats 1"),
-    Table("fast_path", "Fast path against GRPO", TASK, "--steps 2 --repeats 1"),
+    Table("start_up", "Start-up", f"start_up {TASK}", "--repeats 1", program="real_runs"),
+    Table("fast_path", "Fast path against GRPO", f"fast_path {TASK}", "--rollouts 3 --repeats 1", program="real_runs"),
+    Table("references", "Modes of a reference", f"references {TASK}", "--rollouts 2 --repeats 1", program="real_runs"),
+    Table("asynchronous", "Asynchronous", f"asynchronous {TASK}", "--rollouts 3 --repeats 1", program="real_runs"),
+    Table("lora", "LoRA", f"lora {TASK}", "--rollouts 2 --repeats 1", program="real_runs"),
     Table("reference_cost", "A reference's cost"),
-    Table("reference_modes", "Modes of a reference", TASK, "--steps 2 --modes rollout never"),
-    Table("growth", "How a step grows", "--work {work}", "--points 1M-64x64-ranks1-zero2"),
     Table("evaluation_throughput", "Evaluation", "--model {model} --prompts {held}", "--limit 4 --n 2 --repeats 1"),
     Table("log_probs_gpu", "Log-probs and entropy", "--device cuda --tokens 8192,32768 --hidden 2560 --dtypes bf16",
           "--tokens 1024 --repeats 1", "cuda", "log_probs"),

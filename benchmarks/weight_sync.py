@@ -11,7 +11,6 @@ import argparse
 import functools
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -260,17 +259,6 @@ def packing_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def machine(device: str) -> str:
-    """Description in words."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    return f"{model[0].split(': ')[1] if model else platform.processor()}, {cores} cores, load {load:.1f}"
-
-
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description="Seconds of a weight sync.")
@@ -278,13 +266,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="measurements of each way")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
+    import machine  # beside this program; vLLM's worker imports this file from elsewhere
+
     if args.device == "cuda":
         rows = measure_packing(args.steps, "cuda")
         shown = packing_table(rows)
     else:
         rows = measure_sync(args.steps)
         shown = table(rows)
-    where = machine(args.device)
+    where = machine.in_words(machine.describe(args.device))
     args.out.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
     print(where, shown, sep="\n\n")
 

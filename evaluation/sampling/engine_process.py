@@ -6,18 +6,23 @@ The engine runs step after step and takes what has arrived in between, so it nev
 benchmarks. When the parent is gone, however it went, the child kills its process group, and vLLM's workers with it.
 """
 
+import contextlib
 import functools
 import json
 import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from evaluation.checkpoints import base_model
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -80,7 +85,8 @@ class Engine:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        self.llm = build(settings)
+        with whole_model(Path(settings["model"]), settings["trust_remote_code"]) as model:
+            self.llm = build(settings | {"model": str(model)})
         self.engine = self.llm.llm_engine
         self.room = self.engine.model_config.max_model_len
         tokenizer = self.llm.get_tokenizer()
@@ -184,6 +190,20 @@ def build(settings: dict[str, Any]) -> "LLM":
         enable_prefix_caching=True,  # the samples of one problem share its prefill
         generation_config="vllm",  # else top_p, top_k and more of the checkpoint's own sharpen what is measured
     )
+
+
+@contextlib.contextmanager
+def whole_model(path: Path, trust_remote_code: bool) -> Iterator[Path]:
+    """The model at `path`; of a LoRA adapter, the model merged from it, in a temporary folder to load from."""
+    if base_model(path) is None:
+        yield path
+        return
+    # Imported late: peft takes seconds.
+    from rpg_openrlhf.weight_sync.adapters import write_merged
+
+    with tempfile.TemporaryDirectory(prefix="merged-") as folder:
+        write_merged(path, Path(folder), trust_remote_code)
+        yield Path(folder)
 
 
 def prepare_cpu(tensor_parallel: int) -> None:

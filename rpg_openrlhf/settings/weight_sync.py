@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,11 +13,7 @@ BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # nccl is upstre
 
 def check(v: dict[str, Any], platform: str) -> None:
     """Refuse weights that engines cannot load, and ways that do not lead to them."""
-    if v["ds.load_in_4bit"]:
-        raise Refusal(
-            "--ds.load_in_4bit: cannot be trained with vLLM rollouts: the engines hold 16-bit weights and cannot load "
-            "packed ones; leave it out"
-        )
+    _check_4bit(v)
     _check_lora(v)
     if v["vllm.sync_with_ray"]:
         raise Refusal("--vllm.sync_with_ray: weights do not travel by Ray's collectives here; leave it out")
@@ -24,6 +21,27 @@ def check(v: dict[str, Any], platform: str) -> None:
     if backend not in known:
         mend = "use shm (one host) or gloo" if platform == "cpu" else "leave it out: NCCL, or CUDA IPC on shared GPUs"
         raise Refusal(f"--vllm.sync_backend {backend}: does not exist on the platform {platform}; {mend}")
+
+
+def _check_4bit(v: dict[str, Any]) -> None:
+    if not v["ds.load_in_4bit"]:
+        return
+    if not v["ds.lora.rank"]:
+        raise Refusal("--ds.load_in_4bit: 4-bit weights cannot be trained; give --ds.lora.rank 32, or leave it out")
+    if v["ds.param_dtype"] != "bf16":
+        raise Refusal(
+            f"--ds.param_dtype {v['ds.param_dtype']}: with --ds.load_in_4bit OpenRLHF computes in bf16; set bf16"
+        )
+    if v["ds.zero_stage"] == 3:
+        raise Refusal(
+            "--ds.zero_stage 3: packed 4-bit weights are not cut into parts; set 2, or leave --ds.load_in_4bit out"
+        )
+    if v["critic.model_name_or_path"]:
+        raise Refusal(
+            "--critic.model_name_or_path: the critic would be packed to 4 bits too; leave one of the two out"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Refusal("--ds.load_in_4bit: needs the package bitsandbytes; pip install bitsandbytes==0.50.2")
 
 
 def _check_lora(v: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from rpg_openrlhf.training.chunked_head import actor_class
 from rpg_openrlhf.training.column_actors import ColumnBuffer, ColumnForward
 from rpg_openrlhf.training.measured_once import MeasuredOnce
 from rpg_openrlhf.training.policy_loss import RPGPolicyLoss
+from rpg_openrlhf.weight_sync.adapters import keep_packing
 from rpg_openrlhf.weight_sync.policy import BucketedSync
 
 
@@ -178,6 +179,8 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         bind_offloading(ppo_actor)
         averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False  # for which it builds a model
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        if strategy.args.ds.load_in_4bit:
+            keep_packing(self.actor.model)
         if averaged:
             self._hold_average(strategy)
         if strategy.args.actor.gradient_checkpointing_layers:
@@ -215,6 +218,10 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
             return super().execute_batch(method_name, all_data, start_idx, end_idx)
         with self.reference.in_place():
             return super().execute_batch("forward", all_data, start_idx, end_idx)
+
+    def sync_nbytes(self) -> int:
+        """Bytes of weights that the last sync brought to each engine."""
+        return self.trainer.sender.nbytes()
 
     def refresh_reference(self, mix: float, reset_optimizer: bool) -> None:
         """Move the reference to the policy, or `mix` of the way; every rank for itself."""

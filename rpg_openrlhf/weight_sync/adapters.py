@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -39,3 +40,53 @@ def engine_weights(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Paramete
 def engine_name(name: str) -> str:
     """A parameter's name without what PEFT put around it."""
     return name.removeprefix(PREFIX).replace(f"{BASE}.", ".")
+
+
+def quantization(weight: torch.Tensor) -> object | None:
+    """State of a weight that bitsandbytes holds in 4 bits (`shape` and `dtype` are those it stands for), else None."""
+    return getattr(weight, "quant_state", None)
+
+
+def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
+    """The numbers that a weight's forward pass computes with: a 4-bit one's codes are looked up."""
+    state = quantization(weight)
+    if state is None:
+        return weight.data
+    # Imported late: only 4-bit weights need it.
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, state)
+
+
+def keep_packing(module: torch.nn.Module) -> None:
+    """Have 4-bit layers keep the packing that they were made with.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.50.2 packs them anew in the first forward pass without gradients
+    (nn/modules.py): their scales are rounded to bf16 then, and gradients no longer pass through.
+    """
+    for layer in module.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
+    """Write the model that a PEFT `adapter` folder makes of its base model into `folder`, merged as in a sync.
+
+    The base is the folder or hub id that the adapter names. It is loaded in the type of the adapter folder's
+    config.json, which says what was trained with, or in its own; the tokenizer is the adapter folder's.
+    """
+    # Imported late: transformers takes seconds.
+    from peft import PeftConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    trained = (adapter / "config.json").is_file() and AutoConfig.from_pretrained(
+        adapter, trust_remote_code=trust_remote_code
+    ).dtype
+    name = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    base = AutoModelForCausalLM.from_pretrained(name, dtype=trained or "auto", trust_remote_code=trust_remote_code)
+    model = PeftModel.from_pretrained(base, adapter)
+    weights, adapters = engine_weights(model)
+    for weight_name, matrices in adapters.items():
+        weights[weight_name].data = matrices.merged(weights[weight_name].data)
+    model.unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code).save_pretrained(folder)

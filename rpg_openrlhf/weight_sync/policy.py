@@ -10,7 +10,7 @@ from openrlhf.trainer.ray.utils import get_physical_gpu_id
 from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 
 from rpg_openrlhf.weight_sync import transports
-from rpg_openrlhf.weight_sync.adapters import engine_weights
+from rpg_openrlhf.weight_sync.adapters import engine_weights, quantization
 from rpg_openrlhf.weight_sync.plan import make_plan
 from rpg_openrlhf.weight_sync.sender import WeightSender
 
@@ -53,7 +53,10 @@ class BucketedSync(ActorPPOTrainer):
         return WeightSender(plan, named, engines, transport, self._gathered, not partly, adapters)
 
     def _described(self, weights: dict[str, torch.nn.Parameter]) -> list[tuple[str, torch.Size, torch.dtype]]:
-        return [(name, self._whole_shape(weight), weight.dtype) for name, weight in weights.items()]
+        return [
+            (name, self._whole_shape(weight), getattr(quantization(weight), "dtype", weight.dtype))
+            for name, weight in weights.items()
+        ]
 
     def _transport(self, nbytes: int):
         if self.use_cuda_ipc:
@@ -63,6 +66,8 @@ class BucketedSync(ActorPPOTrainer):
         return transports.Broadcast(self._model_update_group, nbytes, torch.cuda.current_device())
 
     def _whole_shape(self, weight: torch.nn.Parameter) -> torch.Size:
+        if (packed := quantization(weight)) is not None:  # whole on every rank: ZeRO 3 is refused
+            return packed.shape
         if self.args.ds.zero_stage == 3:
             return weight.ds_shape
         with self._gathered([weight]):

@@ -11,7 +11,7 @@ import ray
 import torch
 
 from rpg_openrlhf.errors import NotFinite
-from rpg_openrlhf.weight_sync.adapters import Adapter
+from rpg_openrlhf.weight_sync.adapters import Adapter, quantization, unpacked
 from rpg_openrlhf.weight_sync.plan import Bucket, checksum
 
 WATCH_SECONDS = 0.05  # between two looks at the engines during a transfer that blocks
@@ -50,12 +50,20 @@ class WeightSender:
             spec = pickle.dumps((plan, transport.address, is_whole))
             self._finish("open_weights", [engine.open_weights.remote(spec) for engine in engines])
 
+    def nbytes(self) -> int:
+        """Bytes that the last push brought to each engine."""
+        return sum(bucket.nbytes for bucket in self.plan[: self._buckets()])
+
+    def _buckets(self) -> int:
+        """Number of buckets, the first ones, of the push of this version."""
+        return self.changing if self.version > 1 else len(self.plan)
+
     def push(self) -> None:
         """Bring every engine to the weights as they are. Where it fails midway, engines generate nothing."""
         self.version += 1
         checksums: list[int] = []
         loading: deque[list[ray.ObjectRef]] = deque()  # the calls about each slot in use, the oldest first
-        for index, weights in enumerate(self.weights[: self.changing if self.version > 1 else None]):
+        for index, weights in enumerate(self.weights[: self._buckets()]):
             beside = [weight for adapter in self.adapters[index] if adapter for weight in (adapter.down, adapter.up)]
             with self.gathered([*weights, *beside]):
                 if self.transport:
@@ -88,11 +96,12 @@ class WeightSender:
 
     def _pack(self, index: int, slot: int, weights: list[torch.nn.Parameter]) -> None:
         places, adapters = self._places[slot][index], self.adapters[index]
-        if not any(adapters):
+        if not any(adapters) and all(quantization(weight) is None for weight in weights):
             torch._foreach_copy_(places, [weight.data for weight in weights])
             return
         for place, weight, adapter in zip(places, weights, adapters, strict=True):
-            place.copy_(adapter.merged(weight.data) if adapter else weight.data)
+            whole = unpacked(weight)
+            place.copy_(adapter.merged(whole) if adapter else whole)
 
     def _send_watching(self, slot: int, nbytes: int, calls: list[ray.ObjectRef]) -> None:
         """A transfer that blocks until every engine takes part, given up as soon as one has failed."""

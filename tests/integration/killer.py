@@ -54,7 +54,9 @@ class Killed:
                         self.kills.append(waiting.pop(0))
                     time.sleep(0.05)
                 if process.returncode != -9:
-                    assert not waiting, f"it ended with {process.returncode} before {waiting} could be killed"
+                    assert process.returncode or not waiting, (
+                        f"it ended with {process.returncode} before {waiting} could be killed"
+                    )
                     return process.returncode
 
     def _kill(self, victim: str, process: subprocess.Popen, chance: random.Random) -> bool:

@@ -1,6 +1,8 @@
 """LoRA: adapters train, engines hold the merged weights, the reference is the base model, and a killed run resumes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,10 +45,13 @@ def test_adapters_train(train, tiny, stage, flags):
     changed = {name for name in saved if not torch.equal(saved[name], start[name])}
     assert changed
     assert all("proj" in name for name in changed), "nothing but what has an adapter"
+    adapted = sum(weight.nbytes for name, weight in saved.items() if "proj" in name) / 2**20
+    for step in run.metrics:
+        assert step["sync/mib"] == pytest.approx(adapted, rel=1e-3), "only layers with adapters travel"
     AutoModelForCausalLM.from_pretrained(out)
 
 
-def test_a_resumed_run_is_the_undisturbed_one(train):
+def test_a_resumed_run_is_the_undisturbed_one(train, tmp_path):
     """Two rollouts, then the third from the checkpoint, against three at once; the reference is the base model."""
     flags = (*LORA, "--ref.refresh", "never", "--rpg.beta", "0.01", "--train.full_determinism_enable")
     flags += ("--ckpt.save_steps", "1", "--ds.param_dtype", "fp32")
@@ -54,12 +59,53 @@ def test_a_resumed_run_is_the_undisturbed_one(train):
     assert whole.returncode == 0, whole.output
     part = train(*flags, "--train.max_rollouts", "2", name="part")
     assert part.returncode == 0, part.output
-    rest = train(*flags, "--train.max_rollouts", "3", name="part")
+    rest = train(*flags, "--train.max_rollouts", "3", "--ckpt.merge_lora=false", name="part")
     assert rest.returncode == 0, rest.output
     for name in ("policy_loss", "policy/kl_ref_k3", "reward", "actor_grad_norm"):
         assert rest.metrics[-1][name] == whole.metrics[-1][name], name
     assert rest.metrics[-1]["policy/kl_ref_k3"] > 0
-    models = [load_file(run.run_dir.parent / "model" / "model.safetensors") for run in (whole, rest)]
-    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
-    config = json.loads((rest.run_dir.parent / "model" / "adapter" / "adapter_config.json").read_text())
-    assert config["r"] == 4
+    merged, adapter = (run.run_dir.parent / "model" for run in (whole, rest))
+    assert not (adapter / "model.safetensors").exists()
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (merged / "adapter", adapter)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
+    # A checkpoint holds no base model.
+    (states,) = (rest.run_dir.parent / "checkpoints" / "_actor" / "global_step3").glob("*model_states.pt")
+    assert all(".lora_" in name for name in torch.load(states, weights_only=False)["module"])
+    assert evaluated(adapter, tmp_path / "adapter_scores") == evaluated(merged, tmp_path / "merged_scores")
+
+
+def evaluated(model, output) -> list[tuple]:
+    """Samples that the evaluation draws from a saved model."""
+    problems = output.with_name("sums.jsonl")  # whose name decides the seeds
+    rows = [{"id": str(i), "problem": f"{10 + i}+{20 + i}=", "answer": str(30 + 2 * i)} for i in range(6)]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = [sys.executable, "-m", "evaluation.run", "--model", model, "--benchmarks", problems, "--prompt", "raw"]
+    command += ["--no-chat-template", "--n", "4", "--max-tokens", "20", "--output", output]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    return sorted((line["problem"], line["sample"], line["text"]) for line in lines)
+
+
+def test_a_4_bit_base_model(train, tiny):
+    """Engines hold what its weights stand for; a checkpoint of the adapters is gone on with."""
+    flags = (*LORA, "--ds.load_in_4bit", "--ds.zero_stage", "2", "--ds.param_dtype", "bf16", "--ckpt.save_steps", "1")
+    run = train(*flags, "--train.max_rollouts", "2")
+    assert run.returncode == 0, run.output
+    run = train(*flags, "--train.max_rollouts", "3")
+    assert run.returncode == 0, run.output
+    assert [step["step"] for step in run.metrics] == [1, 2, 3]
+    for step in run.metrics:
+        assert step["actor_grad_norm"] > 0
+        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.05)
+    out = run.run_dir.parent / "model"
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    start = AutoModelForCausalLM.from_pretrained(tiny[0], dtype=torch.bfloat16).state_dict()
+    saved = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).state_dict()
+    for name, weight in saved.items():
+        if "proj" in name:  # 4 bits and two rollouts away from the base model
+            assert 0 < (weight - start[name]).norm() < 0.3 * start[name].norm(), name
+        else:
+            assert torch.equal(weight, start[name]), name

@@ -7,14 +7,22 @@ from types import SimpleNamespace as Namespace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tests.upstream import make_importable
 
 make_importable()
 
 from rpg_openrlhf.weight_sync import sender as sender_module
-from rpg_openrlhf.weight_sync.adapters import engine_weights
+from rpg_openrlhf.weight_sync.adapters import engine_weights, keep_packing, quantization, unpacked, write_merged
 from rpg_openrlhf.weight_sync.plan import make_plan
 from rpg_openrlhf.weight_sync.receiver import WeightReceiver
 from rpg_openrlhf.weight_sync.sender import WeightSender
@@ -126,3 +134,62 @@ def test_after_the_first_sync_only_adapted_weights_travel(monkeypatch):
         if name in adapters:
             assert torch.equal(weight, adapters[name].merged(weights[name].data)), name
     assert gathered[0] == 3 * len(plan[0].pieces), "a weight with its two matrices"
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
+
+
+def test_a_model_merged_from_an_adapters_folder_is_what_a_sync_sends(tmp_path):
+    """In the base model's own type, bf16 here, to the bit."""
+    base().to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    model = adapted().to(torch.bfloat16)
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer().save_pretrained(tmp_path / "adapter")
+    write_merged(tmp_path / "adapter", tmp_path / "merged", trust_remote_code=False)
+    whole = Qwen3ForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    weights, adapters = engine_weights(model)
+    assert adapters
+    for name, weight in whole.named_parameters():
+        sent = adapters[name].merged(weights[name].data) if name in adapters else weights[name].data
+        assert torch.equal(weight, sent), name
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == 2
+
+
+def quantized(folder):
+    """The base model with its layers in 4 bits, as upstream loads it (models/actor.py), and adapters."""
+    base().to(torch.bfloat16).save_pretrained(folder)
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = Qwen3ForCausalLM.from_pretrained(folder, quantization_config=how, dtype=torch.bfloat16)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear"))
+    for name, weight in model.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    keep_packing(model)
+    return model.to(torch.bfloat16)
+
+
+def test_engines_hold_what_4_bit_weights_stand_for(tmp_path):
+    """Their forward pass of merged weights is the policy's of packed ones and adapters, up to rounding in bf16."""
+    model = quantized(tmp_path)
+    weights, adapters = engine_weights(model)
+    packed = [name for name, weight in weights.items() if quantization(weight) is not None]
+    assert len(packed) == len(adapters) == 14
+    whole = base().to(torch.bfloat16)
+    start = {name: weight.clone() for name, weight in whole.named_parameters()}
+    for name, weight in whole.named_parameters():
+        values = unpacked(weights[name])
+        assert values.shape == weight.shape
+        assert values.dtype == torch.bfloat16
+        weight.data = adapters[name].merged(values) if name in adapters else values
+        if name not in adapters:
+            assert torch.equal(weight, start[name]), name
+    tokens = torch.arange(24).view(2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(tokens).logits, model(tokens).logits, atol=0.02, rtol=0.05)

@@ -229,8 +229,8 @@ def test_lora(targets, caplog):
 def test_models_are_built_of_the_class_asked_for(wish, kind, monkeypatch):
     """Policy and upstream's reference: each rebinds the name by which upstream builds its model."""
     actor = Namespace(chunked_head=wish, gradient_checkpointing_layers=None)
-    train = Namespace(enable_ema=False)
-    strategy = Namespace(args=Namespace(actor=actor, algo=Namespace(objective="openrlhf"), train=train))
+    train, ds = Namespace(enable_ema=False), Namespace(load_in_4bit=False)
+    strategy = Namespace(args=Namespace(actor=actor, algo=Namespace(objective="openrlhf"), train=train, ds=ds))
     for ours, module in ((RPGPolicyActor, ppo_actor), (RPGReferenceActor, launcher)):
         built = []
         monkeypatch.setattr(module, "Actor", None)

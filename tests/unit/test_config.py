@@ -26,7 +26,7 @@ def test_every_flag_is_its_attribute_path_and_has_one_sentence():
         assert node == flag.default
         assert flag.sentence.endswith(".")
         assert "\n" not in flag.sentence
-    assert len(config.flags()) == 32
+    assert len(config.flags()) == 33
 
 
 def test_config_is_frozen():

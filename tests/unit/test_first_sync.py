@@ -33,7 +33,11 @@ def trainer(engines, broadcast, sleeps) -> Namespace:
         vllm_engines=engines,
         broadcast_to_vllm=broadcast,
         tokenizer=Namespace(encode=lambda text, **_: [1, 2], eos_token_id=0),
-        args=Namespace(vllm=Namespace(enable_sleep=sleeps, sync_backend="gloo"), train=Namespace(colocate_all=False)),
+        args=Namespace(
+            vllm=Namespace(enable_sleep=sleeps, sync_backend="gloo"),
+            train=Namespace(colocate_all=False),
+            ds=Namespace(load_in_4bit=False),
+        ),
     )
 
 
@@ -62,3 +66,16 @@ def test_a_transport_that_garbles_weights_is_named():
     says = r"greedy answer of engine 1 \(1 of 2\): --vllm.sync_backend gloo does not bring weights as they are"
     with pytest.raises(first_sync.WrongSync, match=says):
         first_sync.check(trainer(engines, broadcast, False))
+
+
+def test_beside_a_4_bit_base_model_the_second_sync_is_of_unchanged_weights():
+    """The first brings what the 4 bits stand for."""
+    engine = Engine()
+
+    def broadcast():
+        engine.weights = 2
+
+    beside = trainer([engine], broadcast, sleeps=False)
+    beside.args.ds.load_in_4bit = True
+    first_sync.check(beside)
+    assert engine.weights == 2

@@ -36,6 +36,7 @@ def test_the_good_case_is_launched(good, tmp_path, capsys):
 
 
 SCHEDULE_FREE = {"actor.optim": "schedulefree"}
+FOUR_BIT = {"ds.load_in_4bit": "", "ds.lora.rank": "8", "ds.param_dtype": "bf16"}
 MUON_3 = {"actor.optim": "muon", "ds.zero_stage": "3"}
 BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_norm"}
 
@@ -116,7 +117,9 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
             "--ref.model_name_or_path base: with --ds.lora.rank the reference is the base model",
         ),
         ({"ds.lora.rank": "-1"}, "--ds.lora.rank -1: must be at least 0"),
-        ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: cannot be trained with vLLM rollouts"),
+        ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: 4-bit weights cannot be trained; give --ds.lora.rank 32"),
+        ({**FOUR_BIT, "ds.param_dtype": "fp32"}, "--ds.param_dtype fp32: with --ds.load_in_4bit OpenRLHF computes in"),
+        ({**FOUR_BIT, "ds.zero_stage": "3"}, "--ds.zero_stage 3: packed 4-bit weights are not cut into parts; set 2"),
         ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray: weights do not travel by Ray's collectives"),
         ({"vllm.sync_backend": "mpi"}, "--vllm.sync_backend mpi: does not exist on the platform cpu; use shm"),
         ({"platform": "cuda", "vllm.sync_backend": "gloo"}, "--vllm.sync_backend gloo: .* platform cuda; leave"),

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from evaluation import checkpoints
+from evaluation.provenance import listing, model_hash
 
 
 def model(path, value=1.0):
@@ -133,3 +134,38 @@ def test_two_runs_are_refused(run):
     (run / "other" / "config.yaml").write_text((run / "logs" / "config.yaml").read_text())
     with pytest.raises(checkpoints.MixedModels, match="more than one run: logs, other; give the folder of one run"):
         checkpoints.find(run)
+
+
+def adapter(path, base="organisation/base"):
+    """A LoRA adapter as the trainer saves it: OpenRLHF writes the base model's configuration beside it."""
+    model(path)
+    (path / "model.safetensors").rename(path / "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}), encoding="utf-8")
+    return path
+
+
+def test_an_adapter_below_its_merged_model_is_no_model_of_its_own(run):
+    for folder in (run / "model", run / "checkpoints" / "global_step5_hf"):
+        adapter(folder / "adapter")
+    assert [c.step for c in checkpoints.find(run)] == [5, 10, 100, None]
+
+
+def test_an_adapter_alone_is_a_model(tmp_path):
+    for step in (5, 10):
+        assert checkpoints.problem(adapter(tmp_path / "checkpoints" / f"global_step{step}_hf")) is None
+    (tmp_path / "checkpoints" / "global_step5_hf" / "config.json").unlink()  # PEFT itself writes none
+    assert checkpoints.problem(tmp_path / "checkpoints" / "global_step5_hf") is None
+    assert [c.step for c in checkpoints.find(tmp_path)] == [5, 10]
+
+
+def test_an_adapter_whose_base_model_is_not_there(tmp_path):
+    said = checkpoints.problem(adapter(tmp_path / "model", str(tmp_path / "gone")))
+    assert said.endswith("gone, which is not here: put it there, or correct the path in adapter_config.json")
+
+
+def test_a_models_hash_is_that_of_the_base_model_too(tmp_path):
+    folder = adapter(tmp_path / "adapter", str(model(tmp_path / "base")))
+    before = model_hash(folder), listing(folder)
+    (tmp_path / "base" / "config.json").write_text('{"changed": 1}', encoding="utf-8")
+    assert model_hash(folder) != before[0]
+    assert listing(folder) != before[1]
