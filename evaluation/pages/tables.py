@@ -92,10 +92,7 @@ def benchmarks_of(runs: Iterable[Run]) -> list[str]:
 
 def title_of(benchmark: str) -> str:
     """A benchmark's name as the paper writes it."""
-    known = {"aime24": "AIME24", "aime25": "AIME25", "amc23": "AMC23", "math500": "MATH-500"}
-    return known.get(benchmark) or {"minerva_math": "Minerva-Math", "olympiadbench": "OlympiadBench"}.get(
-        benchmark, benchmark
-    )
+    return TITLES.get(benchmark, benchmark)
 
 
 def largest_k(found: dict[str, Any], key: str) -> tuple[str, dict[str, Any] | None]:

@@ -10,6 +10,7 @@ from rpg_openrlhf.settings import machine
 
 GIB = 2**30
 ASSUMED_GPU_GIB = 81_559 / 1024  # an H100 of the published runs, as nvidia-smi shows it
+NF4_BYTES = 0.516  # of a weight: 4 bits, and a scale of 8 bits for every 64 with their own scales for every 256
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
 PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform, measured
 TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
@@ -31,6 +32,7 @@ class Shapes(NamedTuple):
     query: int  # heads x head size
     key: int  # key-value heads x head size
     vocabulary: int
+    linear: int  # parameters of linear layers but the output layer, which 4-bit loading packs
     lora: int  # trainable parameters when LoRA is on, else 0
 
 
@@ -62,6 +64,7 @@ def count_shapes(config: Any, lora_rank: int, trust_remote_code: bool) -> Shapes
         query=text.num_attention_heads * head,
         key=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head,
         vocabulary=text.vocab_size,
+        linear=sum(m.weight.numel() for m in linears),
         lora=lora_rank * sum(m.in_features + m.out_features for m in linears),
     )
 
@@ -81,7 +84,8 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
         part: ranks if stage >= least else args.ds.tensor_parallel_size
         for part, least in (("opt", 1), ("grad", 2), ("weight", 3))
     }
-    weights = shapes.parameters * (0.5 if args.ds.load_in_4bit else size) / split["weight"]
+    packed = shapes.linear if args.ds.load_in_4bit else 0
+    weights = ((shapes.parameters - packed) * size + packed * NF4_BYTES) / split["weight"]
     trainable = shapes.lora or shapes.parameters
     host = args.ds.adam_offload and args.platform != "cpu"
     states = {

@@ -1,17 +1,9 @@
-"""Runs whose reference moves: by KL and interval, and a little at every step."""
+"""A run whose reference moves, by KL and interval."""
 
-import json
 from itertools import pairwise
-
-import pytest
 
 from rpg_openrlhf.reference.schedule import RefreshSchedule
 from tests import logged_keys
-
-
-def refreshes(run) -> list[dict]:
-    lines = (run.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == "refresh"]
 
 
 def test_kl_and_interval_move_the_reference(train):
@@ -29,7 +21,7 @@ def test_kl_and_interval_move_the_reference(train):
     assert [step["ref/refresh"] for step in run.metrics] == [float(d.refresh) for d in decisions]
     assert [step["ref/kl_average"] for step in run.metrics] == [d.kl_average for d in decisions]
     assert [step["policy/optimizer_steps"] for step in run.metrics] == [2] * 9
-    moved = refreshes(run)
+    moved = run.reports("refresh")
     expected = [(s["step"], d.reason) for s, d in zip(run.metrics, decisions, strict=True) if d.refresh]
     assert [(record["step"], record["reason"]) for record in moved] == expected
     assert 2 <= len(moved) < 9, "sometimes, and not always"
@@ -41,21 +33,3 @@ def test_kl_and_interval_move_the_reference(train):
     assert "reference moved after step" in run.output
     keys = {key for step in run.metrics for key in step}
     logged_keys.check(keys, *("RPG", "entropy", "group", "score", "grader", "reference", "refresh", "replaced"))
-
-
-def test_ema_follows_the_policy(train, tiny):
-    """A part of the way at every optimizer step, dynamic batches: a KL that is smaller than to a fixed reference."""
-    flags = ("--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "400", "--train.full_determinism_enable")
-    fixed = train(*flags, "--ref.refresh", "never", name="fixed")
-    same = ("--ref.model_name_or_path", str(tiny[0]))  # the start policy's weights, by another way
-    moving = train(*flags, *same, "--ref.refresh", "ema", "--ref.mix", "0.3", name="moving")
-    assert moving.returncode == fixed.returncode == 0, moving.output + fixed.output
-    assert moving.metrics[0]["ref/kl_start"] == fixed.metrics[0]["ref/kl_start"] == 0
-    for still, step in zip(fixed.metrics[1:], moving.metrics[1:], strict=True):
-        assert 0 < step["ref/kl_start"] < still["ref/kl_start"]
-    records = refreshes(moving)
-    assert [record["reason"] for record in records] == ["ema"] * 3
-    afterwards = [step["ref/kl_start"] for step in moving.metrics[1:]]
-    assert [record["kl_after"] for record in records] == [*afterwards, None], "measured with the next rollout"
-    assert records[0]["kl_before"] == pytest.approx(moving.metrics[0]["policy/kl_ref_k3"])
-    assert not refreshes(fixed)

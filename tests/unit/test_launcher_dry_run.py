@@ -76,6 +76,9 @@ def test_model_states_by_zero_stage(shapes):
     for stage, bytes_each in ((0, 2 + 2 + 12), (1, 2 + 2 + 12 / 8), (2, 2 + 2 / 8 + 12 / 8), (3, 16 / 8)):
         states = memory.model_states(gpu_args("--ds.zero_stage", str(stage)), shapes)
         assert sum(states.values()) == pytest.approx(bytes_each * gib)
+    packed = memory.model_states(gpu_args("--ds.load_in_4bit"), shapes)["weights"] * 2**30
+    embeddings = 151_936 * 2560 * 2
+    assert packed == pytest.approx(embeddings + 36 * 100_925_440 * 0.516, rel=1e-3), "four bits, and their scales"
     offloaded = memory.model_states(gpu_args("--ds.adam_offload"), shapes)
     assert sum(offloaded.values()) == pytest.approx(2 * gib)
 

@@ -1,0 +1,123 @@
+"""The tokens of one expression, read from left to right: everything about them that is no number yet."""
+
+from collections.abc import Sequence
+
+from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.numbers import NotExact, TooBig
+
+MAX_DEPTH = 24  # nested groups; a final answer has a few
+
+
+class TokenReader:
+    """A place in the tokens. NotExact where what comes next is no part of an expression."""
+
+    def __init__(self, tokens: Sequence[Token]):
+        self.tokens = list(tokens)
+        self.position, self.depth = 0, 0
+
+    def peek(self, ahead: int = 0) -> str:
+        """Text of a token, the next one or one after it; "" past the end."""
+        index = self.position + ahead
+        return self.tokens[index].text if index < len(self.tokens) else ""
+
+    def kind(self, ahead: int = 0) -> str:
+        """Kind of a token, the next one or one after it; "end" past the end."""
+        index = self.position + ahead
+        return self.tokens[index].kind if index < len(self.tokens) else "end"
+
+    def take(self) -> str:
+        """Read the next token."""
+        if self.position >= len(self.tokens):
+            raise NotExact("the end came too early")
+        self.position += 1
+        return self.tokens[self.position - 1].text
+
+    def expect(self, token: str) -> None:
+        """Read a token that must be there."""
+        if self.take() != token:
+            raise NotExact(f"expected {token}")
+
+    def descend(self) -> None:
+        """Count a group within a group; TooBig beyond MAX_DEPTH."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise TooBig("depth")
+
+    def refuse_digits_side_by_side(self) -> None:
+        """4 2, 4{2} and x^{4}2 are written like other numbers and are no product; n 2^{n} and (n-2)180 are."""
+        before = self.tokens[self.position - 1]
+        if before.kind != "number" and before.text != "}":
+            return
+        braces = 0
+        while self.peek(braces) == "{":
+            braces += 1
+        if self.kind(braces) == "number" or (braces and self.peek(braces) in ("-", "+", r"\frac")):
+            raise NotExact("two numbers side by side")
+
+    def degree(self) -> bool:
+        r"""Take a degree sign: ^\circ or ^{\circ}."""
+        if self.peek() == r"\circ":
+            self.take()
+            return True
+        if [self.peek(i) for i in range(3)] == ["{", r"\circ", "}"]:
+            self.position += 3
+            return True
+        return False
+
+    def subscript(self) -> str:
+        """The text of a following subscript: part of a name, never a value."""
+        if self.peek() != "_":
+            return ""
+        self.take()
+        if self.peek() != "{":
+            return "_" + self.take()
+        parts, depth = [], 0
+        while True:
+            token = self.take()
+            depth += (token == "{") - (token == "}")
+            if depth == 0:
+                return "_" + "".join(part for part in parts if part not in ("{", "}"))
+            parts.append(token)
+
+    def inverse_sign(self) -> bool:
+        """Take the ^{-1} of an inverse function."""
+        for sign in (["^", "{", "-", "1", "}"], ["^", "-", "1"]):
+            texts = [self.peek(i) for i in range(len(sign) + 1)]
+            if texts[:-1] == sign and (texts[-1] == "(" or sign[1] == "-" or texts[-1] not in ("^", "!")):
+                self.position += len(sign)
+                return True
+        return False
+
+    def applied_to_one_token(self) -> bool:
+        """x(t) and I(0) are applications as well, and not products."""
+        return self.kind(1) in ("number", "letter") and self.peek(2) == ")"
+
+    def corners(self) -> str:
+        r"""The points of an angle or a triangle: \angle ABC."""
+        if self.peek() == "{":
+            return self.group_text()
+        points = ""
+        while self.kind() == "letter" and self.peek()[0].isupper():
+            points += self.take() + self.subscript()
+        if not points:
+            raise NotExact("figure")
+        return points
+
+    def is_derivative(self) -> bool:
+        r"""True for \frac{d y}{d x}, where the d is no factor."""
+        texts = [token.text for token in self.tokens[self.position :]]
+        kinds = [token.kind for token in self.tokens[self.position :]]
+        if texts[:1] != ["{"] or texts[1:2] not in (["d"], [r"\partial"]):
+            return False
+        end = texts.index("}") if "}" in texts else 0
+        bottoms = [i for i in range(end, len(texts) - 3) if texts[i : i + 3] == ["}", "{", texts[1]]]
+        return bool(bottoms) and kinds[bottoms[0] + 3] in ("letter", "command")
+
+    def group_text(self) -> str:
+        """The text of a group or of one token, which names something."""
+        text, depth = self.take(), 1
+        while text[0] == "{" and depth:
+            token = self.take()
+            depth += (token == "{") - (token == "}")
+            text += token
+        return text
