@@ -229,11 +229,11 @@ def measure(sizes: list[int], tokens: int, micro_batch_size: int, repeats: int, 
     log_probs = torch.randn(micro_batch_size, tokens)
     rows = []
     for sequences in sizes:
-        found: dict[str, list] = {way: [] for way in ways}
+        results: dict[str, list] = {way: [] for way in ways}
         for _ in range(repeats):
             for way, ours in ways.items():
-                found[way].append(path(ours, sequences, tokens, micro_batch_size, log_probs))
-        for way, runs in found.items():
+                results[way].append(path(ours, sequences, tokens, micro_batch_size, log_probs))
+        for way, runs in results.items():
             row = {"way": way, "sequences": sequences, "tokens": tokens, "micro_batch_size": micro_batch_size}
             rows.append(row | {"runs": runs})
     return rows

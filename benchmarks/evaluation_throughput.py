@@ -49,10 +49,10 @@ def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> Turn:
         batch = [waiting.pop() for _ in range(min(len(waiting), replica.capacity - outstanding))]
         if batch:
             replica.submit(batch)
-        found = replica.poll(1.0)
-        outstanding += len(batch) - len(found)
-        left -= len(found)
-        tokens += sum(completion.tokens for completion in found)
+        completions = replica.poll(1.0)
+        outstanding += len(batch) - len(completions)
+        left -= len(completions)
+        tokens += sum(completion.tokens for completion in completions)
     used = cpu_seconds(replica.pid) - used + time.process_time() - own
     return tokens, time.perf_counter() - started, used
 
@@ -151,10 +151,10 @@ def measure(
     for turn in range(repeats + 1):
         # In turn from the front and from the back: what changes slowly on the machine falls on all alike.
         for method in list(methods) if turn % 2 else reversed(methods):
-            found = methods[method]()
-            print(f"turn {turn}, {method}: {found[0] / found[1]:.1f} tokens/s", flush=True)
+            result = methods[method]()
+            print(f"turn {turn}, {method}: {result[0] / result[1]:.1f} tokens/s", flush=True)
             if turn:
-                turns[method].append(found)
+                turns[method].append(result)
     ours.send(None)
     bare.join()
     replica.close()

@@ -160,7 +160,7 @@ def run(method: str, folder: Path, rollouts: int, recompute: bool = True) -> dic
     coefficient = FixedKLController(0.0 if rpg else args.algo.kl.init_coef)
     maker = kind(*groups, coefficient, strategy, Namespace(pad_token_id=0))
     generator, limit = object.__new__(generator_kind), args.data.max_len
-    found = []
+    seconds = []
     for seed in range(rollouts + 1):
         answers = rollout(seed, with_log_probs=rpg, budget=RESPONSE if seed else 64)
         received = [answer if shipped else pack(answer, limit) for answer in answers]
@@ -170,10 +170,10 @@ def run(method: str, folder: Path, rollouts: int, recompute: bool = True) -> dic
         groups[0].async_run_method_batch(method_name="append", experience=experiences)
         middle = time.process_time()
         status = policy.fit(coefficient.value)
-        found.append({"experience": middle - begin, "train": time.process_time() - middle})
+        seconds.append({"experience": middle - begin, "train": time.process_time() - middle})
         assert status["actor_grad_norm"] > 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rollouts": found[1:], "peak_gib": peak}
+    return {"rollouts": seconds[1:], "peak_gib": peak}
 
 
 def table(results: dict[str, list[dict]]) -> str:

@@ -147,14 +147,14 @@ def measure(case: dict) -> dict[str, float]:
 
 def compare(case: dict, repeats: int) -> dict:
     """Both paths in turn -> the case with medians, extremes and ratios."""
-    found: dict[str, list[dict]] = {path: [] for path in PATHS}
+    results: dict[str, list[dict]] = {path: [] for path in PATHS}
     for _ in range(repeats):
         for path in PATHS:
-            found[path].append(measure({**case, "path": path}))
+            results[path].append(measure({**case, "path": path}))
     size = {"fp32": 4, "bf16": 2}[case["dtype"]]
     gradient = 0 if case["mode"] == "forward alone" else VOCABULARY * case["hidden"] * size
     row = dict(case)
-    for path, runs in found.items():
+    for path, runs in results.items():
         seconds = [each["seconds"] for each in runs]
         peak = statistics.median(each["bytes"] for each in runs)
         row[path] = {"seconds": seconds, "median": statistics.median(seconds), "peak": peak, "net": peak - gradient}
@@ -194,17 +194,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
-    found: dict = {"machine": machine.describe(args.device), "rows": []}
+    report: dict = {"machine": machine.describe(args.device), "rows": []}
     for hidden in args.hidden.split(","):
         for tokens in args.tokens.split(","):
             for dtype in args.dtypes.split(","):
                 for mode in args.modes.split(","):
                     case = {"device": args.device, "tokens": int(tokens), "hidden": int(hidden), "dtype": dtype}
                     case |= {"mode": mode, "temperature": args.temperature}
-                    found["rows"].append(compare(case, args.repeats))
+                    report["rows"].append(compare(case, args.repeats))
                     if args.out:
-                        args.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(machine.in_words(found["machine"]), table(found["rows"]), sep="\n\n")
+                        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(machine.in_words(report["machine"]), table(report["rows"]), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ def describe(device: str = "cpu") -> dict[str, str]:
     """Description of the machine in words; with `device` cuda, of the GPU too."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     named = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    found = {
+    facts = {
         "CPU": named[0] if named else platform.processor() or platform.machine(),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
@@ -24,13 +24,13 @@ def describe(device: str = "cpu") -> dict[str, str]:
     if device == "cuda":
         import torch
 
-        found["GPU"] = torch.cuda.get_device_name()
+        facts["GPU"] = torch.cuda.get_device_name()
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return facts
 
 
 def in_words(found: dict[str, str]) -> str:

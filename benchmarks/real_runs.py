@@ -84,8 +84,8 @@ def steps_of(runs: list[Run]) -> list[dict]:
 def phases(runs: list[Run]) -> dict[str, str]:
     """Seconds of every phase and of the step."""
     steps = steps_of(runs)
-    found = {f"{name}, s": spread([s[f"timing/{key}"] for s in steps]) for name, key in PHASES.items()}
-    return found | {"step, s": spread([step["timing/step_total"] for step in steps])}
+    cells = {f"{name}, s": spread([s[f"timing/{key}"] for s in steps]) for name, key in PHASES.items()}
+    return cells | {"step, s": spread([step["timing/step_total"] for step in steps])}
 
 
 def reference(runs: list[Run]) -> dict[str, str]:
@@ -109,8 +109,8 @@ def throughput(runs: list[Run]) -> dict[str, str]:
     steps = steps_of(runs)
     names = {"optimizer steps, s": "timing/ppo_train", "staleness": "async/staleness"}
     names |= {"training waited, s": "async/training_waited", "engines waited, s": "async/engines_waited"}
-    found = {n: f"{statistics.median(s.get(key, 0.0) for s in steps):.2f}" for n, key in names.items()}
-    return {"rollouts a minute": spread(rates, 1)} | found
+    cells = {n: f"{statistics.median(s.get(key, 0.0) for s in steps):.2f}" for n, key in names.items()}
+    return {"rollouts a minute": spread(rates, 1)} | cells
 
 
 def syncs(runs: list[Run]) -> dict[str, str]:

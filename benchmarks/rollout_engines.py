@@ -58,12 +58,12 @@ def make_model(folder: Path, vocabulary: int, **shape: int) -> Path:
 def texts(tokenizer, count: int, length: int, seed: int) -> list[str]:
     """Words of random letters, `length` tokens each, or one or two fewer."""
     draw = random.Random(seed)
-    found = []
+    prompts = []
     for _ in range(count):
         words = " ".join("".join(draw.choices(LETTERS, k=draw.randint(2, 9))) for _ in range(length))
         ends = tokenizer(words, return_offsets_mapping=True)["offset_mapping"]
-        found.append(words[: ends[length - 1][1]].rsplit(" ", 1)[0] if length > 20 else words[: ends[length - 1][1]])
-    return found
+        prompts.append(words[: ends[length - 1][1]].rsplit(" ", 1)[0] if length > 20 else words[: ends[length - 1][1]])
+    return prompts
 
 
 def start_ray() -> None:

@@ -51,7 +51,7 @@ def dispatch(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
     model = make_model(folder / "large_tokenizer", 4096 if quick else QWEN3_TOKENS)
     sides, count = start_sides(model, 256), 4 if quick else 16
     prompts = texts(AutoTokenizer.from_pretrained(model), count, 16, seed=0)
-    found = {}
+    results = {}
     for way, together in ((f"{count} in one call", True), ("one by one", False)):
         turns = in_turns(sides, repeats, lambda side, _, way=together: side.rollout(prompts, 1, 1, way), way)
         columns = {
@@ -59,8 +59,8 @@ def dispatch(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
         }  # fmt: skip
         for side, rows in turns.items():
             row = {c: median(rows, lambda took, k=key: 1e3 * took[k] / count) for c, key in columns.items()}
-            found[f"{way}, {side}"] = {"way": way, "side": side, **row}
-    return found
+            results[f"{way}, {side}"] = {"way": way, "side": side, **row}
+    return results
 
 
 def front_end(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
@@ -68,15 +68,15 @@ def front_end(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
     from transformers import AutoTokenizer
 
     model = make_model(folder / "small_tokenizer", 4096)
-    sides, found = start_sides(model, 256), {}
+    sides, results = start_sides(model, 256), {}
     prompts = texts(AutoTokenizer.from_pretrained(model), 16, 16, seed=0)
     tokens = 32 if quick else 128
     for side, rows in in_turns(sides, repeats, lambda side, _: side.rollout(prompts, 16, tokens), "front end").items():
-        found[side] = {
+        results[side] = {
             "tokens": tokens, "side": side, "actor": median(rows, lambda r: 1e6 * r["actor_cpu"] / r["generated"]),
             "driver": median(rows, lambda r: 1e6 * r["driver_cpu"] / r["generated"]),
         }  # fmt: skip
-    return found
+    return results
 
 
 def prefix(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
@@ -94,13 +94,13 @@ def prefix(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
     def repeated(took: dict[str, float]) -> float:
         return took["cached"] / (took["prompted"] * (samples - 1) / samples)
 
-    found = {}
+    results = {}
     for side, rows in in_turns(sides, repeats, work, "prefix").items():
-        found[side] = {
+        results[side] = {
             "side": side, "cached": median(rows, repeated), "engine": median(rows, lambda r: r["engine_cpu"]),
             "seconds": median(rows, lambda r: r["seconds"]), "prompt": rows[0]["prompted"] / (4 * samples),
         }  # fmt: skip
-    return found
+    return results
 
 
 def dynamic(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
@@ -121,13 +121,13 @@ def dynamic(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
         rows = [(draw.choice(prompts), draw.choice(("mixed", "easy"))) for _ in prompts]
         return way[0].keep_mixed(rows, wanted, samples, 64 if quick else 768, way[1])
 
-    found = {}
+    results = {}
     for way, taken in in_turns(ways, repeats, work, "dynamic").items():
         columns = {
             name: median(taken, lambda r, n=name: r[n]) for name in ("seconds", "drawn", "given_back", "generated")
         }
-        found[way] = {"way": way, "wanted": wanted, **columns}
-    return found
+        results[way] = {"way": way, "wanted": wanted, **columns}
+    return results
 
 
 def cell(value: dict[str, float], digits: int) -> str:
@@ -182,17 +182,17 @@ def main() -> None:
     start_ray()
     import ray
 
-    found: dict = {"machine": machine.describe(), "parts": {}}
-    print(machine.in_words(found["machine"]), flush=True)
+    report: dict = {"machine": machine.describe(), "parts": {}}
+    print(machine.in_words(report["machine"]), flush=True)
     for name in args.parts:
         measure, _ = PARTS[name]
         with tempfile.TemporaryDirectory() as folder:
-            found["parts"][name] = measure(Path(folder), 1 if args.quick else args.repeats, args.quick)
+            report["parts"][name] = measure(Path(folder), 1 if args.quick else args.repeats, args.quick)
         ray.shutdown()
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         if name != args.parts[-1]:
             start_ray()
-    print(*(PARTS[name][1](rows) for name, rows in found["parts"].items()), sep="\n\n")
+    print(*(PARTS[name][1](rows) for name, rows in report["parts"].items()), sep="\n\n")
 
 
 if __name__ == "__main__":

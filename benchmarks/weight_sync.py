@@ -155,7 +155,7 @@ def measure_sync(steps: int) -> list[dict]:
 
         from rpg_openrlhf.weight_sync.policy import BucketedSync
 
-        found = {way: {"way": way, "seconds": [], "cpu": [], "calls": 0} for way in WAYS}
+        results = {way: {"way": way, "seconds": [], "cpu": [], "calls": 0} for way in WAYS}
         for step in range(steps + 1):
             for way, (backend, mib) in WAYS.items():
                 # A connection replaces the one before it, and its first sync touches new memory: once in a run.
@@ -170,13 +170,13 @@ def measure_sync(steps: int) -> list[dict]:
                 sync()
                 seconds, used = time.perf_counter() - begin, cpu_seconds() - before
                 if step:
-                    found[way]["seconds"].append(seconds)
-                    found[way]["cpu"].append(used)
-                    found[way]["calls"] = engine.calls
+                    results[way]["seconds"].append(seconds)
+                    results[way]["cpu"].append(used)
+                    results[way]["calls"] = engine.calls
                 held, sent = ray.get(engine.engine.weights.remote()), dict(model.named_parameters())
                 assert all(torch.equal(held[name], sent[name]) for name in held.keys() & sent.keys()), way
         ray.shutdown()
-    return list(found.values())
+    return list(results.values())
 
 
 def table(rows: list[dict]) -> str:
@@ -239,13 +239,13 @@ def measure_packing(steps: int, device: str, size: dict = QWEN3_4B, cap: int = 2
             times.append(time.perf_counter() - begin)
         return times[1:]
 
-    found = []
+    rows = []
     for checked in (False, True):
         times = seconds(functools.partial(once, checked))
         assert all(torch.equal(engine[name], policy[name]) for name in policy)
         nbytes = sum(bucket.nbytes for bucket in plan)
-        found.append({"checksums": checked, "bytes": nbytes, "buckets": len(plan), "seconds": times})
-    return found
+        rows.append({"checksums": checked, "bytes": nbytes, "buckets": len(plan), "seconds": times})
+    return rows
 
 
 def packing_table(rows: list[dict]) -> str:

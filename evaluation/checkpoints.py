@@ -39,9 +39,9 @@ def find(run_dir: Path) -> list[Checkpoint]:
     """
     record = _record(run_dir)
     own = [path for path in _models(run_dir) if record is None or _is_of(path, record)]
-    found = [Checkpoint(_step(path, run_dir), path) for path in own]
-    steps = _by_step(run_dir, [checkpoint for checkpoint in found if checkpoint.step is not None])
-    finals = [checkpoint for checkpoint in found if checkpoint.step is None]
+    models = [Checkpoint(_step(path, run_dir), path) for path in own]
+    steps = _by_step(run_dir, [checkpoint for checkpoint in models if checkpoint.step is not None])
+    finals = [checkpoint for checkpoint in models if checkpoint.step is None]
     if len(finals) > 1:
         raise MixedModels(_listing(run_dir, "several models without a step", [final.path for final in finals]))
     last = last_step(run_dir)
@@ -110,11 +110,11 @@ def finished(run_dir: Path) -> bool:
 
 def _models(run_dir: Path) -> list[Path]:
     levels = [run_dir]
-    found = []
+    models = []
     for _ in range(_DEPTH):
         levels = [child for folder in levels for child in _children(folder) if child.is_dir()]
-        found += [folder for folder in levels if _is_model(folder) and not _hidden(folder, run_dir)]
-    return found
+        models += [folder for folder in levels if _is_model(folder) and not _hidden(folder, run_dir)]
+    return models
 
 
 def _is_model(folder: Path) -> bool:

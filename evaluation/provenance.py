@@ -58,13 +58,13 @@ def text_hash(text: str) -> str:
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Those of PACKAGES that are installed, and Python's."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            numbers[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 @lru_cache(maxsize=1)

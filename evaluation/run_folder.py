@@ -150,14 +150,14 @@ def _identity(described: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     The model by its hash, so that a moved checkpoint stays itself.
     """
     model, prompt = described["model"], described["prompt"]
-    found = {
+    facts = {
         "model": (model["hash"] or model["name"], _named(model["name"], model["hash"])),
         "prompt": (prompt["template_hash"], prompt["style"]),
         "chat-template": (prompt["chat_template"], str(prompt["chat_template"])),
         "system": (prompt["system"], repr(prompt["system"])),
     }
-    found |= {key.replace("_", "-"): (value, str(value)) for key, value in described["sampling"].items()}
-    return found | {
+    facts |= {key.replace("_", "-"): (value, str(value)) for key, value in described["sampling"].items()}
+    return facts | {
         name: (row["sha256"], _named(row["source"], row["sha256"])) for name, row in described["benchmarks"].items()
     }
 

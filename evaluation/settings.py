@@ -70,14 +70,14 @@ def parse(argv: list[str]) -> Settings:
 
 def _yaml_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.error(f"--config {path}: {' '.join(str(error).split())}")
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         parser.error(f"--config {path}: must be a mapping of flags to values")
     known = {flag: action for action in parser._actions for flag in action.option_strings}
     flags: list[str] = []
-    for key, value in found.items():
+    for key, value in content.items():
         flag = "--" + str(key).replace("_", "-")
         if flag not in known or flag == "--config":
             near = difflib.get_close_matches(flag, known, 1)

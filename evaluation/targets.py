@@ -42,16 +42,16 @@ def targets_of(settings: Settings) -> list[Target]:
         models = checkpoints.find(settings.checkpoints)
     except checkpoints.MixedModels as error:
         raise TargetError(f"--checkpoints {error}") from None
-    found = [Target(str(m.path), output / m.folder, m.step, label, "--checkpoints") for m in models]
+    targets = [Target(str(m.path), output / m.folder, m.step, label, "--checkpoints") for m in models]
     if settings.start:
-        found = [Target(settings.start, output / "step_000000", 0, label, "--start")] + [
-            t for t in found if t.step != 0
+        targets = [Target(settings.start, output / "step_000000", 0, label, "--start")] + [
+            t for t in targets if t.step != 0
         ]
-    elif not found and not settings.watch:
+    elif not targets and not settings.watch:
         raise TargetError(
             f"--checkpoints {settings.checkpoints}: no Hugging Face checkpoint below it; train with --ckpt.save_hf"
         )
-    return found
+    return targets
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def _local(target: Target, weights: bool = True) -> Path:
         path = _download(target, weights)
         if not weights:
             return path
-    found = checkpoints.problem(path)
-    if found:
-        raise TargetError(f"{target.flag} {found}")
+    problem = checkpoints.problem(path)
+    if problem:
+        raise TargetError(f"{target.flag} {problem}")
     return path.resolve()
 
 

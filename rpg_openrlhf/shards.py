@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 def places(engine: deepspeed.DeepSpeedEngine) -> list[Place]:
     """This rank's places in the optimizer's flat tensors of ZeRO 1, 2 or 3; of a weight it has no part of, none."""
     optimizer = engine.optimizer
-    found = []
+    held = []
     if engine.zero_optimization_stage() == 3:
         for group, weights in enumerate(optimizer.fp16_groups):
             offset = 0
@@ -41,7 +41,7 @@ def places(engine: deepspeed.DeepSpeedEngine) -> list[Place]:
                 part = weight.ds_tensor.ds_numel
                 start = dist.get_rank(weight.ds_process_group) * part
                 numel = min(part, weight.ds_numel - start)
-                found.append(Place(optimizer.param_names[weight], group, offset, start, numel))
+                held.append(Place(optimizer.param_names[weight], group, offset, start, numel))
                 offset += part
     else:
         for group, weights in enumerate(optimizer.round_robin_bit16_groups):
@@ -51,8 +51,8 @@ def places(engine: deepspeed.DeepSpeedEngine) -> list[Place]:
             for weight in weights:
                 begin, end = end, end + weight.numel()
                 low, high = max(begin, first), min(end, first + size)
-                found.append(Place(optimizer.param_names[weight], group, low - first, low - begin, high - low))
-    return [place for place in found if place.numel > 0]
+                held.append(Place(optimizer.param_names[weight], group, low - first, low - begin, high - low))
+    return [place for place in held if place.numel > 0]
 
 
 def fill(target: torch.Tensor, start: int, name: str, pieces: Iterable[Piece]) -> None:
@@ -83,8 +83,8 @@ def files(folder: str | Path, kind: str) -> list[Path]:
 
 def read(folder: str | Path, kind: str) -> dict[str, Sequence[Piece]]:
     """Every rank's pieces of each weight, mapped from the files rather than read."""
-    found: dict[str, list[Piece]] = {}
+    pieces: dict[str, list[Piece]] = {}
     for file in files(folder, kind):
         for name, (start, values) in torch.load(file, map_location="cpu", mmap=True, weights_only=True).items():
-            found.setdefault(name, []).append(Piece(start, values))
-    return found
+            pieces.setdefault(name, []).append(Piece(start, values))
+    return pieces

@@ -22,28 +22,28 @@ def build(places: Sequence[Path], output: Path, title: str, start_folder: Path |
     from evaluation.pages.figures import write_pngs
     from evaluation.pages.method_figure import six_panels
 
-    found = methods.by_method(folders.find(places).series)
-    if not found:
+    compared = methods.by_method(folders.find(places).series)
+    if not compared:
         raise ValueError(f"{places[0]} holds no series of checkpoints: evaluate runs with --checkpoints and --label")
     start = _start(start_folder)
-    main = methods.last_best(found)
-    names = benchmarks_of(run for method in found for series in method.runs.values() for run in series.runs)
-    paired = {name: methods.pairs(found, name) for name in (*names, methods.REWARD)}
+    main = methods.last_best(compared)
+    names = benchmarks_of(run for method in compared for series in method.runs.values() for run in series.runs)
+    paired = {name: methods.pairs(compared, name) for name in (*names, methods.REWARD)}
     tables = [main, *(methods.pair_table(pairs, name) for name, pairs in paired.items() if pairs)]
     output.mkdir(parents=True, exist_ok=True)
-    write_pngs(six_panels(found, start), output)
+    write_pngs(six_panels(compared, start), output)
     for table in tables:
         for suffix, form in FORMATS.items():
             (output / "tables").mkdir(exist_ok=True)
             write_text(output / "tables" / f"{table.name}.{suffix}", form(table))
-    parts = [f"# {markdown(title)}", _size(found, start, names)]
+    parts = [f"# {markdown(title)}", _size(compared, start, names)]
     for name, pairs in paired.items():
         if pairs:
-            parts.append(f"{markdown(name).capitalize()}, from the highest down: {reading.ranking(found, name)}.")
+            parts.append(f"{markdown(name).capitalize()}, from the highest down: {reading.ranking(compared, name)}.")
             parts.append("\n".join(f"- {markdown(line)}" for line in reading.differences(pairs, name)))
     for name in names:
         began = start.benchmarks[name]["mean"]["value"] if start and name in start.benchmarks else None
-        parts.append("\n".join(f"- {markdown(line)}" for line in reading.broken(found, name, began)))
+        parts.append("\n".join(f"- {markdown(line)}" for line in reading.broken(compared, name, began)))
     parts += ["![Curves over seeds](methods.png)", *(to_markdown(table).strip() for table in tables)]
     write_text(output / "methods.md", "\n\n".join(parts) + "\n")
     return main

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _refuse_twins(loaded: Sequence[Loaded]) -> None:
-    names = [found.benchmark.name for found in loaded]
+    names = [each.benchmark.name for each in loaded]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"--benchmarks: two are named {name}: give one of the files another name")
@@ -128,11 +128,11 @@ def _contamination(chosen: Settings, opened: Sequence[Opened]) -> None:
 
     assert chosen.train_data is not None
     content: dict[str, dict] = {}
-    for found in opened:
-        problems = (found.target.folder / "problems.jsonl").read_bytes()
+    for model in opened:
+        problems = (model.target.folder / "problems.jsonl").read_bytes()
         key = hashlib.sha256(problems).hexdigest()
         content[key] = content.get(key) or report(map(json.loads, problems.splitlines()), chosen.train_data)
-        write_json(found.target.folder / "contamination.json", content[key])
+        write_json(model.target.folder / "contamination.json", content[key])
 
 
 def _report(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
@@ -187,10 +187,12 @@ def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
     if not targets:
         raise ValueError(f"--checkpoints {chosen.checkpoints}: no checkpoint there yet")
     prompter = preview(chosen, targets[0], style)
-    problems = sum(len(found.problems) for found in loaded)
-    for found in loaded:
-        prompt = prompter.render(found.problems[0].text)
-        _say(f"--- {found.benchmark.name}: {len(found.problems)} problems from {found.source}; the first prompt ---")
+    problems = sum(len(benchmark.problems) for benchmark in loaded)
+    for benchmark in loaded:
+        prompt = prompter.render(benchmark.problems[0].text)
+        _say(
+            f"--- {benchmark.benchmark.name}: {len(benchmark.problems)} problems from {benchmark.source}; the first prompt ---"
+        )
         _say(
             prompt if isinstance(prompt, str) else "\n".join(f"[{turn['role']}] {turn['content']}" for turn in prompt)
         )

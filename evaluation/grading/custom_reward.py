@@ -39,8 +39,8 @@ class CustomReward:
         """True if the score of a response is above 0; without scores, its reward."""
         prompt = problem.get("prompt") if isinstance(problem.get("prompt"), str) else problem.get("text", "")
         try:
-            found = self.function([f"{prompt}{text}"], [prompt], [problem["gold"]])
-            value = found["scores" if found.get("scores") is not None else "rewards"]
+            answer = self.function([f"{prompt}{text}"], [prompt], [problem["gold"]])
+            value = answer["scores" if answer.get("scores") is not None else "rewards"]
             return float(value[0]) > 0
         except Exception as error:
             where = f"{problem.get('benchmark')}/{problem.get('problem')}"

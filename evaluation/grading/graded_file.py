@@ -24,19 +24,19 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise GradeError(f"{folder} has no settings.json: give the --output of an evaluation.run")
     try:
-        found = json.loads(path.read_bytes())
-        form = form_of(str(found["prompt"].get("style")), str(found["prompt"].get("template")))
-        return {"n": int(found["n"]), "benchmarks": dict(found["benchmarks"]), "form": form}
+        content = json.loads(path.read_bytes())
+        form = form_of(str(content["prompt"].get("style")), str(content["prompt"].get("template")))
+        return {"n": int(content["n"]), "benchmarks": dict(content["benchmarks"]), "form": form}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise GradeError(f"{path} is not the settings of a run: restore it, or sample again") from None
 
 
 def read_problems(folder: Path) -> dict[tuple[str, str], Row]:
     """problems.jsonl by (benchmark, problem), in its order."""
-    found = {}
+    rows = {}
     for row in _rows(folder / "problems.jsonl", {"benchmark": str, "problem": str, "gold": str}):
-        found[row["benchmark"], row["problem"]] = row
-    return found
+        rows[row["benchmark"], row["problem"]] = row
+    return rows
 
 
 def read_samples(folder: Path, wanted: Iterable[tuple[str, str]], n: int) -> Iterator[Row]:

@@ -76,10 +76,10 @@ def strict_verdict(response: str, golds: Iterable[str], form: str = "answer") ->
     if form == "boxed":
         boxed = _last_box(tail[-BOX_TAIL:])
         return boxed is not None and any(boxed == gold for gold in golds), boxed
-    found = _ANSWER.findall(tail)
-    if not found:
+    answers = _ANSWER.findall(tail)
+    if not answers:
         return False, None
-    answer = normalize(found[-1])
+    answer = normalize(answers[-1])
     return any(answer == _normal_gold(gold) for gold in golds), answer
 
 

@@ -125,9 +125,9 @@ def count_votes(rows: Iterable[Row]) -> dict[str, Any]:
     problems: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         problems.setdefault((row["benchmark"], row["problem"]), []).append(row)
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    verdicts: dict[str, dict[str, Mapping[str, Any]]] = {}
     for (benchmark, problem), of in problems.items():
         texts = comparable(of)
-        found.setdefault(benchmark, {})[problem] = problem_votes(of, texts, group_answers(texts))
+        verdicts.setdefault(benchmark, {})[problem] = problem_votes(of, texts, group_answers(texts))
     every = [row for of in problems.values() for row in of]
-    return {"grader": grader_version(), "verdicts": digest_of(every), "benchmarks": found}
+    return {"grader": grader_version(), "verdicts": digest_of(every), "benchmarks": verdicts}

@@ -144,11 +144,11 @@ def pass_panel(benchmark: str, title: str, runs: Sequence[Run], lines: dict[str,
     def draw(axes: Axes) -> None:
         ks: set[int] = set()
         for run in shown:
-            found, line = run.benchmarks[benchmark], lines[run.label]
-            scores = {int(k): score for k, score in found["pass@k"].items()}
+            scores_of_run, line = run.benchmarks[benchmark], lines[run.label]
+            scores = {int(k): score for k, score in scores_of_run["pass@k"].items()}
             ks |= set(scores)
             _band(axes, sorted(scores), [scores[k] for k in sorted(scores)], line, 0.14 if len(shown) < 4 else 0.06)
-            best = {int(k): score["value"] for k, score in (found.get("best@k") or {}).items()}
+            best = {int(k): score["value"] for k, score in (scores_of_run.get("best@k") or {}).items()}
             if len(shown) == 1 and best:
                 axes.plot(sorted(best), [best[k] for k in sorted(best)], color=PALETTE[1], linestyle=":")
         axes.set_xscale("log", base=2)

@@ -30,8 +30,8 @@ class Run:
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
         """Name to what results.json holds of it, in its order; benchmarks that have no sample yet are left out."""
-        found = self.results["benchmarks"]
-        return {name: row for name, row in found.items() if row["samples"] and row["mean"]["value"] is not None}
+        rows = self.results["benchmarks"]
+        return {name: row for name, row in rows.items() if row["samples"] and row["mean"]["value"] is not None}
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def find(places: Sequence[Path]) -> Found:
 
 def _search(place: Path, depth: int, runs: dict[Path, Run], series: dict[Path, Series]) -> None:
     if (place / "series.json").is_file():
-        found = read_series(place)
-        if found.runs:
-            series.setdefault(place.resolve(), found)
+        one_series = read_series(place)
+        if one_series.runs:
+            series.setdefault(place.resolve(), one_series)
     elif (place / "settings.json").is_file():
         run = read_run(place)
         if run is not None:
@@ -109,14 +109,14 @@ def read_run(folder: Path, step: int | None = None) -> Run | None:
         from evaluation.scores.results import write_results
 
         grade_folder(folder)
-        found = write_results(folder)
+        summary = write_results(folder)
     elif results.is_file():
-        found = _read_json(results)
+        summary = _read_json(results)
     else:
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("benchmarks"), dict) or "settings" not in found:
+    if not isinstance(summary, dict) or not isinstance(summary.get("benchmarks"), dict) or "settings" not in summary:
         raise NothingFound(f"{results} is not a summary of a run: delete it and grade the folder again")
-    return Run(folder, _label(found["settings"], folder), step, found)
+    return Run(folder, _label(summary["settings"], folder), step, summary)
 
 
 def _is_stale(folder: Path) -> bool:
@@ -127,16 +127,16 @@ def _is_stale(folder: Path) -> bool:
     votes = folder / "votes.json"
     if votes.is_file() and results.stat().st_mtime_ns < votes.stat().st_mtime_ns:
         return True
-    found = _read_json(results)
-    return isinstance(found, dict) and found.get("settings") != _read_json(folder / "settings.json")
+    summary = _read_json(results)
+    return isinstance(summary, dict) and summary.get("settings") != _read_json(folder / "settings.json")
 
 
 def read_series(folder: Path) -> Series:
     """The checkpoints named by series.json; a checkpoint without numbers is one of `failed`."""
-    found = _read_json(folder / "series.json")
-    label = _label(found, folder)
+    record = _read_json(folder / "series.json")
+    label = _label(record, folder)
     runs, failed = [], []
-    for row in sorted(found["checkpoints"], key=lambda row: (row["step"] is None, row["step"] or 0)):
+    for row in sorted(record["checkpoints"], key=lambda row: (row["step"] is None, row["step"] or 0)):
         place = Path(row["folder"])
         place = place if place.is_absolute() and place.is_dir() else folder / place.name
         run = read_run(place, row["step"]) if row["status"] == "done" and place.is_dir() else None
@@ -144,7 +144,7 @@ def read_series(folder: Path) -> Series:
             failed.append({"step": row["step"], "status": row["status"], "error": row.get("error")})
         else:
             runs.append(run)
-    return Series(folder, label, tuple(runs), tuple(failed), _training_log(found.get("training_log"), folder))
+    return Series(folder, label, tuple(runs), tuple(failed), _training_log(record.get("training_log"), folder))
 
 
 def _label(found: dict[str, Any], folder: Path) -> str:

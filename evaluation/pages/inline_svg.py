@@ -40,13 +40,13 @@ def inline(figure: Figure, name: str, alt: str) -> str:
 
 
 def _attributes(style: str) -> str:
-    found = []
+    attributes = []
     for part in html.unescape(style).split(";"):
         key, _, value = (piece.strip() for piece in part.partition(":"))
         if key == "font":
             size = re.search(r"([\d.]+)px", value)
-            found += [("font-size", size[1])] if size else []
-            found += [("font-weight", "700")] if re.match(r"(bold|700)\b", value) else []
+            attributes += [("font-size", size[1])] if size else []
+            attributes += [("font-weight", "700")] if re.match(r"(bold|700)\b", value) else []
         elif key in _KEPT:
-            found.append((key, _COLORS.get(value, value)))
-    return "".join(f' {key}="{html.escape(value, quote=True)}"' for key, value in found)
+            attributes.append((key, _COLORS.get(value, value)))
+    return "".join(f' {key}="{html.escape(value, quote=True)}"' for key, value in attributes)

@@ -45,13 +45,13 @@ class Pair:
 
 def by_method(series: Sequence[Series]) -> list[Method]:
     """Runs by method, in order of first appearance. Unlabelled for a label without `-seedN`, or one given twice."""
-    found: dict[str, dict[int, Series]] = {}
+    methods: dict[str, dict[int, Series]] = {}
     for one in series:
         match = LABEL.fullmatch(one.label)
         if match is None:
             raise Unlabelled(f"{one.folder}: its label {one.label!r} is not METHOD-seedN; evaluate it with --label")
-        found.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = one
-    return [Method(name, dict(sorted(runs.items()))) for name, runs in found.items()]
+        methods.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = one
+    return [Method(name, dict(sorted(runs.items()))) for name, runs in methods.items()]
 
 
 def shown_name(layer: str) -> str:
@@ -61,8 +61,8 @@ def shown_name(layer: str) -> str:
 
 def selections(method: Method, benchmark: str) -> dict[int, Selection]:
     """Last and Best of every run that has the benchmark."""
-    found = {seed: choose_of(series, benchmark) for seed, series in method.runs.items()}
-    return {seed: one for seed, one in found.items() if one is not None}
+    chosen = {seed: choose_of(series, benchmark) for seed, series in method.runs.items()}
+    return {seed: one for seed, one in chosen.items() if one is not None}
 
 
 def last_of(method: Method, benchmark: str) -> dict[int, float]:
@@ -75,15 +75,15 @@ def rewards_of(method: Method) -> dict[int, float]:
 
     There it is the reward of the groups that were kept, which are kept by their reward.
     """
-    found = {}
+    rewards = {}
     for seed, series in method.runs.items():
         path = series.training_log
         if path is not None and path.is_file():
             rows = training_log.read(path)
             values = training_log.curve(rows, "reward")[1]
             if values and not any(SAMPLED_BY_REWARD in row for row in rows) and all(map(math.isfinite, values)):
-                found[seed] = statistics.mean(values)
-    return found
+                rewards[seed] = statistics.mean(values)
+    return rewards
 
 
 def last_best(methods: Sequence[Method]) -> Table:
@@ -96,11 +96,11 @@ def last_best(methods: Sequence[Method]) -> Table:
     for method in methods:
         cells: list[Cell] = []
         for name in names:
-            found = selections(method, name)
+            chosen = selections(method, name)
             cells += [
-                _mean_cell({seed: of.last.value for seed, of in found.items()}),
-                _mean_cell({seed: of.best.value for seed, of in found.items()}),
-                _mean_cell({seed: of.corrected for seed, of in found.items() if of.corrected is not None}),
+                _mean_cell({seed: of.last.value for seed, of in chosen.items()}),
+                _mean_cell({seed: of.best.value for seed, of in chosen.items()}),
+                _mean_cell({seed: of.corrected for seed, of in chosen.items() if of.corrected is not None}),
             ]
         cells.append(_mean_cell(rewards_of(method)))
         rows.append(((method.name, str(len(method.runs))), tuple(cells)))
@@ -121,11 +121,11 @@ def _mean_cell(scores: dict[int, float]) -> Cell:
 
 def pairs(methods: Sequence[Method], measure: str) -> list[Pair]:
     """Every two methods that share a seed, in the order of methods; `measure` is a benchmark's name, or REWARD."""
-    found = {method.name: rewards_of(method) if measure == REWARD else last_of(method, measure) for method in methods}
+    scores = {method.name: rewards_of(method) if measure == REWARD else last_of(method, measure) for method in methods}
     named = []
-    for first, second in combinations(found, 2):
-        if found[first].keys() & found[second].keys():
-            named.append((first, second, seeds.difference(found[first], found[second])))
+    for first, second in combinations(scores, 2):
+        if scores[first].keys() & scores[second].keys():
+            named.append((first, second, seeds.difference(scores[first], scores[second])))
     corrected = holm([difference.p for _, _, difference in named])
     return [Pair(*row, p) for row, p in zip(named, corrected, strict=True)]
 

@@ -89,15 +89,15 @@ def _policy(style: str, script: str) -> str:
 
 def _figures(panels: Sequence[Panel]) -> list[dict[str, Any]]:
     """Title, note, legend and pictures of each group."""
-    found = []
+    groups = []
     for group, (title, note) in GROUPS.items():
         members = [panel for panel in panels if panel.group == group]
         keys = {label: _swatch(line) for panel in members for label, line in panel.keys}
         pictures = [Markup(inline(figure_of(p), f"{group}{number}", p.alt)) for number, p in enumerate(members)]
         if members:
             legend = list(keys.items()) if len(keys) > 1 else []
-            found.append({"name": group, "title": title, "note": note, "legend": legend, "pictures": pictures})
-    return found
+            groups.append({"name": group, "title": title, "note": note, "legend": legend, "pictures": pictures})
+    return groups
 
 
 def _swatch(line: Line) -> dict[str, str]:
@@ -115,8 +115,8 @@ def _view(table: Table) -> dict[str, Any]:
         heads, under = ([0, *heads[2:]], False) if alone else (heads[1:], True)
     rows = []
     for (labels, cells), marked in zip(table.rows, marks(table), strict=True):
-        found = [_cell(*parts) for parts in zip(cells, table.columns, marked, strict=True)]
-        rows.append({"labels": [labels[head] for head in heads], "cells": found, "under": labels[0] if under else ""})
+        texts = [_cell(*parts) for parts in zip(cells, table.columns, marked, strict=True)]
+        rows.append({"labels": [labels[head] for head in heads], "cells": texts, "under": labels[0] if under else ""})
     groups = spans if any(name for name, _ in spans) else []
     return {"groups": groups, "heads": [table.heads[head] for head in heads], "rows": rows}
 
@@ -128,7 +128,7 @@ def _cell(cell: Cell, column: Column, mark: str) -> dict[str, str]:
 
 def _flat(run: Run) -> list[tuple[str, str]]:
     """Settings and provenance as (dotted name, text)."""
-    found = {
+    entries = {
         "folder": run.folder.name,
         "settings": run.results["settings"],
         "provenance": run.results.get("provenance"),
@@ -144,5 +144,5 @@ def _flat(run: Run) -> list[tuple[str, str]]:
             text = "none" if value is None else text or "none"
             rows.append((name, text if len(text) <= LONG_TEXT else f"{text[:LONG_TEXT]} …"))
 
-    walk("", found)
+    walk("", entries)
     return rows

@@ -113,11 +113,11 @@ def _pick(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 
 def _texts(run: Run, wanted: set[Key]) -> dict[Key, dict[str, Any]]:
     """Text and seed of the wanted samples; the middle of a long text is left out at once, to keep memory small."""
-    found = {}
+    lengths = {}
     for row in jsonl(run.folder / "samples.jsonl"):
         if _key(row) in wanted:
-            found[_key(row)] = {"text": cut(row["text"], LONGEST), "seed": row.get("seed")}
-    return found
+            lengths[_key(row)] = {"text": cut(row["text"], LONGEST), "seed": row.get("seed")}
+    return lengths
 
 
 def cut(text: str, longest: int) -> str:

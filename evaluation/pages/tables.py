@@ -60,7 +60,7 @@ def shown(cell: Cell, column: Column) -> str:
 
 def marks(table: Table) -> list[list[str]]:
     """`best`, `second` or nothing for each cell. Numbers that read alike are tied: all of them are marked."""
-    found = [["" for _ in table.columns] for _ in table.rows]
+    marked = [["" for _ in table.columns] for _ in table.rows]
     for index, column in enumerate(table.columns):
         if not column.ranked:
             continue
@@ -71,9 +71,9 @@ def marks(table: Table) -> list[list[str]]:
         # A lone row has nothing to be better than, and where all tie there is no best.
         if len(ranks) < 2:
             continue
-        for row, value in zip(found, rounded, strict=True):
+        for row, value in zip(marked, rounded, strict=True):
             row[index] = {ranks[0]: "best", ranks[1]: "second"}.get(value, "") if value is not None else ""
-    return found
+    return marked
 
 
 def cell(found: dict[str, Any] | None) -> Cell:
@@ -117,9 +117,9 @@ def scores(runs: Sequence[Run]) -> Table:
     rows = []
     for benchmark in benchmarks_of(runs):
         for run in runs:
-            found = run.benchmarks.get(benchmark)
-            if found:
-                rows.append(((title_of(benchmark), run.label, samples_text(found)), _score_cells(found)))
+            row = run.benchmarks.get(benchmark)
+            if row:
+                rows.append(((title_of(benchmark), run.label, samples_text(row)), _score_cells(row)))
     caption = "Scores. First bracket: 95 % over problems; second, slanted: from run to run on the same problems."
     return Table("scores", caption, tuple(columns), tuple(rows), ("benchmark", "run", "n"))
 

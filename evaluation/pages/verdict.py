@@ -22,8 +22,8 @@ def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
 
 
 def _run_warnings(run: Run) -> list[str]:
-    found = run.results["benchmarks"]
-    parts = [f"{title_of(name)}: {text}." for name, of in found.items() for text in of.get("warnings") or ()]
+    rows = run.results["benchmarks"]
+    parts = [f"{title_of(name)}: {text}." for name, of in rows.items() for text in of.get("warnings") or ()]
     if not run.results.get("complete", True) and not any("incomplete" in part for part in parts):
         have, planned = run.results["samples"], run.results["planned"]
         parts.insert(0, f"incomplete, {have:,} of {planned:,} samples; scores divide by those that exist.")

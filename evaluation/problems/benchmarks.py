@@ -85,12 +85,12 @@ def known(extra: Path | None = None) -> dict[str, Benchmark]:
 
 def _read_yaml(path: Path) -> dict[str, Benchmark]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BenchmarkError(f"--benchmark-file {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
+    if not isinstance(content, dict) or not all(isinstance(row, dict) for row in content.values()):
         raise BenchmarkError(f"--benchmark-file {path}: must map names of benchmarks to rows, see {SHIPPED.name}")
-    return {str(name): _row(path, str(name), row) for name, row in found.items()}
+    return {str(name): _row(path, str(name), row) for name, row in content.items()}
 
 
 def _row(path: Path, name: str, row: dict[str, Any]) -> Benchmark:
@@ -176,9 +176,9 @@ def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
 
 def _problem(benchmark: Benchmark, place: str, number: str, row: dict[str, Any]) -> Problem:
     def value(name: str) -> Any:
-        found = row.get(benchmark.columns.get(name, name))
+        value = row.get(benchmark.columns.get(name, name))
         # The columns of a shipped row are the hub's; a file in --data-dir has our own names. A user's row is exact.
-        return row.get(name) if found is None and benchmark.path is None else found
+        return row.get(name) if value is None and benchmark.path is None else value
 
     meta = row["meta"] if isinstance(row.get("meta"), dict) else row
     text, answer, identity = value("problem"), value("answer"), value("id")

@@ -22,20 +22,20 @@ def report(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[s
     """
     problems, count = list(problems), 0
     index = ProblemIndex(problems)
-    found: dict[str, dict[str, Any]] = {row["benchmark"]: {} for row in problems}
+    repeats: dict[str, dict[str, Any]] = {row["benchmark"]: {} for row in problems}
     for row in training_rows(training_file):
         count += 1
         for (benchmark, problem), kind in index.matches(row.text, row.answer).items():
-            entry = found[benchmark].setdefault(problem, {"kind": kind, "rows": []})
+            entry = repeats[benchmark].setdefault(problem, {"kind": kind, "rows": []})
             entry["rows"].append(row.id)
             if kind == "exact":
                 entry["kind"] = kind
     return {
-        "examined": {name: sum(row["benchmark"] == name for row in problems) for name in found},
+        "examined": {name: sum(row["benchmark"] == name for row in problems) for name in repeats},
         "training_file": training_file.name,
         "sha256": sha256(training_file),
         "rows": count,
-        "benchmarks": found,
+        "benchmarks": repeats,
     }
 
 

@@ -150,9 +150,9 @@ class RayReplica:
         if not self._wait_ready(timeout):
             return []
         while True:
-            found = self._answer("poll", max(0.0, deadline - time.monotonic()))
-            if found or time.monotonic() >= deadline:
-                return found or []
+            completions = self._answer("poll", max(0.0, deadline - time.monotonic()))
+            if completions or time.monotonic() >= deadline:
+                return completions or []
 
     def close(self) -> None:
         """End the engine, then the actor; killing the actor alone ends both, without a farewell."""

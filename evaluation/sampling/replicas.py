@@ -170,9 +170,9 @@ class LocalReplica:
         """Completions, as soon as there is one, or none after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
-            found = self._receive(min(SLICE, max(0.0, deadline - time.monotonic())))
-            if found:
-                return found
+            completions = self._receive(min(SLICE, max(0.0, deadline - time.monotonic())))
+            if completions:
+                return completions
             if self._failure:
                 raise self._failure
             if self._outstanding and time.monotonic() - self._heard > self.stall_seconds:
@@ -204,15 +204,15 @@ class LocalReplica:
 
     def _receive(self, timeout: float) -> list[Completion]:
         """Every message that is there; a death is kept in `_failure`, so that what came before it is not lost."""
-        found: list[Completion] = []
+        completions: list[Completion] = []
         if self._failure or self._process is None or self._connection is None:
             self._failure = self._failure or ReplicaDied(f"{self.name} was not started")
-            return found
+            return completions
         # Looked at before the pipe: what a dead child has sent is all in the pipe by then.
         status = self._process.poll()
         try:
-            while self._connection.poll(0 if found or self._failure else timeout):
-                found += self._take(json.loads(self._connection.recv_bytes()))
+            while self._connection.poll(0 if completions or self._failure else timeout):
+                completions += self._take(json.loads(self._connection.recv_bytes()))
             if status is not None and not self._failure:
                 self._fail(f"ended {_ending(status)}")
         except (EOFError, OSError):
@@ -220,7 +220,7 @@ class LocalReplica:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = self._process.wait(SLICE)
                 self._fail(f"ended {_ending(status)}")
-        return found
+        return completions
 
     def _take(self, message: dict) -> list[Completion]:
         self._heard = time.monotonic()

@@ -232,7 +232,7 @@ class Sampler:
 
     def _session(self, sampling: _Sampling) -> dict:
         server = self.settings.server
-        dtypes = [found for replica in sampling.replicas if (found := getattr(replica, "dtype", None))]
+        dtypes = [dtype for replica in sampling.replicas if (dtype := getattr(replica, "dtype", None))]
         return {
             "samples": sampling.samples,
             "generated_tokens": sampling.tokens,

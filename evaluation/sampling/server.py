@@ -98,15 +98,15 @@ class ServerReplica:
 
     def poll(self, timeout: float) -> list[Completion]:
         """Completions, as soon as there is one; a failure is raised once those before it are handed out."""
-        found = self._drain(0.0 if self._failure else timeout)
-        if found:
+        completions = self._drain(0.0 if self._failure else timeout)
+        if completions:
             self._heard = time.monotonic()
         elif self._failure:
             raise self._failure
         elif self._outstanding and time.monotonic() - self._heard > self.patience:
             self._failure = ReplicaDied(f"{self.url} answered nothing in {self.patience:g} s: is it overloaded?")
             raise self._failure
-        return found
+        return completions
 
     def close(self) -> None:
         """Drop the open requests; the server stays."""
@@ -126,18 +126,18 @@ class ServerReplica:
 
     def _drain(self, timeout: float) -> list[Completion]:
         """Everything that is there, waiting `timeout` seconds for the first."""
-        found: list[Completion] = []
+        completions: list[Completion] = []
         try:
             while not self._failure:
-                item = self._inbox.get(block=timeout > 0 and not found, timeout=timeout or None)
+                item = self._inbox.get(block=timeout > 0 and not completions, timeout=timeout or None)
                 if isinstance(item, ReplicaDied):
                     self._failure = item
                 else:
-                    found.append(item)
+                    completions.append(item)
         except queue.Empty:
             pass
-        self._outstanding -= len(found)
-        return found
+        self._outstanding -= len(completions)
+        return completions
 
     async def _find_model(self) -> None:
         try:

@@ -102,10 +102,10 @@ def bootstrap(
     options = {"axis": -1, "n_resamples": RESAMPLES, "batch": batch, "confidence_level": level}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(data, rounded, method=method, rng=np.random.default_rng(SEED), **options)
-    low, high = np.atleast_1d(*found.confidence_interval)
+        result = stats.bootstrap(data, rounded, method=method, rng=np.random.default_rng(SEED), **options)
+    low, high = np.atleast_1d(*result.confidence_interval)
     tails = (1 - level) / 2, (1 + level) / 2
-    plain = np.quantile(np.atleast_2d(found.bootstrap_distribution), tails, axis=-1)
+    plain = np.quantile(np.atleast_2d(result.bootstrap_distribution), tails, axis=-1)
     undefined = ~(np.isfinite(low) & np.isfinite(high))
     methods = ["percentile" if missing else method for missing in undefined]
     return np.where(undefined, plain[0], low).tolist(), np.where(undefined, plain[1], high).tolist(), methods
@@ -168,9 +168,9 @@ def _around(value: float, offsets: FloatArray) -> Bounds:
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Each p corrected for there being so many (Holm 1979); what is undefined stays so and counts for nothing."""
     known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
-    found: list[float | None] = [None] * len(ps)
+    corrected: list[float | None] = [None] * len(ps)
     highest = 0.0
     for rank, (p, index) in enumerate(known):
         highest = max(highest, min(1.0, p * (len(known) - rank)))
-        found[index] = highest
-    return found
+        corrected[index] = highest
+    return corrected

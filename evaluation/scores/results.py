@@ -44,10 +44,10 @@ def summarize(folder: Path) -> dict[str, Any]:
     graded = _graded_rows(folder, settings["n"])
     benchmarks = {}
     for name, source in settings["benchmarks"].items():
-        found = {i: v for i, v in votes["benchmarks"].get(name, {}).items() if v["n"] > 0}
-        rows = {i: graded.get((name, i), []) for i in sorted(found)}
-        _check_in_step(folder, name, found, rows)
-        benchmark = summarize_benchmark(found, rows, settings["n"], source["rows_used"], repeated.get(name))
+        sampled = {i: v for i, v in votes["benchmarks"].get(name, {}).items() if v["n"] > 0}
+        rows = {i: graded.get((name, i), []) for i in sorted(sampled)}
+        _check_in_step(folder, name, sampled, rows)
+        benchmark = summarize_benchmark(sampled, rows, settings["n"], source["rows_used"], repeated.get(name))
         benchmark["warnings"] = warnings_of(benchmark, settings)
         benchmarks[name] = benchmark
     planned = sum(benchmark["planned"] for benchmark in benchmarks.values())
@@ -60,7 +60,7 @@ def summarize(folder: Path) -> dict[str, Any]:
         "complete": samples == planned,
         "planned": planned,
         "samples": samples,
-        "warnings": [f"{name}: {text}" for name, found in benchmarks.items() for text in found["warnings"]],
+        "warnings": [f"{name}: {text}" for name, sampled in benchmarks.items() for text in sampled["warnings"]],
         "benchmarks": benchmarks,
     }
 
@@ -139,33 +139,33 @@ def _clean(votes: Mapping[str, Any], ids: list[str], repeated: Mapping[str, Any]
 
 def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """Warnings that a reader must know before the scores, each with the mend."""
-    found = []
+    texts = []
     again = "run the same evaluation.run command again to finish"
     if benchmark["samples"] < benchmark["planned"]:
-        found.append(
+        texts.append(
             f"incomplete: {benchmark['samples']} of {benchmark['planned']} planned samples, "
             f"{benchmark['problems']} of {benchmark['planned_problems']} problems; scores are of these: {again}"
         )
     if not benchmark["samples"]:
-        return found
+        return texts
     limit = settings.get("sampling", {}).get("max_tokens")
     if benchmark["truncated"] > WARN_RATE:
-        found.append(f"{percent(benchmark['truncated'])} % of samples cut off at {limit} tokens: raise --max-tokens")
+        texts.append(f"{percent(benchmark['truncated'])} % of samples cut off at {limit} tokens: raise --max-tokens")
     if benchmark["no_answer"] > WARN_RATE:
         style = settings.get("prompt", {}).get("style")
         cause = (
             "most were cut off" if benchmark["truncated"] > benchmark["no_answer"] / 2 else f"check --prompt ({style})"
         )
-        found.append(f"{percent(benchmark['no_answer'])} % of samples hold no extractable answer: {cause}")
+        texts.append(f"{percent(benchmark['no_answer'])} % of samples hold no extractable answer: {cause}")
     if benchmark["timeout"] > WARN_TIMEOUTS:
-        found.append(
+        texts.append(
             f"{percent(benchmark['timeout'])} % of answers outlasted the grader and count as wrong: read them"
         )
     if benchmark["failed"]:
-        found.append(
+        texts.append(
             f"{percent(benchmark['failed'])} % of samples ended in an engine error and count as wrong: see engine.log"
         )
-    return found
+    return texts
 
 
 def _required(path: Path, mend: str) -> dict[str, Any]:

@@ -106,18 +106,18 @@ def main(argv: list[str] | None = None) -> int:
     rows = [json.loads(line) for line in args.data.read_text(encoding="utf-8").splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(args.start)
     tokenizer.padding_side = "left"
-    start, found = load(args.start), defaultdict(list)
+    start, results = load(args.start), defaultdict(list)
     torch.manual_seed(0)
     with torch.inference_mode():
-        found["the start"].append(measure(start, start, tokenizer, rows * 2, args.beta))
+        results["the start"].append(measure(start, start, tokenizer, rows * 2, args.beta))
         for folder in folders:
             method = re.sub(r"-seed\d+$", "", folder.name)
-            found[NAMES.get(method, method)].append(
+            results[NAMES.get(method, method)].append(
                 measure(load(folder / "model"), start, tokenizer, rows * 2, args.beta)
             )
-    text = table(found)
+    text = table(results)
     (args.runs / "kl_tradeoff.md").write_text(text, encoding="utf-8")
-    (args.runs / "kl_tradeoff.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (args.runs / "kl_tradeoff.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(text)
     return 0
 

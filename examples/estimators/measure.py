@@ -58,17 +58,17 @@ def measure(
         truths.append(sums[count:])
         noise += (squares - sums[:count].square().sum(-1)) / len(forest)
     mean, truth = torch.stack(means).mean(0), torch.stack(truths).mean(0)
-    found: list[list[Measured]] = []
+    results: list[list[Measured]] = []
     for r in range(len(refs)):
         goals = [truth[r * len(targets) + targets.index(method.target)] for method in methods]
         rows = range(r * len(methods), (r + 1) * len(methods))
-        found.append(
+        results.append(
             [
                 Measured(float((mean[i] - goal).norm() / goal.norm()), float(noise[i] / goal.square().sum()))
                 for i, goal in zip(rows, goals, strict=True)
             ]
         )
-    return found
+    return results
 
 
 @torch.no_grad()

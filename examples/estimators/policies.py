@@ -72,19 +72,19 @@ def by_optimizer_steps(
     parameters = {name: value.clone().requires_grad_() for name, value in old.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3, weight_decay=0.0)
     generator = torch.Generator().manual_seed(2)
-    found: list[dict[str, Tensor]] = []
+    policies: list[dict[str, Tensor]] = []
     last = old
     for target in targets:
         for _ in range(MAX_STEPS):
             now = {name: value.detach().clone() for name, value in parameters.items()}
             if kl_of_replies(model, now, old, forest) >= target:
-                found.append(_at(model, old, last, now, forest, target))
+                policies.append(_at(model, old, last, now, forest, target))
                 break
             last = now
             rl_step(model, parameters, old, ref, optimizer, forest, generator, beta)
         else:
             raise RuntimeError(f"{MAX_STEPS} steps do not lead to a KL of {target}")
-    return found
+    return policies
 
 
 def in_a_random_direction(

@@ -76,14 +76,16 @@ def compute(prompts: Sequence[str] = task.PROMPTS, staleness: Sequence[float] = 
         paths["optimizer steps"] = policies.by_optimizer_steps(model, sampler, start, forest, staleness, BETA)
         paths["a random direction"] = policies.in_a_random_direction(model, sampler, forest, staleness)
         places = [("both", 0.0, sampler)]
-        places += [(way, kl, at) for way, found in paths.items() for kl, at in zip(staleness, found, strict=True)]
+        places += [
+            (way, kl, at) for way, estimators in paths.items() for kl, at in zip(staleness, estimators, strict=True)
+        ]
         for way, kl, policy in tqdm(places, desc=name, unit="policy"):
             known = {
                 "policy": name, "accuracy": accuracy(model, sampler, forest), "way": way, "staleness": kl,
                 "kl": kl_of_replies(model, policy, sampler, forest),
             }  # fmt: skip
-            found = measure(model, policy, sampler, refs, forest, every, BETA)
-            for reference, measured in zip(REFERENCES if len(refs) > 1 else REFERENCES[1:], found, strict=True):
+            estimators = measure(model, policy, sampler, refs, forest, every, BETA)
+            for reference, measured in zip(REFERENCES if len(refs) > 1 else REFERENCES[1:], estimators, strict=True):
                 records += [
                     known | {"reference": reference} | _row(m, r) for m, r in zip(every, measured, strict=True)
                 ]
@@ -100,12 +102,12 @@ def _row(method: Method, measured) -> dict:
 def series(records: list[dict], key: tuple[str, str, str], policy: str, reference: str, way: str) -> list[dict]:
     """Records of one method in the order of staleness; those of no staleness are both ways'."""
     wanted = {"policy": policy, "reference": reference}
-    found = [
+    rows = [
         row for row in records
         if all(row[name] == value for name, value in wanted.items())
         and row["way"] in (way, "both") and (row["kind"], row["level"], row["clip"]) == key
     ]  # fmt: skip
-    return sorted(found, key=lambda row: row["staleness"])
+    return sorted(rows, key=lambda row: row["staleness"])
 
 
 def table(records: list[dict], policy: str, reference: str, way: str) -> str:

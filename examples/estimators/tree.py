@@ -68,11 +68,11 @@ def _inputs(tree: Tree, depth: int) -> Tensor:
 
 def log_probs(model: Qwen3ForCausalLM, parameters: dict[str, Tensor], tree: Tree) -> Tensor:
     """log π of every row, (N·V,); with gradient where a parameter wants one."""
-    found = [
+    replies = [
         functional_call(model, parameters, (_inputs(tree, depth),)).logits[:, -1].log_softmax(-1)
         for depth in range(len(tree.nodes))
     ]
-    return torch.cat(found).flatten()
+    return torch.cat(replies).flatten()
 
 
 def reply_probs(tree: Tree, rows: Tensor) -> Tensor:

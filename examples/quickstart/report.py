@@ -64,9 +64,9 @@ def read_metrics(path: Path) -> list[dict]:
     steps: dict[float, dict] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            found = json.loads(line)
-            if found.get("kind", "train") == "train":
-                steps[float(found["step"])] = found
+            row = json.loads(line)
+            if row.get("kind", "train") == "train":
+                steps[float(row["step"])] = row
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{path}:{number} is not a JSON object with `step`") from None
     if not steps:
@@ -99,8 +99,8 @@ def read_share(path: Path) -> float:
 
 def series(metrics: list[dict], key: str) -> Series:
     """Steps and values of one key, over the steps that have it."""
-    found = [(row["step"], row[key]) for row in metrics if isinstance(row.get(key), (int, float))]
-    return [step for step, _ in found], [value for _, value in found]
+    points = [(row["step"], row[key]) for row in metrics if isinstance(row.get(key), (int, float))]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def line(axes: Axes, found: Series, label: str | None, color: str, **style) -> None:
@@ -158,9 +158,9 @@ def draw_entropy(axes: Axes, metrics: list[dict]) -> None:
 
 def draw_length(axes: Axes, metrics: list[dict]) -> None:
     """Response length."""
-    found = series(metrics, "response_length")
-    line(axes, found, None, GREEN)
-    axes.set(title="Response length", ylabel="tokens", ylim=(0, 1.12 * max(found[1], default=1.0)))
+    lengths = series(metrics, "response_length")
+    line(axes, lengths, None, GREEN)
+    axes.set(title="Response length", ylabel="tokens", ylim=(0, 1.12 * max(lengths[1], default=1.0)))
 
 
 def draw_weights(axes: Axes, metrics: list[dict]) -> None:

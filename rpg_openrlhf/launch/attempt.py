@@ -178,7 +178,7 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
         # On a CPU the GPUs are virtual: Ray places the same actors by them.
         virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
         ray.init(address="local", runtime_env=runtime_env, include_dashboard=False, **virtual)
-    total, free = (int(found.get("GPU", 0)) for found in (ray.cluster_resources(), ray.available_resources()))
+    total, free = (int(resources.get("GPU", 0)) for resources in (ray.cluster_resources(), ray.available_resources()))
     if total < args.num_gpus:
         start = f"ray start --head --num-gpus {args.num_gpus} --num-cpus {args.num_gpus + 2}"
         mend = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"

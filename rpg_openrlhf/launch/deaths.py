@@ -63,8 +63,8 @@ def _first() -> dict | None:
 def _dead() -> dict | None:
     """The first of this job's actors whose process ended against its will, as Ray's actor table has it."""
     job = ray.get_runtime_context().get_job_id()
-    found = actors(job_id=ray.JobID.from_hex(job), actor_state_name="DEAD").values()
-    lost = [actor for actor in found if _was_lost(actor["DeathCause"])]
+    dead = actors(job_id=ray.JobID.from_hex(job), actor_state_name="DEAD").values()
+    lost = [actor for actor in dead if _was_lost(actor["DeathCause"])]
     return min(lost, key=lambda actor: actor["EndTime"], default=None)
 
 

@@ -199,13 +199,13 @@ def _stop(child: subprocess.Popen, token: str) -> None:
 
 def _started_by(token: str) -> list[int]:
     """Living processes of this machine with the attempt's mark in their environment."""
-    mark, found = f"{ATTEMPT}={token}".encode(), []
+    mark, processes = f"{ATTEMPT}={token}".encode(), []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError):
                 if mark in Path(entry.path, "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+                    processes.append(int(entry.name))
+    return processes
 
 
 class _Terminated(BaseException):

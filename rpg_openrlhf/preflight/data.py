@@ -12,59 +12,63 @@ from rpg_openrlhf.settings import defaults as settle
 FIRST_ROWS = 100  # whose prompts are tokenized
 
 
-def columns_of(v: dict[str, Any]) -> Columns:
+def columns_of(flags: dict[str, Any]) -> Columns:
     return Columns(
-        input_key=v["data.input_key"],
-        label_key=v["data.label_key"],
-        image_key=v["data.image_key"],
-        takes_messages=v["data.apply_chat_template"],
-        needs_label=v["reward.remote_url"] == settle.REWARD_FUNC,
+        input_key=flags["data.input_key"],
+        label_key=flags["data.label_key"],
+        image_key=flags["data.image_key"],
+        takes_messages=flags["data.apply_chat_template"],
+        needs_label=flags["reward.remote_url"] == settle.REWARD_FUNC,
     )
 
 
-def is_upstreams(v: dict[str, Any]) -> bool:
+def is_upstreams(flags: dict[str, Any]) -> bool:
     """True where upstream reads the data by itself: ModelScope's hub, and images."""
-    return v["use_ms"] or v["data.max_images_per_prompt"] > 0
+    return flags["use_ms"] or flags["data.max_images_per_prompt"] > 0
 
 
-def check_data(v: dict[str, Any]) -> list[PromptSet]:
+def check_data(flags: dict[str, Any]) -> list[PromptSet]:
     """The training set's parts, every row read; none where upstream reads them."""
-    if not v["data.prompt_dataset"]:
+    if not flags["data.prompt_dataset"]:
         raise Refusal(
             "--data.prompt_dataset is missing: give a file (json, jsonl, csv, parquet, arrow), a folder or a hub id"
         )
-    columns = columns_of(v)
+    columns = columns_of(flags)
     if columns.needs_label and columns.label_key is None:
         raise Refusal(
             "--data.label_key is missing: the default reward grades against it; name the column of the gold answer"
         )
-    _check_template(v)
-    _check_mixture(v, len(split_names(v["data.prompt_dataset"])))
-    if is_upstreams(v):
+    _check_template(flags)
+    _check_mixture(flags, len(split_names(flags["data.prompt_dataset"])))
+    if is_upstreams(flags):
         return []
     sets = read_sets(
-        "data.prompt_dataset", v["data.prompt_dataset"], v["data.prompt_split"], columns, v["trust_remote_code"]
+        "data.prompt_dataset",
+        flags["data.prompt_dataset"],
+        flags["data.prompt_split"],
+        columns,
+        flags["trust_remote_code"],
     )
-    prompts = count_prompts(v, sets)
-    if prompts is not None and prompts < v["rollout.batch_size"]:
+    prompts = count_prompts(flags, sets)
+    if prompts is not None and prompts < flags["rollout.batch_size"]:
         raise Refusal(
-            f"--rollout.batch_size {v['rollout.batch_size']}: the data set has only {prompts} prompts, less than one "
-            "rollout; lower it"
+            f"--rollout.batch_size {flags['rollout.batch_size']}: the data set has only {prompts} prompts, less than "
+            "one rollout; lower it"
         )
-    _check_room(v, sets)
+    _check_room(flags, sets)
     return sets
 
 
-def count_prompts(v: dict[str, Any], sets: list[PromptSet]) -> int | None:
+def count_prompts(flags: dict[str, Any], sets: list[PromptSet]) -> int | None:
     """Prompts in an episode. Mixed by probability, upstream repeats the small sets, so this is then a lower bound."""
     if not sets:
         return None
-    return min(v["data.max_samples"], sum(min(v["data.max_samples"], len(part.rows)) for part in sets))
+    return min(flags["data.max_samples"], sum(min(flags["data.max_samples"], len(part.rows)) for part in sets))
 
 
-def _check_template(v: dict[str, Any]) -> None:
-    template = v["data.input_template"]
-    if template is None or v["data.apply_chat_template"]:
+def _check_template(flags: dict[str, Any]) -> None:
+    template = flags["data.input_template"]
+    if template is None or flags["data.apply_chat_template"]:
         return
     try:
         template.format("prompt")
@@ -74,9 +78,9 @@ def _check_template(v: dict[str, Any]) -> None:
         ) from None
 
 
-def _check_mixture(v: dict[str, Any], count: int) -> None:
+def _check_mixture(flags: dict[str, Any], count: int) -> None:
     """Probabilities of the sets: one each, positive, and 1 in all, as the library that draws by them wants."""
-    text = v["data.prompt_probs"]
+    text = flags["data.prompt_probs"]
     if text is None:
         return
     try:
@@ -89,12 +93,12 @@ def _check_mixture(v: dict[str, Any], count: int) -> None:
         raise Refusal(f"--data.prompt_probs {text}: must be above 0 and 1 in all, such as 0.7,0.3")
 
 
-def _check_room(v: dict[str, Any], sets: list[PromptSet]) -> None:
+def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:
     """Refuse a run all of whose first prompts are longer than the room, so that each would lose its beginning."""
-    room = v["data.max_len"] - (v["rollout.max_new_tokens"] or 1)
-    prompts = [row[v["data.input_key"]] for part in sets for row in part.rows[:FIRST_ROWS]]
+    room = flags["data.max_len"] - (flags["rollout.max_new_tokens"] or 1)
+    prompts = [row[flags["data.input_key"]] for part in sets for row in part.rows[:FIRST_ROWS]]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    file = Path(v["actor.model_name_or_path"], "tokenizer.json")
+    file = Path(flags["actor.model_name_or_path"], "tokenizer.json")
     # A token has at least one character, so most runs need no tokenizer here.
     if not texts or min(map(len, texts)) <= room or not file.is_file():
         return
@@ -103,6 +107,6 @@ def _check_room(v: dict[str, Any], sets: list[PromptSet]) -> None:
     tokenizer = Tokenizer.from_file(str(file))
     if all(len(tokenizer.encode(text, add_special_tokens=False).ids) > room for text in texts):
         raise Refusal(
-            f"--data.max_len {v['data.max_len']}: all of the first {len(texts)} prompts are longer than the {room} "
-            "tokens left beside --rollout.max_new_tokens; raise it"
+            f"--data.max_len {flags['data.max_len']}: all of the first {len(texts)} prompts are longer than the "
+            f"{room} tokens left beside --rollout.max_new_tokens; raise it"
         )

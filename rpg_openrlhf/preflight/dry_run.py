@@ -123,12 +123,15 @@ def _evaluation_line(args: SimpleNamespace, lengths: list[int]) -> str:
 
 
 def _memory_lines(args: SimpleNamespace, shapes: memory.Shapes) -> list[str]:
-    found = memory.estimate(args, shapes)
-    width = max(len(name) for name, _ in found.lines)
+    estimate = memory.estimate(args, shapes)
+    width = max(len(name) for name, _ in estimate.lines)
     lines = [f"  memory per rank, estimated ({shapes.parameters / 1e6:,.1f}M parameters):"]
-    lines += [f"    {name:<{width}}  {_gib(gib)}" for name, gib in found.lines]
-    verdict = "fits" if found.needed <= found.available else "DOES NOT FIT"
-    return [*lines, f"  {verdict}: {found.needed:.1f} of {found.available:.1f} GiB at the peak ({found.remark})"]
+    lines += [f"    {name:<{width}}  {_gib(gib)}" for name, gib in estimate.lines]
+    verdict = "fits" if estimate.needed <= estimate.available else "DOES NOT FIT"
+    return [
+        *lines,
+        f"  {verdict}: {estimate.needed:.1f} of {estimate.available:.1f} GiB at the peak ({estimate.remark})",
+    ]
 
 
 def _gib(gib: float) -> str:

@@ -36,14 +36,14 @@ class EvalSets(NamedTuple):
     worded: bool  # is the published prompt around the problems of files that have no prompts
 
 
-def check_flags(v: dict[str, Any], explicit: set[str]) -> None:
+def check_flags(flags: dict[str, Any], explicit: set[str]) -> None:
     """Refuse flags of an evaluation that never comes, or cannot be made."""
-    steps, sets, best = v["eval.steps"], v[FLAG], v["ckpt.best_metric_key"]
+    steps, sets, best = flags["eval.steps"], flags[FLAG], flags["ckpt.best_metric_key"]
     if sets and steps == -1 and "eval.steps" not in explicit:
         raise Refusal(f"--{FLAG} {sets}: would never be used; give --eval.steps, the rollouts from one to the next")
     if best not in ("", NO_BEST) and (steps == -1 or not sets):
         raise Refusal(f"--ckpt.best_metric_key {best}: nothing is evaluated; give --{FLAG} and --eval.steps")
-    temperature, n = v["eval.temperature"], v["eval.n_samples_per_prompt"]
+    temperature, n = flags["eval.temperature"], flags["eval.n_samples_per_prompt"]
     if sets and temperature == 0 and n > 1:
         raise Refusal(
             f"--eval.n_samples_per_prompt {n}: at --eval.temperature 0 all samples are the same; give 1, or a "
@@ -51,15 +51,15 @@ def check_flags(v: dict[str, Any], explicit: set[str]) -> None:
         )
 
 
-def read(v: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
+def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
     """Every row, checked. None where there is no set, or upstream is to read it: ModelScope's hub, and images."""
-    if not v[FLAG] or data.is_upstreams(v):
+    if not flags[FLAG] or data.is_upstreams(flags):
         return None
-    worded = _is_worded(v, training)
+    worded = _is_worded(flags, training)
     rows: list[dict[str, Any]] = []
     owner: dict[str, str] = {}
-    for name, folder in split_names(v[FLAG]):
-        found = _read_one(name, folder, v, worded)
+    for name, folder in split_names(flags[FLAG]):
+        found = _read_one(name, folder, flags, worded)
         for benchmark in {row["datasource"] for row in found}:
             if benchmark in owner:
                 raise Refusal(
@@ -68,40 +68,40 @@ def read(v: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
                 )
             owner[benchmark] = name
         rows += found
-    _check_cut(v, rows)
-    rows, key = rows[: v["data.max_samples"]], v["data.input_key"]
+    _check_cut(flags, rows)
+    rows, key = rows[: flags["data.max_samples"]], flags["data.input_key"]
     if len({type(row[key]) for row in rows}) > 1:
         rows = in_messages(rows, key)
     sets = EvalSets(rows, dict(Counter(row["datasource"] for row in rows)), worded)
-    _check_best(v, sets)
+    _check_best(flags, sets)
     return sets
 
 
-def _is_worded(v: dict[str, Any], training: list[PromptSet]) -> bool:
+def _is_worded(flags: dict[str, Any], training: list[PromptSet]) -> bool:
     """A benchmark's problem is asked as a training problem is: in the published words, or as it stands."""
-    if v["data.input_template"] and not v["data.apply_chat_template"]:
+    if flags["data.input_template"] and not flags["data.apply_chat_template"]:
         return False  # upstream puts its words around every prompt
-    prompts = [str(row[v["data.input_key"]]) for part in training for row in part.rows[: data.FIRST_ROWS]]
+    prompts = [str(row[flags["data.input_key"]]) for part in training for row in part.rows[: data.FIRST_ROWS]]
     return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
 
 
-def _read_one(name: str, folder: str | None, v: dict[str, Any], worded: bool) -> list[dict[str, Any]]:
+def _read_one(name: str, folder: str | None, flags: dict[str, Any], worded: bool) -> list[dict[str, Any]]:
     if name in HUB:  # a file or folder of that name here has become an absolute path
         mend = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets
 
             datasets.config.HF_HUB_OFFLINE = True  # without it, a minute of retries before the cache is looked at
-        return [_row(name, place, row, v, worded) for place, row in from_hub(name, f"--{FLAG}", mend)]
+        return [_row(name, place, row, flags, worded) for place, row in from_hub(name, f"--{FLAG}", mend)]
     called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
-    rows, columns = [], data.columns_of(v)
+    rows, columns = [], data.columns_of(flags)
     try:
-        for place, row in raw_rows(FLAG, name, folder, v["eval.split"], v["trust_remote_code"]):
-            if isinstance(row, dict) and v["data.input_key"] in row:
+        for place, row in raw_rows(FLAG, name, folder, flags["eval.split"], flags["trust_remote_code"]):
+            if isinstance(row, dict) and flags["data.input_key"] in row:
                 checked = checked_row(f"--{FLAG} {place}", row, columns)
-                rows.append(_kept(str(row.get("datasource") or called), checked, v))
+                rows.append(_kept(str(row.get("datasource") or called), checked, flags))
             else:
-                rows.append(_row(called, place, row, v, worded))
+                rows.append(_row(called, place, row, flags, worded))
     except Refusal as refusal:
         if re.fullmatch(r"[\w-]+", name) and not rows:  # it may have been meant as a benchmark
             near = difflib.get_close_matches(name, list(HUB), 1)
@@ -111,15 +111,15 @@ def _read_one(name: str, folder: str | None, v: dict[str, Any], worded: bool) ->
     return rows
 
 
-def _kept(name: str, row: dict[str, Any], v: dict[str, Any]) -> dict[str, Any]:
-    columns = (v["data.input_key"], v["data.label_key"])
+def _kept(name: str, row: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    columns = (flags["data.input_key"], flags["data.label_key"])
     # The name is a part of a metric's: what W&B and TensorBoard would take for something else becomes _.
     return {"datasource": re.sub(r"[^\w.+-]", "_", name)} | {key: row[key] for key in columns if key in row}
 
 
-def _row(name: str, place: str, raw: Any, v: dict[str, Any], worded: bool) -> dict[str, Any]:
+def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -> dict[str, Any]:
     """A row of a benchmark, problem and answer, in the columns of the training set."""
-    key = v["data.input_key"]
+    key = flags["data.input_key"]
     try:
         found = read_row(raw)
     except BadRow as reason:
@@ -128,24 +128,24 @@ def _row(name: str, place: str, raw: Any, v: dict[str, Any], worded: bool) -> di
     released = raw.get("final_answer")  # OlympiadBench has a list of them
     answer = found.answer or ", ".join(map(str, released if isinstance(released, list) else []))
     row = {key: render_prompt(found.text) if worded else found.text}
-    if v["data.label_key"] is not None:
+    if flags["data.label_key"] is not None:
         if not answer:
             raise Refusal(f"--{FLAG} {place} has no answer to grade by (answer, label, solution, ground_truth)")
-        row[v["data.label_key"]] = answer
-    return _kept(name, row, v)
+        row[flags["data.label_key"]] = answer
+    return _kept(name, row, flags)
 
 
-def _check_cut(v: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    if len(rows) > v["data.max_samples"] and len({row["datasource"] for row in rows}) > 1:
+def _check_cut(flags: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    if len(rows) > flags["data.max_samples"] and len({row["datasource"] for row in rows}) > 1:
         raise Refusal(
-            f"--data.max_samples {v['data.max_samples']}: upstream cuts the evaluation by it too, to the first of its "
-            f"{len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
+            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
         )
 
 
-def _check_best(v: dict[str, Any], sets: EvalSets) -> None:
-    best, known = v["ckpt.best_metric_key"], eval_metrics.scores(sets.sizes, v["eval.n_samples_per_prompt"])
-    if best not in ("", NO_BEST, *known) and not layout.is_upstreams_async(v):
+def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
+    best, known = flags["ckpt.best_metric_key"], eval_metrics.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
+    if best not in ("", NO_BEST, *known) and not layout.is_upstreams_async(flags):
         raise Refusal(
             f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
             f"{NO_BEST} for no best checkpoint"

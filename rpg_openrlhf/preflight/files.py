@@ -30,33 +30,33 @@ CONNECT_SECONDS = 5.0
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
-def check_models(v: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+def check_models(flags: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Every model the run would load -> the policy's config.json."""
-    if not v["actor.model_name_or_path"]:
+    if not flags["actor.model_name_or_path"]:
         raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
-    config = check_model("actor.model_name_or_path", v["actor.model_name_or_path"], v, dry_run)
-    _check_length(v, config)
-    layers, recomputed = config.get("num_hidden_layers"), v["actor.gradient_checkpointing_layers"]
+    config = check_model("actor.model_name_or_path", flags["actor.model_name_or_path"], flags, dry_run)
+    _check_length(flags, config)
+    layers, recomputed = config.get("num_hidden_layers"), flags["actor.gradient_checkpointing_layers"]
     if layers and recomputed and recomputed > layers:
         raise Refusal(f"--actor.gradient_checkpointing_layers {recomputed}: the model has {layers} layers")
-    if v["ref.model_name_or_path"]:
-        reference = check_model("ref.model_name_or_path", v["ref.model_name_or_path"], v, dry_run)
-        check_same_architecture(v["ref.model_name_or_path"], reference, config)
-    if v["algo.advantage.estimator"] == "gae" and v["critic.model_name_or_path"]:
-        check_model("critic.model_name_or_path", v["critic.model_name_or_path"], v, dry_run)
-    if not v["reward.remote_url"] and v["reward.model_name_or_path"]:
-        for name in v["reward.model_name_or_path"].split(","):
-            check_model("reward.model_name_or_path", name, v, dry_run)
+    if flags["ref.model_name_or_path"]:
+        reference = check_model("ref.model_name_or_path", flags["ref.model_name_or_path"], flags, dry_run)
+        check_same_architecture(flags["ref.model_name_or_path"], reference, config)
+    if flags["algo.advantage.estimator"] == "gae" and flags["critic.model_name_or_path"]:
+        check_model("critic.model_name_or_path", flags["critic.model_name_or_path"], flags, dry_run)
+    if not flags["reward.remote_url"] and flags["reward.model_name_or_path"]:
+        for name in flags["reward.model_name_or_path"].split(","):
+            check_model("reward.model_name_or_path", name, flags, dry_run)
     return config
 
 
-def check_model(flag: str, name: str, v: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+def check_model(flag: str, name: str, flags: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     path = Path(name)
     if not (path.exists() or looks_like_path(name)):
-        if v["use_ms"]:  # ModelScope's hub is upstream's to ask
+        if flags["use_ms"]:  # ModelScope's hub is upstream's to ask
             return {}
         config, tokenizer = _from_hub(flag, name)
-        if "auto_map" in {**tokenizer, **config} and not v["trust_remote_code"]:
+        if "auto_map" in {**tokenizer, **config} and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
         return config
     if not path.is_dir():
@@ -66,7 +66,7 @@ def check_model(flag: str, name: str, v: dict[str, Any], dry_run: bool) -> dict[
     if not (path / "config.json").is_file():
         raise Refusal(f"--{flag} {name}: holds no config.json; give a Hugging Face model folder")
     for file in CODE_FILES:
-        if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not v["trust_remote_code"]:
+        if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
     if flag.startswith("actor") and not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise Refusal(f"--{flag} {name}: holds no tokenizer; save the tokenizer beside the model")
@@ -76,10 +76,10 @@ def check_model(flag: str, name: str, v: dict[str, Any], dry_run: bool) -> dict[
     return _read_json(flag, path / "config.json")
 
 
-def check_adapters(v: dict[str, Any]) -> None:
+def check_adapters(flags: dict[str, Any]) -> None:
     """`--ds.lora.target_modules` against the weights of a local model; of a hub model PEFT sees it, at the start."""
-    targets, folder = v["ds.lora.target_modules"], Path(v["actor.model_name_or_path"])
-    if not v["ds.lora.rank"] or not isinstance(targets, list) or not folder.is_dir():
+    targets, folder = flags["ds.lora.target_modules"], Path(flags["actor.model_name_or_path"])
+    if not flags["ds.lora.rank"] or not isinstance(targets, list) or not folder.is_dir():
         return
     modules = {name.split(".")[-2] for file in folder.glob("*.safetensors") for name in _tensor_names(file)}
     unknown = [name for name in targets if name.split(".")[-1] not in modules]
@@ -138,18 +138,20 @@ def _from_hub(flag: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, tokenizer
 
 
-def _check_length(v: dict[str, Any], config: dict[str, Any]) -> None:
+def _check_length(flags: dict[str, Any], config: dict[str, Any]) -> None:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     longest = text.get("max_position_embeddings")
     scaled = any((text.get(key) or {}).get("factor") for key in ("rope_scaling", "rope_parameters"))
-    if isinstance(longest, int) and not scaled and v["data.max_len"] > longest:
-        raise Refusal(f"--data.max_len {v['data.max_len']}: is more than the model's {longest} positions; lower it")
+    if isinstance(longest, int) and not scaled and flags["data.max_len"] > longest:
+        raise Refusal(
+            f"--data.max_len {flags['data.max_len']}: is more than the model's {longest} positions; lower it"
+        )
 
 
-def check_has_chat_template(v: dict[str, Any]) -> None:
+def check_has_chat_template(flags: dict[str, Any]) -> None:
     """Refuse a local model without a template; a hub model's is seen when its tokenizer is loaded."""
-    path = Path(v["actor.model_name_or_path"])
-    if not (v["data.apply_chat_template"] and path.is_dir()):
+    path = Path(flags["actor.model_name_or_path"])
+    if not (flags["data.apply_chat_template"] and path.is_dir()):
         return
     in_file = (path / "tokenizer_config.json").is_file() and _read_json(
         "actor.model_name_or_path", path / "tokenizer_config.json"
@@ -160,10 +162,10 @@ def check_has_chat_template(v: dict[str, Any]) -> None:
         )
 
 
-def check_reward(v: dict[str, Any]) -> None:
+def check_reward(flags: dict[str, Any]) -> None:
     """Refuse a reward or agent file that upstream could not load: each engine would fail, or each sample."""
     for flag, name in (("reward.remote_url", "reward_func"), ("train.agent_func_path", "AgentExecutor")):
-        for path in (v[flag] or "").split(","):
+        for path in (flags[flag] or "").split(","):
             if path.endswith(".py"):
                 _check_python(flag, Path(path), name)
 
@@ -219,14 +221,14 @@ def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
         ) from None
 
 
-def check_directories(v: dict[str, Any]) -> None:
+def check_directories(flags: dict[str, Any]) -> None:
     for flag in DIRECTORIES:
-        if v[flag] is None:
+        if flags[flag] is None:
             continue
-        here = Path(v[flag])
+        here = Path(flags[flag])
         while not here.exists():
             here = here.parent
         if not here.is_dir():
-            raise Refusal(f"--{flag} {v[flag]}: {here} is a file; give a directory")
+            raise Refusal(f"--{flag} {flags[flag]}: {here} is a file; give a directory")
         if not os.access(here, os.W_OK | os.X_OK):
-            raise Refusal(f"--{flag} {v[flag]}: {here} is not writable; give another directory")
+            raise Refusal(f"--{flag} {flags[flag]}: {here} is not writable; give another directory")

@@ -12,15 +12,17 @@ PATHS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_nam
 LISTS = ("reward.model_name_or_path", "reward.remote_url", "data.prompt_dataset", "eval.dataset")
 
 
-def make_absolute(v: dict[str, Any]) -> None:
+def make_absolute(flags: dict[str, Any]) -> None:
     """Make every path in `v` absolute. Ray's workers may run in another directory than the launcher's."""
     for name in DIRECTORIES:
-        v[name] = v[name] and str(Path(v[name]).expanduser().absolute())
+        flags[name] = flags[name] and str(Path(flags[name]).expanduser().absolute())
     for name in PATHS:
-        v[name] = v[name] and _absolute(v[name].strip())
+        flags[name] = flags[name] and _absolute(flags[name].strip())
     for name in LISTS:
-        parts = split_names(v[name]) if v[name] else []
-        v[name] = v[name] and ",".join(_absolute(path) + (f"@{folder}" if folder else "") for path, folder in parts)
+        parts = split_names(flags[name]) if flags[name] else []
+        flags[name] = flags[name] and ",".join(
+            _absolute(path) + (f"@{folder}" if folder else "") for path, folder in parts
+        )
 
 
 def _absolute(name: str) -> str:

@@ -29,13 +29,13 @@ HUB = {
 
 def from_hub(name: str, flag: str, mend: str) -> Iterator[tuple[str, Any]]:
     """Every row of a benchmark with its place. A Refusal that ends with `mend` where the hub does not give it."""
-    found = HUB[name]
+    source = HUB[name]
     try:
         from datasets import load_dataset  # imported late: slow, and files need none of it
 
-        rows = load_dataset(found.dataset, found.config, split=found.split, revision=found.revision)
+        rows = load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises a dozen kinds
         reason = " ".join(str(error).split())[:160]
-        raise Refusal(f"{flag} {name}: {found.dataset} cannot be had from the hub ({reason}); {mend}") from None
+        raise Refusal(f"{flag} {name}: {source.dataset} cannot be had from the hub ({reason}); {mend}") from None
     for number, row in enumerate(rows, start=1):
-        yield f"{found.dataset}:{number}", row
+        yield f"{source.dataset}:{number}", row

@@ -40,16 +40,16 @@ def rows(family: str, count: int, seed: int, difficulty: int | None) -> Iterator
         config = dict(vars(curriculum.generate_configuration()))
     config |= {"seed": random.Random(f"{seed}:{family}").randrange(2**31), "size": TRIES * count}
     data = gym.create_dataset(family, **config)
-    found: set[str] = set()
+    names: set[str] = set()
     for number in range(TRIES * count):
         row = Row(f"{family}-{number}", str(data[number]["question"]).strip(), str(data[number]["answer"]).strip())
         yield row
         if integer(row.answer) is not None:
-            found.add(spacing_key(row.text))
-        if len(found) == count:
+            names.add(spacing_key(row.text))
+        if len(names) == count:
             return
     raise Refusal(
-        f"--rows {count}: {len(found)} different problems of {family} were found in {TRIES * count} draws; lower it, "
+        f"--rows {count}: {len(names)} different problems of {family} were found in {TRIES * count} draws; lower it, "
         "or raise --difficulty"
     )
 

@@ -95,9 +95,9 @@ class ProblemIndex:
     def matches(self, text: str, answer: str) -> dict[Name, str]:
         """The problems that a training row repeats, and how."""
         text = _plain(text)
-        found = dict.fromkeys(self.exact.get(_LEFT_OUT.sub("", text), ()), "exact")
-        names = {name for gram in _grams(text) for name in self.grams.get(gram, ())}.difference(found)
+        matches = dict.fromkeys(self.exact.get(_LEFT_OUT.sub("", text), ()), "exact")
+        names = {name for gram in _grams(text) for name in self.grams.get(gram, ())}.difference(matches)
         if names:
             other = _Text.of(text, [answer])
-            found |= {name: "near" for name in names if self.texts[name].is_near(other)}
-        return found
+            matches |= {name: "near" for name in names if self.texts[name].is_near(other)}
+        return matches

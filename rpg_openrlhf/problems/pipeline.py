@@ -105,9 +105,9 @@ def sift(
             counts.drop(NO_INTEGER, place)
         elif plain is None and chosen.answers == "gradable" and not is_gradable(row.answer):
             counts.drop(NOT_GRADABLE, place)
-        elif found := index.matches(row.text, row.answer) if index else {}:
+        elif matches := index.matches(row.text, row.answer) if index else {}:
             counts.drop(OVERLAP, place)
-            counts.overlaps.update({benchmark for benchmark, _ in found})
+            counts.overlaps.update({benchmark for benchmark, _ in matches})
         else:
             yield Row(row.id, row.text, plain or row.answer) if chosen.answers == "integer" else row
 

@@ -73,14 +73,14 @@ def _from_hub(source: str, name: str, revision: str | None) -> tuple[list[Path],
     try:
         from huggingface_hub import HfApi, hf_hub_download  # imported late: files need none of it
 
-        found = HfApi().dataset_info(name, revision=revision)
-        names = [each.rfilename for each in found.siblings or [] if Path(each.rfilename).suffix in KINDS]
-        files = [Path(hf_hub_download(name, each, repo_type="dataset", revision=found.sha)) for each in sorted(names)]
+        info = HfApi().dataset_info(name, revision=revision)
+        names = [each.rfilename for each in info.siblings or [] if Path(each.rfilename).suffix in KINDS]
+        files = [Path(hf_hub_download(name, each, repo_type="dataset", revision=info.sha)) for each in sorted(names)]
     except Exception as error:  # the library raises a dozen kinds
         raise Refusal(f"{source}: {name} cannot be had: {' '.join(str(error).split())[:160]}; {mend}") from None
     if not files:
-        raise Refusal(f"{source}: {name} at {found.sha} holds no file of a known kind ({', '.join(KINDS)}); {mend}")
-    return files, [("from the hub", f"{name} at {found.sha}")]
+        raise Refusal(f"{source}: {name} at {info.sha} holds no file of a known kind ({', '.join(KINDS)}); {mend}")
+    return files, [("from the hub", f"{name} at {info.sha}")]
 
 
 def _arithmetic(args: argparse.Namespace) -> Source:
@@ -89,13 +89,13 @@ def _arithmetic(args: argparse.Namespace) -> Source:
     if not 1 <= digits <= MAX_DIGITS:
         raise Refusal(f"--difficulty {digits}: must be 1 to {MAX_DIGITS} digits")
     words = arithmetic.prompt if args.prompt == "raw" else arithmetic.worded
-    found: list[arithmetic.Problem] = []
+    problems: list[arithmetic.Problem] = []
     for flag, split, number in (("rows", "rl", args.rows), ("validation", "heldout", args.validation)):
         try:
-            found += arithmetic.distinct(split, number, args.seed, digits)
+            problems += arithmetic.distinct(split, number, args.seed, digits)
         except ValueError as error:
             raise Refusal(f"--{flag} {number}: {error}; lower it, or raise --difficulty") from None
-    held = {f"{a}+{b}" for a, b in found[args.rows :]}
-    rows = ((f"{a}+{b}", Row(f"{a}+{b}", words((a, b)), arithmetic.gold((a, b)))) for a, b in found)
+    held = {f"{a}+{b}" for a, b in problems[args.rows :]}
+    rows = ((f"{a}+{b}", Row(f"{a}+{b}", words((a, b)), arithmetic.gold((a, b)))) for a, b in problems)
     facts = [("generated", f"sums of two {digits}-digit numbers, seed {args.seed}")]
     return Source(rows, facts, "integer", lambda row: row.id in held)

@@ -104,7 +104,7 @@ def newest(path: Path) -> Checkpoint | None:
 
 def unsealed(path: Path) -> list[str]:
     """Names of folders that look like checkpoints and are not whole, or were written by plain OpenRLHF."""
-    whole = {found.folder for found in find(path)}
+    whole = {checkpoint.folder for checkpoint in find(path)}
     named = [folder for folder in _children(path / ACTOR) if "global_step" in folder.name]
     return [folder.name for folder in named if folder not in whole and not folder.name.startswith(".")]
 

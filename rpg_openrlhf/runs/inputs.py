@@ -14,14 +14,14 @@ FILES = ("reward.remote_url", "train.agent_func_path")
 MODELS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path")
 
 
-def fingerprints(v: dict[str, Any]) -> dict[str, str]:
+def fingerprints(flags: dict[str, Any]) -> dict[str, str]:
     """ "flag path" -> fingerprint, of every input that is a file or folder here. Hub ids have none."""
-    return {f"--{flag} {path}": fingerprint(path) for flag, path in _paths(v) if path.exists()}
+    return {f"--{flag} {path}": fingerprint(path) for flag, path in _paths(flags) if path.exists()}
 
 
-def _paths(v: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+def _paths(flags: dict[str, Any]) -> Iterator[tuple[str, Path]]:
     for flag in SETS:
-        yield from ((flag, Path(name)) for name, _ in (split_names(v[flag]) if v[flag] else ()))
+        yield from ((flag, Path(name)) for name, _ in (split_names(flags[flag]) if flags[flag] else ()))
     for flag in FILES:
-        yield from ((flag, Path(name)) for name in (v[flag] or "").split(",") if name.endswith(".py"))
-    yield from ((flag, Path(v[flag])) for flag in MODELS if v[flag])
+        yield from ((flag, Path(name)) for name in (flags[flag] or "").split(",") if name.endswith(".py"))
+    yield from ((flag, Path(flags[flag])) for flag in MODELS if flags[flag])

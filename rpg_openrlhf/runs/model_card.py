@@ -67,13 +67,13 @@ def _method(args: SimpleNamespace) -> str:
 
 
 def _versions() -> list[str]:
-    found = []
+    names = []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {version(name)}")
+            names.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return found
+    return names
 
 
 def _table(scores: dict[str, float]) -> list[str]:

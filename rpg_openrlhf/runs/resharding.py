@@ -61,8 +61,8 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, ranks: int) -> dict[st
 def _states(folder: Path) -> dict[str, Any]:
     """All but the weights of the model's file; that of rank 0 where ZeRO 3 wrote one for each."""
     file = next(folder.glob("*mp_rank_00_model_states.pt"))
-    found = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
-    return {name: value for name, value in found.items() if name not in ("module", "optimizer")}
+    states = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    return {name: value for name, value in states.items() if name not in ("module", "optimizer")}
 
 
 def _part(folder: Path, rank: int) -> _Part:
@@ -119,13 +119,13 @@ def _is_per_number(value: Any, flat: torch.Tensor) -> bool:
 
 def _pieces(parts: list[_Part], name: str, key: str | None) -> list[Piece]:
     """The pieces of a weight (key None) or of one of its moments."""
-    found = []
+    pieces = []
     for part in parts:
         for place in part.places:
             if place.name == name:
                 flat = part.flat[place.group] if key is None else part.states[place.group][key]
-                found.append(Piece(place.start, flat[place.offset : place.offset + place.numel]))
-    return found
+                pieces.append(Piece(place.start, flat[place.offset : place.offset + place.numel]))
+    return pieces
 
 
 @torch.no_grad()

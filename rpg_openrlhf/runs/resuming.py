@@ -41,10 +41,10 @@ class Resumption(NamedTuple):
 
 
 def record(
-    v: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
+    settings: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Record of the run that writes a checkpoint; `inputs` are fingerprints of files."""
-    flags = {name: value for name, value in v.items() if name != SECRET}
+    flags = {name: value for name, value in settings.items() if name != SECRET}
     shape = {key: architecture[key] for key in ARCHITECTURE if key in architecture}
     return {
         "flags": flags,
@@ -56,47 +56,50 @@ def record(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    numbers = {}
     for name in VERSIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
-def choose(v: dict[str, Any], now: dict[str, Any]) -> Resumption:
+def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:
     """Choose by `--resume`; `now` is the `record` of this run. A Refusal where the two do not go together."""
-    path, asked = Path(v["ckpt.path"]), v["resume"]
+    path, asked = Path(settings["ckpt.path"]), settings["resume"]
     own = checkpoints.newest(path)
     if asked == "never":
-        _refuse_to_overwrite(v, path, own)
+        _refuse_to_overwrite(settings, path, own)
         return Resumption(None, False, [])
     ended = checkpoints.finished(path)
     if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
         return Resumption(own, True, [])
     notes = [f"{path / ACTOR / name} is no whole checkpoint: passed over" for name in checkpoints.unsealed(path)]
-    found = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
-    if found is None:
+    checkpoint = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
+    if checkpoint is None:
         return Resumption(None, False, notes)
-    here = f"goes on after step {found.step}, from {found.folder}"
-    changed = _compare(v, found, now)
+    here = f"goes on after step {checkpoint.step}, from {checkpoint.folder}"
+    changed = _compare(settings, checkpoint, now)
     notes += [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
-    renewed = inputs_changed(found.record, now)
-    if v["ds.lora.rank"] and (base := f"--actor.model_name_or_path {v['actor.model_name_or_path']}") in renewed:
+    renewed = inputs_changed(checkpoint.record, now)
+    if (
+        settings["ds.lora.rank"]
+        and (base := f"--actor.model_name_or_path {settings['actor.model_name_or_path']}") in renewed
+    ):
         raise Refusal(
-            f"{base}: its content has changed since {found.folder} was written, which holds the adapters alone; give "
-            "the base model that they were trained on, or another --ckpt.path"
+            f"{base}: its content has changed since {checkpoint.folder} was written, which holds the adapters alone; "
+            "give the base model that they were trained on, or another --ckpt.path"
         )
     notes += [f"{name}: its content has changed since the checkpoint" for name in renewed]
     changed |= {name.removeprefix("--"): ("other content", "new content") for name in renewed}
-    for name, (was, value) in checkpoints.changes(found.record["versions"], now["versions"]).items():
+    for name, (was, value) in checkpoints.changes(checkpoint.record["versions"], now["versions"]).items():
         notes.append(f"{name} was {was} when the checkpoint was written, is {value}")
-    return Resumption(found, False, [here, *notes], changed)
+    return Resumption(checkpoint, False, [here, *notes], changed)
 
 
-def _refuse_to_overwrite(v: dict[str, Any], path: Path, own: Checkpoint | None) -> None:
-    if v["ckpt.load_enable"]:
+def _refuse_to_overwrite(settings: dict[str, Any], path: Path, own: Checkpoint | None) -> None:
+    if settings["ckpt.load_enable"]:
         raise Refusal("--resume never: contradicts --ckpt.load_enable; leave one of them out")
     if own:
         raise Refusal(
@@ -107,46 +110,46 @@ def _refuse_to_overwrite(v: dict[str, Any], path: Path, own: Checkpoint | None) 
 
 def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
     """A checkpoint's folder or a `--ckpt.path`; the run's own, once it has one, since that came from the other."""
-    found = checkpoints.read(asked) or checkpoints.newest(asked)
-    if found is None:
+    checkpoint = checkpoints.read(asked) or checkpoints.newest(asked)
+    if checkpoint is None:
         raise Refusal(
             f"--resume {asked}: no whole checkpoint there; give auto, never, or a folder such as "
             f"{asked.parent / 'checkpoints' / ACTOR / 'global_step12'}"
         )
     if own is None:
-        return found
-    if found.folder.parent != path / ACTOR:
+        return checkpoint
+    if checkpoint.folder.parent != path / ACTOR:
         notes.append(f"--resume {asked}: this run has begun from there already and goes on from its own checkpoint")
         return own
-    if found.step < own.step:
+    if checkpoint.step < own.step:
         raise Refusal(
             f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be trained over; "
             "give another --ckpt.path to branch off"
         )
-    return found
+    return checkpoint
 
 
 def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any], explicit: set[str]) -> None:
     """Set what the trainer reads: whether, where and from which step it resumes, and its checkpoints' record."""
-    found = resumption.found
-    if found and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
-        record["flags"][RUN_NAME] = args.logger.wandb.run_name = found.record["flags"][RUN_NAME]
-    args.ckpt.load_enable = found is not None
-    args.ckpt.resume_from = str(found.folder) if found else None
-    args.ckpt.resumed_step = found.step if found else 0
+    checkpoint = resumption.found
+    if checkpoint and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
+        record["flags"][RUN_NAME] = args.logger.wandb.run_name = checkpoint.record["flags"][RUN_NAME]
+    args.ckpt.load_enable = checkpoint is not None
+    args.ckpt.resume_from = str(checkpoint.folder) if checkpoint else None
+    args.ckpt.resumed_step = checkpoint.step if checkpoint else 0
     args.ckpt.record = record
     args.ckpt.changed = {name: {"was": was, "is": value} for name, (was, value) in resumption.changed.items()}
 
 
 def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int | None) -> None:
     """Refuse a run that has ended and would train nothing more under its changed settings."""
-    found = resumption.found
-    if found is None or resumption.finished or prompts is None or not checkpoints.finished(Path(args.ckpt.path)):
+    checkpoint = resumption.found
+    if checkpoint is None or resumption.finished or prompts is None or not checkpoints.finished(Path(args.ckpt.path)):
         return
     rollouts = min(
         prompts * args.train.num_episodes // args.rollout.batch_size, args.train.max_rollouts or sys.maxsize
     )
-    if found.step >= rollouts:
+    if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(
             f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
@@ -167,15 +170,15 @@ def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tup
     return {name: values for name, values in changed.items() if not name.startswith(NO_SETTING_OF)}
 
 
-def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that differ; a Refusal where the checkpoint is no use to them."""
     then, where = found.record, found.folder
     for key, was in then["architecture"].items():
         value = now["architecture"].get(key, was)
         if value != was:
             raise Refusal(
-                f"--actor.model_name_or_path {v['actor.model_name_or_path']}: its {key} is {value}, in {where} it is "
-                f"{was}; give a model of the same shape, or another --ckpt.path"
+                f"--actor.model_name_or_path {settings['actor.model_name_or_path']}: its {key} is {value}, in {where} "
+                f"it is {was}; give a model of the same shape, or another --ckpt.path"
             )
     changed = settings_changed(then["flags"], now["flags"])
     for name in MADE_FOR:
@@ -187,10 +190,11 @@ def _compare(v: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[
     _check_resharding(found, changed)
     if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
         raise Refusal(
-            f"--data.prompt_dataset {v['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it had "
-            f"{then['prompts']}, and its place in them means nothing here; give the same data, or another --ckpt.path"
+            f"--data.prompt_dataset {settings['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it "
+            f"had {then['prompts']}, and its place in them means nothing here; give the same data, or another "
+            "--ckpt.path"
         )
-    if v["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
+    if settings["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
         raise Refusal(
             f"--train.enable_ema: {where} was written without it and holds no average; leave it out, or start anew "
             "with another --ckpt.path"

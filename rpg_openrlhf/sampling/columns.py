@@ -58,7 +58,7 @@ class Columns:
         tokens = self._starts[-1]
         assert len(ids) == tokens, f"{len(ids)} tokens for {tokens}"
         assert all(len(flat) == tokens - len(lengths) for flat in actions.values()), "not an entry an action"
-        assert all(len(found) == len(lengths) for found in values.values()), "not a value a sequence"
+        assert all(len(column) == len(lengths) for column in values.values()), "not a value a sequence"
 
     def __reduce__(self):
         return Columns, (self.lengths, self.ids, self.actions, self.values)

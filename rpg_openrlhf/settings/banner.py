@@ -31,8 +31,8 @@ def steps_per_rollout(args: SimpleNamespace) -> int:
 
 
 def rollouts(args: SimpleNamespace, prompts: int) -> int:
-    found = layout.rollouts(prompts, args.rollout.batch_size, args.train.num_episodes, args.train.async_enable)
-    return min(found, args.train.max_rollouts or found)
+    rollouts = layout.rollouts(prompts, args.rollout.batch_size, args.train.num_episodes, args.train.async_enable)
+    return min(rollouts, args.train.max_rollouts or rollouts)
 
 
 def banner(

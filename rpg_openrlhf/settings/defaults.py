@@ -14,27 +14,27 @@ REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "re
 
 def fill_defaults(parsed: Parsed) -> None:
     """Fill the defaults of ours that are not constants into `parsed.values`."""
-    v = parsed.values
+    flags = parsed.values
     if parsed.config.algo.objective == "rpg" and "algo.advantage.estimator" not in parsed.explicit:
-        v["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
+        flags["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
     if parsed.config.algo.objective == "openrlhf" and "ref.refresh" not in parsed.explicit:
-        v["ref.refresh"] = "never"  # upstream's one reference
-    if parsed.config.algo.objective == "rpg" and v["train.async_enable"]:
+        flags["ref.refresh"] = "never"  # upstream's one reference
+    if parsed.config.algo.objective == "rpg" and flags["train.async_enable"]:
         # Engines draw while the policy trains, so they have GPUs of their own, and nobody sleeps.
-        v["train.colocate_all"] = v["vllm.enable_sleep"] = v["ds.enable_sleep"] = False
+        flags["train.colocate_all"] = flags["vllm.enable_sleep"] = flags["ds.enable_sleep"] = False
         if "rpg.old_policy" not in parsed.explicit:
-            v["rpg.old_policy"] = "rollout"  # a newer policy's log-probs are not those of the one that sampled
-    if not (v["reward.remote_url"] or v["reward.model_name_or_path"] or v["train.agent_func_path"]):
-        v["reward.remote_url"] = REWARD_FUNC
-    optimizer.fill_default(v, parsed.explicit)
-    run_names.fill_defaults(v, parsed.explicit, parsed.layers)
+            flags["rpg.old_policy"] = "rollout"  # a newer policy's log-probs are not those of the one that sampled
+    if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"] or flags["train.agent_func_path"]):
+        flags["reward.remote_url"] = REWARD_FUNC
+    optimizer.fill_default(flags, parsed.explicit)
+    run_names.fill_defaults(flags, parsed.explicit, parsed.layers)
     if "vllm.enable_prefix_caching" not in parsed.explicit:
         # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
-        v["vllm.enable_prefix_caching"] = not v["train.full_determinism_enable"]
+        flags["vllm.enable_prefix_caching"] = not flags["train.full_determinism_enable"]
     if "ckpt.path" not in parsed.explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
-        v["ckpt.path"] = str(Path(v["ckpt.output_dir"], "checkpoints"))
-    if v["logger.run_dir"] is None:
-        v["logger.run_dir"] = str(Path(v["ckpt.output_dir"], "logs"))
+        flags["ckpt.path"] = str(Path(flags["ckpt.output_dir"], "checkpoints"))
+    if flags["logger.run_dir"] is None:
+        flags["logger.run_dir"] = str(Path(flags["ckpt.output_dir"], "logs"))
 
 
 def settle(args: SimpleNamespace) -> list[str]:

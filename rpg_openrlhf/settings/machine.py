@@ -15,12 +15,12 @@ BLACKWELL = 10.0  # compute capability
 def gpu_memory_gib() -> list[float | None]:
     """One entry per visible CUDA device: its memory in GiB, None where the driver does not tell."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = _nvidia_smi() or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
+    devices = _nvidia_smi() or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
     if visible is None:
-        return found
+        return devices
     wanted = [word.strip() for word in visible.split(",") if word.strip() not in ("", "-1", "NoDevFiles")]
     indices = [int(word) for word in wanted if word.isdigit()]
-    return [found[i] for i in indices if i < len(found)] if len(indices) == len(wanted) else found[: len(wanted)]
+    return [devices[i] for i in indices if i < len(devices)] if len(indices) == len(wanted) else devices[: len(wanted)]
 
 
 def _nvidia_smi() -> list[float | None]:

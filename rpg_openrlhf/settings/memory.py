@@ -148,15 +148,15 @@ def buffers(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     """
     size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
     largest = max(shapes.vocabulary, shapes.inner) * shapes.hidden * size
-    found = {"weight sync": min(shapes.parameters * size, max(BUCKET_BYTES[args.platform], largest))}
+    sizes = {"weight sync": min(shapes.parameters * size, max(BUCKET_BYTES[args.platform], largest))}
     if stage:
         on_gpu = args.platform != "cpu"  # where memory counts when it is allocated, not when it is touched
-        found["gradients on their way"] = (
+        sizes["gradients on their way"] = (
             REDUCE_ELEMENTS if on_gpu else min(REDUCE_ELEMENTS, shapes.parameters)
         ) * size
     if stage == 3 and args.actor.num_nodes * args.actor.num_gpus_per_node > 1:
-        found["gathered weights"] = min(LIVE_ELEMENTS, shapes.parameters) * size
-    return {name: value / GIB for name, value in found.items()}
+        sizes["gathered weights"] = min(LIVE_ELEMENTS, shapes.parameters) * size
+    return {name: value / GIB for name, value in sizes.items()}
 
 
 def engine_gib(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tuple[float, float]:

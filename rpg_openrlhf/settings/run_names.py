@@ -21,9 +21,9 @@ LONGEST = {"group": 128, "tag": 64}  # characters that W&B takes
 NO_DIFFERENCE = ("base", "hardware")
 
 
-def check_wandb(v: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
+def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
     """W&B itself refuses a mode or a key when the engines have started; the key is not repeated."""
-    mode, key = environ.get("WANDB_MODE") or "online", v["logger.wandb.key"]
+    mode, key = environ.get("WANDB_MODE") or "online", flags["logger.wandb.key"]
     if not key:
         return
     if mode not in MODES:
@@ -36,34 +36,34 @@ def check_wandb(v: dict[str, Any], environ: Mapping[str, str] = os.environ) -> N
         )
 
 
-def fill_defaults(v: dict[str, Any], explicit: set[str], layers: tuple[str, ...]) -> None:
+def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[str, ...]) -> None:
     """`--logger.wandb.run_name` and `--logger.wandb.group` into the flags, where they were not given."""
     if "logger.wandb.run_name" not in explicit:
         now = datetime.now().strftime("%m%dT%H:%M")
-        v["logger.wandb.run_name"] = f"{algorithm(v, layers)}_seed{v['train.seed']}_{now}"
-    if v["logger.wandb.group"] is None:
+        flags["logger.wandb.run_name"] = f"{algorithm(flags, layers)}_seed{flags['train.seed']}_{now}"
+    if flags["logger.wandb.group"] is None:
         parts = [tag.rpartition("/")[2] for tag in tags(layers) if tag.partition("/")[0] not in NO_DIFFERENCE]
-        v["logger.wandb.group"] = "+".join(parts or [algorithm(v, layers)])[: LONGEST["group"]]
+        flags["logger.wandb.group"] = "+".join(parts or [algorithm(flags, layers)])[: LONGEST["group"]]
 
 
-def algorithm(v: dict[str, Any], layers: tuple[str, ...]) -> str:
+def algorithm(flags: dict[str, Any], layers: tuple[str, ...]) -> str:
     """The layer of `configs/algorithm/`, unless what is over it has made it another; without one, what flags say."""
     for path in reversed(layers):
         if Path(path).absolute().parent.name == "algorithm":
             said = read_layers([path])
-            if all(v[name] == said[name] for name in METHOD if name in said):
+            if all(flags[name] == said[name] for name in METHOD if name in said):
                 return Path(path).stem
             break
-    if v["algo.objective"] != "rpg":
-        return v["algo.advantage.estimator"]
-    estimator = "reinforce_" if v["rpg.gradient_estimator"] == "reinforce" else ""
-    return f"rpg_{estimator}{v['rpg.divergence']}"
+    if flags["algo.objective"] != "rpg":
+        return flags["algo.advantage.estimator"]
+    estimator = "reinforce_" if flags["rpg.gradient_estimator"] == "reinforce" else ""
+    return f"rpg_{estimator}{flags['rpg.divergence']}"
 
 
 def tags(layers: tuple[str, ...]) -> list[str]:
     """One a layer, in order: `base`, `model/qwen3_4b`, `algorithm/grpo`; a file elsewhere by its name."""
-    found = []
+    names = []
     for path in map(Path, layers):
         folder = path.absolute().parent
-        found.append(f"{folder.name}/{path.stem}" if folder.parent.name == "configs" else path.stem)
-    return list(dict.fromkeys(tag[: LONGEST["tag"]] for tag in found))
+        names.append(f"{folder.name}/{path.stem}" if folder.parent.name == "configs" else path.stem)
+    return list(dict.fromkeys(tag[: LONGEST["tag"]] for tag in names))

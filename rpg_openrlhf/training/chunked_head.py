@@ -80,9 +80,9 @@ class ChunkedActor(Actor):
         Without an action mask, or with ring attention, it is upstream's.
         """
         if self.head and action_mask is not None and kwargs.get("ring_attn_group") is None:
-            found = self._ask(sequences, action_mask, attention_mask, return_entropy, **kwargs)
-            if found:
-                return found if return_output else found[0]
+            answer = self._ask(sequences, action_mask, attention_mask, return_entropy, **kwargs)
+            if answer:
+                return answer if return_output else answer[0]
         given = {"return_output": return_output, "return_entropy": return_entropy}
         return super().forward(sequences, action_mask, attention_mask, **given, **kwargs)
 

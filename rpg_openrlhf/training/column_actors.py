@@ -18,7 +18,7 @@ def padded_inputs(columns: Columns, fill: int) -> tuple[torch.Tensor, torch.Tens
     ids = pad(columns.ids, columns.lengths, fill, np.int64)
     attended = spans([0] * len(ids), columns.lengths, ids.shape[1])
     return tuple(
-        torch.from_numpy(found.astype(np.int64, copy=False)) for found in (ids, attended, action_spans(columns))
+        torch.from_numpy(array.astype(np.int64, copy=False)) for array in (ids, attended, action_spans(columns))
     )
 
 
@@ -77,8 +77,8 @@ def batch_of(rows: list[Row]) -> Experience:
         **{name: torch.from_numpy(pad(flat, columns.action_lengths)) for name, flat in columns.actions.items()},
         **{name: torch.tensor(columns.values[name], dtype=dtype) for name, dtype in EPISODE.items()},
         info={
-            name.removeprefix(INFO): torch.tensor(found, dtype=torch.float32)
-            for name, found in columns.values.items()
+            name.removeprefix(INFO): torch.tensor(column, dtype=torch.float32)
+            for name, column in columns.values.items()
             if name.startswith(INFO)
         },
     )

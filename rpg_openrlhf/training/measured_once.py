@@ -72,8 +72,8 @@ class MeasuredOnce(ActorPPOTrainer):
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         """Differs from upstream: its tensors come to the CPU together, as the means that ppo_train takes of them."""
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
-        found = {name: value for name, value in status["metrics"].items() if isinstance(value, torch.Tensor)}
-        status["metrics"] |= means_of(found)
+        tensors = {name: value for name, value in status["metrics"].items() if isinstance(value, torch.Tensor)}
+        status["metrics"] |= means_of(tensors)
         check_finite(status["metrics"], experience)
         self._kinds = status["weights"]
         return status

@@ -73,7 +73,8 @@ def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
     """Write the model that a PEFT `adapter` folder makes of its base model into `folder`, merged as in a sync.
 
     The base is the folder or hub id that the adapter names. It is loaded in the type of the adapter folder's
-    config.json, which says what was trained with, or in its own; the tokenizer is the adapter folder's.
+    config.json, which says what was trained with, or in its own; the tokenizer is the adapter folder's. OSError where
+    the base cannot be loaded.
     """
     # Imported late: transformers takes seconds.
     from peft import PeftConfig
@@ -83,7 +84,10 @@ def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
         adapter, trust_remote_code=trust_remote_code
     ).dtype
     name = PeftConfig.from_pretrained(adapter).base_model_name_or_path
-    base = AutoModelForCausalLM.from_pretrained(name, dtype=trained or "auto", trust_remote_code=trust_remote_code)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(name, dtype=trained or "auto", trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise OSError(f"its base model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     model = PeftModel.from_pretrained(base, adapter)
     weights, adapters = engine_weights(model)
     for weight_name, matrices in adapters.items():

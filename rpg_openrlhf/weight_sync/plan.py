@@ -77,8 +77,8 @@ def make_plan(tensors: Iterable[tuple[str, Iterable[int], torch.dtype]], cap: in
 
 def _layer(name: str) -> str:
     """The group that stays together: a numbered layer, or a tensor outside of all layers."""
-    found = LAYER.match(name)
-    return found[0] if found else name
+    match = LAYER.match(name)
+    return match[0] if match else name
 
 
 def checksum(buffer: torch.Tensor) -> int:
