@@ -191,7 +191,8 @@ def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
     for benchmark in loaded:
         prompt = prompter.render(benchmark.problems[0].text)
         _say(
-            f"--- {benchmark.benchmark.name}: {len(benchmark.problems)} problems from {benchmark.source}; the first prompt ---"
+            f"--- {benchmark.benchmark.name}: {len(benchmark.problems)} problems from {benchmark.source}; "
+            "the first prompt ---"
         )
         _say(
             prompt if isinstance(prompt, str) else "\n".join(f"[{turn['role']}] {turn['content']}" for turn in prompt)
