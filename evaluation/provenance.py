@@ -19,14 +19,14 @@ _HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
 
 def model_hash(path: Path) -> str:
     """sha256 over the names and contents of weights, configuration and tokenizer, in the order of names."""
-    whole = hashlib.sha256()
+    digests = hashlib.sha256()
     for file in _files(path):
         digest = hashlib.sha256()
         with file.open("rb") as stream:
             for chunk in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(chunk)
-        whole.update(f"{file.name}\0{digest.hexdigest()}\n".encode())
-    return whole.hexdigest()
+        digests.update(f"{file.name}\0{digest.hexdigest()}\n".encode())
+    return digests.hexdigest()
 
 
 def listing(path: Path) -> str:

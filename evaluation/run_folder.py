@@ -137,10 +137,10 @@ def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     ours, theirs = _identity(new), _identity(old)
     other = [key for key in ours if key in theirs and ours[key][0] != theirs[key][0]]
     if other:
-        said = [f"{key} {theirs[key][1]} there, {ours[key][1]} now" for key in other[:4]]
+        differences = [f"{key} {theirs[key][1]} there, {ours[key][1]} now" for key in other[:4]]
         more = [f"and {len(other) - 4} more"] if len(other) > 4 else []
         raise FolderError(
-            f"--output {folder} holds samples of other settings ({', '.join(said + more)}): use another folder"
+            f"--output {folder} holds samples of other settings ({', '.join(differences + more)}): use another folder"
         )
 
 

@@ -24,8 +24,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        said = f"{path}: {error.strerror or error}; what is finished is kept, the same command resumes"
-        raise StoreError(error.errno, said) from None
+        problem = f"{path}: {error.strerror or error}; what is finished is kept, the same command resumes"
+        raise StoreError(error.errno, problem) from None
 
 
 class SampleStore:

@@ -100,7 +100,7 @@ def _content(found: Found, comparisons: Sequence[Table], refusals: Sequence[str]
 
 
 def _title(found: Found) -> str:
-    labels = [one.label for one in (*found.runs, *found.series)]
+    labels = [item.label for item in (*found.runs, *found.series)]
     return f"Evaluation of {labels[0]}" if len(labels) == 1 else f"Evaluation of {len(labels)} models"
 
 

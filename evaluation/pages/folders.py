@@ -82,7 +82,7 @@ def find(places: Sequence[Path]) -> Found:
             raise NothingFound(
                 f"{place} holds no evaluated model: run `python -m evaluation.run --output {place}` first"
             )
-    inside = {run.folder.resolve() for one in series.values() for run in one.runs}
+    inside = {run.folder.resolve() for member in series.values() for run in member.runs}
     return _unique([run for path, run in runs.items() if path not in inside], list(series.values()))
 
 
@@ -177,11 +177,11 @@ def _unique(runs: list[Run], series: list[Series]) -> Found:
         return free
 
     named = []
-    for one in series:
-        label = name(one.label, one.folder)
-        members = tuple(replace(run, label=f"{label} {run.when}") for run in one.runs)
+    for member in series:
+        label = name(member.label, member.folder)
+        members = tuple(replace(run, label=f"{label} {run.when}") for run in member.runs)
         taken.update(run.label for run in members)
-        named.append(replace(one, label=label, runs=members))
+        named.append(replace(member, label=label, runs=members))
     return Found(tuple(replace(run, label=name(run.label, run.folder)) for run in runs), tuple(named))
 
 

@@ -46,11 +46,11 @@ class Pair:
 def by_method(series: Sequence[Series]) -> list[Method]:
     """Runs by method, in order of first appearance. Unlabelled for a label without `-seedN`, or one given twice."""
     methods: dict[str, dict[int, Series]] = {}
-    for one in series:
-        match = LABEL.fullmatch(one.label)
+    for run in series:
+        match = LABEL.fullmatch(run.label)
         if match is None:
-            raise Unlabelled(f"{one.folder}: its label {one.label!r} is not METHOD-seedN; evaluate it with --label")
-        methods.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = one
+            raise Unlabelled(f"{run.folder}: its label {run.label!r} is not METHOD-seedN; evaluate it with --label")
+        methods.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = run
     return [Method(name, dict(sorted(runs.items()))) for name, runs in methods.items()]
 
 

@@ -65,7 +65,7 @@ def broken(methods: Sequence[Method], benchmark: str, start: float | None) -> li
         if ends:
             told = ", ".join(f"seed {seed} {last:.3f} after {best:.3f}" for seed, (last, best) in ends.items())
             lines.append(f"{method.name} breaks in {len(ends)} of {len(runs)} runs: {told}.")
-    whole = [method.name for method in methods if not any(line.startswith(f"{method.name} breaks") for line in lines)]
-    if whole:
-        lines.append(f"No run of {', '.join(whole)} breaks.")
+    steady = [method.name for method in methods if not any(line.startswith(f"{method.name} breaks") for line in lines)]
+    if steady:
+        lines.append(f"No run of {', '.join(steady)} breaks.")
     return lines

@@ -108,7 +108,7 @@ def _pick(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     for row in rows:
         firsts.setdefault(row["reason"], row)
     first = list(firsts.values())
-    return (first + [row for row in rows if not any(row is one for one in first)])[:count]
+    return (first + [row for row in rows if not any(row is chosen for chosen in first)])[:count]
 
 
 def _texts(run: Run, wanted: set[Key]) -> dict[Key, dict[str, Any]]:

@@ -55,16 +55,16 @@ def last_best(found: Found, chosen: Sequence[Chosen]) -> Table:
     """The paper's table: a row a method, Last and Best of each benchmark. A single model has a Last alone."""
     names = benchmarks_of(found.all_runs)
     columns = [Column(title_of(name), title, ranked=True) for name in names for title in ("Last", "Best")]
-    by_key = {(id(one.series), one.benchmark): one.found for one in chosen}
+    by_key = {(id(choice.series), choice.benchmark): choice.found for choice in chosen}
     rows = []
     for run in found.runs:
         means = [run.benchmarks.get(name, {}).get("mean") for name in names]
-        cells = [one for mean in means for one in (Cell(mean["value"]) if mean else NOTHING, NOTHING)]
+        cells = [part for mean in means for part in (Cell(mean["value"]) if mean else NOTHING, NOTHING)]
         rows.append(((run.label,), tuple(cells)))
     for series in found.series:
         picked = [by_key.get((id(series), name)) for name in names]
         cells = [
-            one for p in picked for one in ((Cell(p.last.value), Cell(p.best.value)) if p else (NOTHING, NOTHING))
+            part for p in picked for part in ((Cell(p.last.value), Cell(p.best.value)) if p else (NOTHING, NOTHING))
         ]
         rows.append(((series.label,), tuple(cells)))
     notes = [f"Best is the highest of {_counts_text(chosen)} evaluations on the test itself: see its corrected value."]
@@ -73,7 +73,7 @@ def last_best(found: Found, chosen: Sequence[Chosen]) -> Table:
 
 
 def _counts_text(chosen: Sequence[Chosen]) -> str:
-    counts = sorted({one.found.evaluations for one in chosen})
+    counts = sorted({choice.found.evaluations for choice in chosen})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 

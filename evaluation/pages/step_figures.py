@@ -25,7 +25,7 @@ class Trained:
 
 def six_panels(trained: Sequence[Trained], alone: Sequence[tuple[Run, Line]]) -> list[Panel]:
     """Benchmarks first, as many as there are, then the training run's own curves. `alone`: runs drawn as a level."""
-    names = benchmarks_of(run for one in trained for run in one.series.runs)
+    names = benchmarks_of(run for curve in trained for run in curve.series.runs)
     panels = [_benchmark_panel(name, trained, alone) for name in names]
     return panels + [_log_panel(panel, trained) for panel in LABELS]
 
@@ -42,18 +42,18 @@ def _benchmark_panel(name: str, trained: Sequence[Trained], alone: Sequence[tupl
         for run, line in alone:
             if name in run.benchmarks:
                 axes.axhline(run.benchmarks[name]["mean"]["value"], color=line.color, linestyle=":", linewidth=1.4)
-        for one in trained:
-            points = _points(one, name)
+        for curve in trained:
+            points = _points(curve, name)
             if not points:
                 continue
             steps, scores = [step for step, _ in points], [score for _, score in points]
             band = [score for score in scores if score.get("run_low") is not None]
             if len(band) == len(scores):
                 low, high = [s["run_low"] for s in scores], [s["run_high"] for s in scores]
-                axes.fill_between(steps, low, high, color=one.line.color, alpha=0.14, linewidth=0)
+                axes.fill_between(steps, low, high, color=curve.line.color, alpha=0.14, linewidth=0)
             marker = "o" if len(points) < 12 else None
             values = [score["value"] for score in scores]
-            axes.plot(steps, values, color=one.line.color, linestyle=one.line.dash, marker=marker, markersize=4)
+            axes.plot(steps, values, color=curve.line.color, linestyle=curve.line.dash, marker=marker, markersize=4)
         _integer_steps(axes)
 
     texts = []
@@ -74,18 +74,20 @@ def _points(one: Trained, name: str) -> list[tuple[float, dict]]:
 
 
 def _log_panel(panel: str, trained: Sequence[Trained]) -> Panel:
-    curves = [(one, training_log.curve(list(one.log), panel)) for one in trained]
+    curves = [(curve, training_log.curve(list(curve.log), panel)) for curve in trained]
 
     def draw(axes: Axes) -> None:
-        for one, (steps, values) in curves:
+        for curve, (steps, values) in curves:
             if steps:
                 marker = "o" if len(steps) == 1 else None
-                axes.plot(steps, values, color=one.line.color, linestyle=one.line.dash, linewidth=1.5, marker=marker)
+                axes.plot(
+                    steps, values, color=curve.line.color, linestyle=curve.line.dash, linewidth=1.5, marker=marker
+                )
         axes.set_ylabel(LABELS[panel])
         _integer_steps(axes)
 
-    texts = [f"{one.series.label} {v[0]:.3g} to {v[-1]:.3g}" for one, (_, v) in curves if v]
-    texts += [f"{one.series.label} has no data" for one, (_, v) in curves if not v]
+    texts = [f"{curve.series.label} {v[0]:.3g} to {v[-1]:.3g}" for curve, (_, v) in curves if v]
+    texts += [f"{curve.series.label} has no data" for curve, (_, v) in curves if not v]
     return Panel("panels", panel.capitalize(), f"{panel} against the step: {'; '.join(texts)}", draw)
 
 

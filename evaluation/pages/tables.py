@@ -163,10 +163,10 @@ def methods(found: Found) -> Table:
     for run in runs:
         cells: list[Cell] = []
         for name in names:
-            one = run.benchmarks.get(name)
+            row = run.benchmarks.get(name)
             k = ks[name][1]
             cells += (
-                [cell(s) for s in (one["mean"], one["pass@k"].get(k), one.get("majority"))] if one else [NOTHING] * 3
+                [cell(s) for s in (row["mean"], row["pass@k"].get(k), row.get("majority"))] if row else [NOTHING] * 3
             )
         rows.append(((run.label,), tuple(cells)))
     caption = "Mean, unbiased Pass and Maj of each model; brackets hold 95 % intervals over problems."
@@ -184,14 +184,14 @@ def _common(found: Iterable[dict[str, Any]]) -> tuple[str, str]:
 def pass_at_k(runs: Sequence[Run]) -> Table:
     """A row for each run and benchmark, a column for each k: unbiased, then verl's bootstrap."""
     names = benchmarks_of(runs)
-    ks = sorted({int(k) for run in runs for one in run.benchmarks.values() for k in one.get("pass@k") or {}})
+    ks = sorted({int(k) for run in runs for row in run.benchmarks.values() for k in row.get("pass@k") or {}})
     columns = [Column(group, f"{k}", "share") for group in ("pass@k", "verl best@k") for k in ks]
     rows = []
     for name in names:
         for run in runs:
-            one = run.benchmarks.get(name)
-            if one:
-                cells = [cell((one.get(key) or {}).get(str(k))) for key in ("pass@k", "best@k") for k in ks]
+            row = run.benchmarks.get(name)
+            if row:
+                cells = [cell((row.get(key) or {}).get(str(k))) for key in ("pass@k", "best@k") for k in ks]
                 rows.append(((title_of(name), run.label), tuple(cells)))
     caption = "Unbiased pass@k (Chen et al.) and verl's best@k, which is the paper's Pass@32."
     return Table("pass_at_k", caption, tuple(columns), tuple(rows), ("benchmark", "run"))

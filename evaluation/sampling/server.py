@@ -213,23 +213,23 @@ class ServerReplica:
     def _explain(self, error: Exception) -> ReplicaDied:
         """One line with the address, what came back and what to do; never the key."""
         if isinstance(error, openai.APIStatusError):
-            said = f"{self.url} answered {error.status_code}: {self._hide_key(squeeze(error.message))}"
+            problem = f"{self.url} answered {error.status_code}: {self._hide_key(squeeze(error.message))}"
         elif isinstance(error, openai.APITimeoutError):
-            said = f"{self.url} did not answer in {self.timeout:g} s"
+            problem = f"{self.url} did not answer in {self.timeout:g} s"
         elif isinstance(error, openai.APIConnectionError):
-            said = f"{self.url} cannot be reached ({squeeze(error.__cause__ or error)})"
+            problem = f"{self.url} cannot be reached ({squeeze(error.__cause__ or error)})"
         else:
-            said = f"{self.url} answered what is no completion ({type(error).__name__}: {squeeze(error)})"
-            return ReplicaDied(f"{said}  (is it an OpenAI-compatible server, its address ending in /v1?)")
+            problem = f"{self.url} answered what is no completion ({type(error).__name__}: {squeeze(error)})"
+            return ReplicaDied(f"{problem}  (is it an OpenAI-compatible server, its address ending in /v1?)")
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return ReplicaRefused(f"{said}  (set {self._key_name})")
+            return ReplicaRefused(f"{problem}  (set {self._key_name})")
         if isinstance(error, openai.NotFoundError):
-            return ReplicaRefused(f"{said}  (is it the address that ends in /v1, and is the model served?)")
+            return ReplicaRefused(f"{problem}  (is it the address that ends in /v1, and is the model served?)")
         if isinstance(error, REFUSALS):
-            return ReplicaRefused(said)
+            return ReplicaRefused(problem)
         if isinstance(error, openai.RateLimitError):
-            return ReplicaDied(f"{said}  (tried {self.retries + 1} times: lower --concurrency)")
-        return ReplicaDied(f"{said}  (tried up to {self.retries + 1} times: is the server running?)")
+            return ReplicaDied(f"{problem}  (tried {self.retries + 1} times: lower --concurrency)")
+        return ReplicaDied(f"{problem}  (tried up to {self.retries + 1} times: is the server running?)")
 
 
 def text_of(content: Any) -> str:

@@ -95,18 +95,18 @@ def _two_ranks(backend: str) -> str:
         )
         for rank in (0, 1)
     ]
-    said = []
+    lines = []
     for rank in ranks:
         try:
-            said.append(rank.communicate(timeout=90))
+            lines.append(rank.communicate(timeout=90))
         except subprocess.TimeoutExpired:
             for each in ranks:
                 each.kill()
             raise Failed(
                 f"{backend} between two ranks hangs", "NCCL_DEBUG=INFO rpg-check --verbose shows where"
             ) from None
-    if [out.strip() for out, _ in said] != ["12", "12"]:
-        print(*(error for _, error in said), sep="\n", file=sys.stderr)
+    if [out.strip() for out, _ in lines] != ["12", "12"]:
+        print(*(error for _, error in lines), sep="\n", file=sys.stderr)
         raise Failed(f"{backend} between two ranks fails", "NCCL_DEBUG=INFO rpg-check --verbose shows where")
     return f"{backend} between two ranks"
 

@@ -63,12 +63,12 @@ def _cuda() -> str:
     if not torch.version.cuda:
         raise Failed(f"torch {torch.__version__} is a CPU build", "make install-gpu")
     try:
-        said = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=True).stdout
+        shown = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise Failed(
             f"nvidia-smi does not answer ({error})", "install NVIDIA's driver, or use --platform cpu"
         ) from None
-    match = re.search(r"CUDA Version: ([\d.]+)", said)
+    match = re.search(r"CUDA Version: ([\d.]+)", shown)
     driver = match.group(1) if match else "unknown"
     if match and float(driver) < float(torch.version.cuda):
         raise Failed(

@@ -52,8 +52,8 @@ class PrefixDivergence(NamedTuple):
 
 def reply_weight(log_weight: Tensor) -> Tensor:
     """w_{1:T} at every token, (B, A), where only token t's own factor carries gradient: d/d log π_θ(t) is w_{1:T}."""
-    whole = bounded_exp(log_weight.detach().sum(-1, keepdim=True))
-    return whole * (log_weight - log_weight.detach()).exp()
+    reply_weight = bounded_exp(log_weight.detach().sum(-1, keepdim=True))
+    return reply_weight * (log_weight - log_weight.detach()).exp()
 
 
 def _product(log_weight: Tensor) -> Tensor:

@@ -66,5 +66,5 @@ def _text(value: Any) -> str:
     if not isinstance(value, list):
         return ""
     turns = [turn for turn in value if isinstance(turn, Mapping) and isinstance(turn.get("content"), str)]
-    said = [turn["content"] for turn in turns if turn.get("role") == "user"]
-    return "\n".join(said).strip()
+    questions = [turn["content"] for turn in turns if turn.get("role") == "user"]
+    return "\n".join(questions).strip()

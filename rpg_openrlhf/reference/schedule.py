@@ -100,8 +100,8 @@ def _check(
     if refresh not in RULES:
         raise ValueError(f"refresh must be {', '.join(list(RULES)[:-1])} or {list(RULES)[-1]}; got {refresh!r}")
     rule = RULES[refresh]
-    given = {"interval": interval, "kl_target": kl_target, "kl_decay": kl_decay, "min_interval": min_interval}
-    for name, value in given.items():
+    settings = {"interval": interval, "kl_target": kl_target, "kl_decay": kl_decay, "min_interval": min_interval}
+    for name, value in settings.items():
         if value is not None and name not in rule.uses:
             raise ValueError(f"{name} {value} cannot act with refresh {refresh}")
         if value is None and rule.needs and rule.needs[0] == name:

@@ -160,10 +160,10 @@ class ReferenceWeights:
                 dist.broadcast(weight.data, src=0)
 
     def _misfit(self, source: dict[str, torch.Tensor]) -> str | None:
-        whole = {name: getattr(w, "ds_shape", w.shape) for name, w in self.engine.module.named_parameters()}
-        for name in sorted(whole.keys() ^ source.keys()):
-            return f"{name} is in {'the policy' if name in whole else 'it'} alone"
-        wrong = [name for name in whole if whole[name] != source[name].shape]
+        shapes = {name: getattr(w, "ds_shape", w.shape) for name, w in self.engine.module.named_parameters()}
+        for name in sorted(shapes.keys() ^ source.keys()):
+            return f"{name} is in {'the policy' if name in shapes else 'it'} alone"
+        wrong = [name for name in shapes if shapes[name] != source[name].shape]
         return (
-            f"{wrong[0]} is {tuple(source[wrong[0]].shape)}, the policy's {tuple(whole[wrong[0]])}" if wrong else None
+            f"{wrong[0]} is {tuple(source[wrong[0]].shape)}, the policy's {tuple(shapes[wrong[0]])}" if wrong else None
         )

@@ -102,8 +102,8 @@ class CheckpointingStrategy(DeepspeedStrategy):
             parts = [weight, adapter.down, adapter.up] if adapter else [weight]
             with deepspeed.zero.GatheredParameters(parts, enabled=self.stage == 3):
                 if self.is_rank_0():
-                    whole = unpacked(weight)
-                    merged[weight_name] = (adapter.merged(whole) if adapter else whole).cpu().clone()
+                    values = unpacked(weight)
+                    merged[weight_name] = (adapter.merged(values) if adapter else values).cpu().clone()
         if self.is_rank_0():
             base = module.get_base_model()
             settings = base.config.to_dict()
@@ -205,8 +205,8 @@ def only_adapters(engine: deepspeed.DeepSpeedEngine) -> Iterator[None]:
     if not isinstance(engine.module, PeftModel):
         yield
         return
-    whole = engine.module_state_dict
-    engine.module_state_dict = lambda **kwargs: {n: w for n, w in whole(**kwargs).items() if ".lora_" in n}
+    state_dict = engine.module_state_dict
+    engine.module_state_dict = lambda **kwargs: {n: w for n, w in state_dict(**kwargs).items() if ".lora_" in n}
     engine.save_checkpoint = partial(engine.save_checkpoint, exclude_frozen_parameters=True)
     try:
         yield
@@ -232,9 +232,9 @@ class WholeCheckpoints:
             super().save_checkpoint(tag, *args, **kwargs)
             self.strategy.commit(int(tag.rpartition("global_step")[2]))
         except Exception as error:  # torch, safetensors and the file system each have their own
-            said = failure(path, tag, error)
+            reason = failure(path, tag, error)
             shutil.rmtree(path / self.part / WRITING, ignore_errors=True)  # a full disk is the usual reason
-            raise CheckpointError(said) from None
+            raise CheckpointError(reason) from None
 
 
 def failure(path: Path, tag: str, error: Exception) -> str:

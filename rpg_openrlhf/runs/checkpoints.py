@@ -93,8 +93,8 @@ def critic_of(folder: Path) -> Path:
 def find(path: Path, part: str = ACTOR) -> list[Checkpoint]:
     """The whole checkpoints under `--ckpt.path`, oldest step first."""
     folders = [folder for folder in _children(path / part) if not folder.name.startswith(".")]
-    whole = [found for found in map(read, folders) if found]
-    return sorted(whole, key=lambda found: (found.step, found.best))  # the best was written after its evaluation
+    sealed = [found for found in map(read, folders) if found]
+    return sorted(sealed, key=lambda found: (found.step, found.best))  # the best was written after its evaluation
 
 
 def newest(path: Path) -> Checkpoint | None:
@@ -104,9 +104,9 @@ def newest(path: Path) -> Checkpoint | None:
 
 def unsealed(path: Path) -> list[str]:
     """Names of folders that look like checkpoints and are not whole, or were written by plain OpenRLHF."""
-    whole = {checkpoint.folder for checkpoint in find(path)}
+    sealed = {checkpoint.folder for checkpoint in find(path)}
     named = [folder for folder in _children(path / ACTOR) if "global_step" in folder.name]
-    return [folder.name for folder in named if folder not in whole and not folder.name.startswith(".")]
+    return [folder.name for folder in named if folder not in sealed and not folder.name.startswith(".")]
 
 
 def _children(folder: Path) -> list[Path]:

@@ -88,8 +88,8 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         if taken.error is not None:
             raise taken.error
         self._taken = taken
-        whole = taken.version, taken.version  # where an agent's answers do not say
-        versions = [getattr(sample, "versions", whole) for sample in taken.result[0]]
+        version_of_rollout = taken.version, taken.version  # where an agent's answers do not say
+        versions = [getattr(sample, "versions", version_of_rollout) for sample in taken.result[0]]
         # What a resumed run had left over from an episode counts from another start.
         self._ages = [(max(0, self.version - first), max(0, self.version - last)) for first, last in versions]
         if not synchronous:

@@ -101,17 +101,17 @@ def _check_asynchronous_end(flags: dict[str, Any], prompts: int) -> list[str]:
     left = prompts % flags["rollout.batch_size"] * flags["rollout.n_samples_per_prompt"]
     if not left:
         return []
-    whole = prompts - prompts % flags["rollout.batch_size"]
+    trained = prompts - prompts % flags["rollout.batch_size"]
     ranks, micro = data_parallel_ranks(flags), flags["rollout.micro_batch_size"]
     if not flags["train.dynamic_batch_enable"] and -(-left // micro) < ranks:
         raise Refusal(
             f"--rollout.micro_batch_size {micro}: the last rollout of an episode has only {left} samples for {ranks} "
-            f"ranks; lower it, or leave the rest out with --data.max_samples {whole}"
+            f"ranks; lower it, or leave the rest out with --data.max_samples {trained}"
         )
     if left % flags["train.batch_size"]:
         return [
             f"an episode's last rollout has {left} samples, not a multiple of --train.batch_size "
-            f"{flags['train.batch_size']}: --data.max_samples {whole} would leave it out"
+            f"{flags['train.batch_size']}: --data.max_samples {trained} would leave it out"
         ]
     return []
 

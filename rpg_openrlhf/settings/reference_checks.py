@@ -102,11 +102,11 @@ def check_run_length(flags: dict[str, Any], prompts: int | None) -> list[str]:
         )
         rollouts = min(rollouts, flags["train.max_rollouts"] or rollouts)
         for name in ("interval", "min_interval"):
-            given = flags[f"ref.{name}"]
+            value = flags[f"ref.{name}"]
             # A reference that moves after the last rollout is one that nothing reads.
-            if given is not None and first_rollout_of(given, steps) >= rollouts:
+            if value is not None and first_rollout_of(value, steps) >= rollouts:
                 raise Refusal(
-                    f"--ref.{name} {given}: cannot act, as the run has {rollouts} rollouts of {steps} optimizer steps "
+                    f"--ref.{name} {value}: cannot act, as the run has {rollouts} rollouts of {steps} optimizer steps "
                     "and the reference moves between them; lower it"
                 )
     if (

@@ -50,8 +50,8 @@ def algorithm(flags: dict[str, Any], layers: tuple[str, ...]) -> str:
     """The layer of `configs/algorithm/`, unless what is over it has made it another; without one, what flags say."""
     for path in reversed(layers):
         if Path(path).absolute().parent.name == "algorithm":
-            said = read_layers([path])
-            if all(flags[name] == said[name] for name in METHOD if name in said):
+            layer = read_layers([path])
+            if all(flags[name] == layer[name] for name in METHOD if name in layer):
                 return Path(path).stem
             break
     if flags["algo.objective"] != "rpg":

@@ -83,8 +83,8 @@ class ChunkedActor(Actor):
             answer = self._ask(sequences, action_mask, attention_mask, return_entropy, **kwargs)
             if answer:
                 return answer if return_output else answer[0]
-        given = {"return_output": return_output, "return_entropy": return_entropy}
-        return super().forward(sequences, action_mask, attention_mask, **given, **kwargs)
+        options = {"return_output": return_output, "return_entropy": return_entropy}
+        return super().forward(sequences, action_mask, attention_mask, **options, **kwargs)
 
     def _ask(self, sequences, action_mask, attention_mask, return_entropy: bool, **kwargs):
         """Action log-probs (B, A) and upstream's output; None where the model's answer is not the head's."""

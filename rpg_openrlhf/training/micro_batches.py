@@ -66,10 +66,10 @@ class MicroBatch(Experience):
     def packed(self) -> Columns:
         """Tensors of a training step: no prompts and labels, and no returns, which only a critic reads."""
         lengths, places = self.columns.action_lengths, self.inputs().values
-        given = {name: getattr(self, name) for name in ACTIONS if getattr(self, name) is not None}
+        tensors = {name: getattr(self, name) for name in ACTIONS if getattr(self, name) is not None}
         values = places | {name: getattr(self, name).tolist() for name in EPISODE}
         values |= {f"{INFO}{name}": logged.tolist() for name, logged in self.info.items()}
-        actions = {name: strip(padded.numpy(), lengths) for name, padded in given.items()}
+        actions = {name: strip(padded.numpy(), lengths) for name, padded in tensors.items()}
         return Columns(self.columns.lengths, self.columns.ids, actions, values)
 
     def __reduce__(self):

@@ -65,9 +65,9 @@ def make_plan(tensors: Iterable[tuple[str, Iterable[int], torch.dtype]], cap: in
             pieces.clear()
 
     for _, layer in itertools.groupby(tensors, key=lambda tensor: _layer(tensor[0])):
-        whole = [Piece(name, tuple(shape), dtype, 0) for name, shape, dtype in layer]
-        cut_before(sum(_aligned(piece.stop) for piece in whole))
-        for piece in whole:
+        group = [Piece(name, tuple(shape), dtype, 0) for name, shape, dtype in layer]
+        cut_before(sum(_aligned(piece.stop) for piece in group))
+        for piece in group:
             cut_before(_aligned(piece.stop))
             pieces.append(Piece(piece.name, piece.shape, piece.dtype, end()))
     if pieces:

@@ -100,8 +100,8 @@ class WeightSender:
             torch._foreach_copy_(places, [weight.data for weight in weights])
             return
         for place, weight, adapter in zip(places, weights, adapters, strict=True):
-            whole = unpacked(weight)
-            place.copy_(adapter.merged(whole) if adapter else whole)
+            values = unpacked(weight)
+            place.copy_(adapter.merged(values) if adapter else values)
 
     def _send_watching(self, slot: int, nbytes: int, calls: list[ray.ObjectRef]) -> None:
         """A transfer that blocks until every engine takes part, given up as soon as one has failed."""

@@ -63,10 +63,10 @@ class SharedMemory:
     def __init__(self, nbytes: int):
         self.file = os.memfd_create("weight_sync")
         os.ftruncate(self.file, self.slots * nbytes + TOKEN)
-        whole = _mapped(self.file)
+        memory = _mapped(self.file)
         token = os.urandom(TOKEN)
-        whole[-TOKEN:] = torch.frombuffer(bytearray(token), dtype=torch.uint8)
-        self.buffers = list(whole[:-TOKEN].split(nbytes))
+        memory[-TOKEN:] = torch.frombuffer(bytearray(token), dtype=torch.uint8)
+        self.buffers = list(memory[:-TOKEN].split(nbytes))
         self.address = SharedMemoryAddress(f"/proc/{os.getpid()}/fd/{self.file}", nbytes, token)
 
     def fence(self) -> None:
@@ -91,14 +91,14 @@ class SharedMemoryAddress:
         try:
             file = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                whole = _mapped(file)
+                memory = _mapped(file)
             finally:
                 os.close(file)  # the mapping stays
         except (OSError, ValueError) as error:
             raise RuntimeError(f"{self._foreign()} ({error})") from None
-        if bytes(whole[-TOKEN:].tolist()) != self.token:
+        if bytes(memory[-TOKEN:].tolist()) != self.token:
             raise RuntimeError(self._foreign())
-        return MemoryInlet(list(whole[:-TOKEN].split(self.nbytes)))
+        return MemoryInlet(list(memory[:-TOKEN].split(self.nbytes)))
 
     @staticmethod
     def _foreign() -> str:
