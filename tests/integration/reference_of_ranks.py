@@ -103,6 +103,7 @@ def check_refresh(model: str, other: str, stage: int, dtype: str, out: Path) -> 
     found["reference stayed"] = torch.equal(ask(policy, reference), start)
     found["policy is back"] = torch.equal(policy.log_probs(), trained)
     reference.save(out)
+    dist.barrier()  # a run loads what every rank has written
     reference.refresh()
     found["refreshed is the policy"] = torch.equal(ask(policy, reference), trained)
     reference.load(out)
