@@ -89,7 +89,7 @@ def phases(runs: list[Run]) -> dict[str, str]:
 
 
 def reference(runs: list[Run]) -> dict[str, str]:
-    """What a mode of `--ref.refresh` did, and what it cost."""
+    """Refreshes of a mode of `--ref.refresh`, the KL it allowed, and its cost."""
     steps = [step for one in runs for step in one.steps]
     kl = [step["policy/kl_ref_k3"] for step in steps]
     moved = [step for step in steps if step.get("ref/refresh")]
@@ -114,7 +114,7 @@ def throughput(runs: list[Run]) -> dict[str, str]:
 
 
 def syncs(runs: list[Run]) -> dict[str, str]:
-    """What a weight sync brings, and how long it takes; the loss of a run's accuracy is not in it."""
+    """Size and seconds of a weight sync, and the reward."""
     steps = steps_of(runs)
     return {
         "sync, MiB": f"{statistics.median(step['sync/mib'] for step in steps):.2f}",

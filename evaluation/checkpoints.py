@@ -179,6 +179,8 @@ def problem(path: Path) -> str | None:
     if not path.is_dir() or not any(path.iterdir()):
         return f"{path} is {'empty' if path.is_dir() else 'missing'}"
     base = base_model(path)
+    if base is None and (path / "adapter_config.json").is_file():
+        return f"{path}/adapter_config.json names no base model: was the checkpoint cut off while it was written?"
     name = "config.json" if base is None else "adapter_config.json"
     if not (path / name).is_file():
         return f"{path} is not a Hugging Face model: no config.json"

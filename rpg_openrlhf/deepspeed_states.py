@@ -1,4 +1,4 @@
-"""Optimizer states that DeepSpeed keeps: which Adam a GPU gets, and what moves to the host while engines sample."""
+"""Optimizer states and settings that DeepSpeed keeps: which Adam a GPU gets, and what moves to the host meanwhile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"}
 OFFLOADED = "_offload_buffer"  # DeepSpeed's suffix (runtime/zero/offload_states.py) of a moment's place on the host
+# Settings in an optimizer's parameter groups, which flags decide; everything else there is state.
+SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum", "warmup_steps")
 
 
 def innermost(optimizer: Any) -> torch.optim.Optimizer:
@@ -88,3 +90,27 @@ def problem_of_fused_adam() -> str | None:
     except Exception as error:  # a compiler's failure comes as whatever its caller made of it
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return None
+
+
+def optimizer_settings(engine: Any) -> tuple[list[dict], list[float]]:
+    """The settings of each parameter group of a DeepSpeed engine, and its scheduler's base learning rates."""
+    groups = [
+        {name: group[name] for name in SETTINGS if name in group} for group in engine.basic_optimizer.param_groups
+    ]
+    return groups, list(getattr(engine.lr_scheduler, "base_lrs", ()))
+
+
+def restore_optimizer_settings(engine: Any, settings: tuple[list[dict], list[float]]) -> None:
+    """Give a DeepSpeed engine back the settings it had before a checkpoint was loaded; its moments stay."""
+    groups, base_lrs = settings
+    for group, saved in zip(engine.basic_optimizer.param_groups, groups, strict=True):
+        group.update(saved)
+    scheduler = engine.lr_scheduler
+    if not base_lrs:
+        return
+    scheduler.base_lrs = base_lrs
+    scheduler._last_lr = [
+        base * factor(scheduler.last_epoch) for base, factor in zip(base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(engine.basic_optimizer.param_groups, scheduler._last_lr, strict=True):
+        group["lr"] = rate

@@ -16,7 +16,13 @@ from openrlhf.utils.distributed_util import torch_dist_barrier_and_cuda_sync
 from peft import PeftModel
 from safetensors.torch import save_file
 
-from rpg_openrlhf.deepspeed_states import drop_offload_buffers, problem_of_fused_adam, with_an_adam_that_exists
+from rpg_openrlhf.deepspeed_states import (
+    drop_offload_buffers,
+    optimizer_settings,
+    problem_of_fused_adam,
+    restore_optimizer_settings,
+    with_an_adam_that_exists,
+)
 from rpg_openrlhf.runs import checkpoints, resharding
 from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
 from rpg_openrlhf.weight_sync.adapters import engine_weights, unpacked
@@ -87,12 +93,9 @@ class CheckpointingStrategy(DeepspeedStrategy):
         if not isinstance(module, PeftModel):
             super().save_model(model, tokenizer, output_dir, **kwargs)
             return
-        if self.is_rank_0():  # what an earlier part of the run saved in the other form
-            for file in (*Path(output_dir).glob("adapter_*"), *Path(output_dir).glob("model*.safetensors*")):
-                file.unlink()
-            shutil.rmtree(Path(output_dir, "adapter"), ignore_errors=True)
         if not self.args.ckpt.merge_lora:
             super().save_model(model, tokenizer, output_dir, **kwargs)
+            self._remove_other_form(Path(output_dir), "model.safetensors", "adapter/*")
             return
         super().save_model(model, tokenizer, str(Path(output_dir, "adapter")), **kwargs)
         weights, adapters = engine_weights(module)
@@ -113,7 +116,14 @@ class CheckpointingStrategy(DeepspeedStrategy):
             if base.can_generate():
                 base.generation_config.save_pretrained(output_dir)
             tokenizer.save_pretrained(output_dir)
+        self._remove_other_form(Path(output_dir), "adapter_config.json", "adapter_model.*")
         torch_dist_barrier_and_cuda_sync()
+
+    def _remove_other_form(self, folder: Path, *patterns: str) -> None:
+        """Remove what the run saved earlier, with another `--ckpt.merge_lora`, once the new form is there."""
+        if self.is_rank_0():
+            for file in (file for pattern in patterns for file in folder.glob(pattern)):
+                file.unlink()
 
     def commit(self, step: int) -> None:
         """Give the folder of the last save_ckpt its name, and delete what is superfluous then. Every rank calls it."""
@@ -258,34 +268,6 @@ def _is_full(error: Exception) -> bool:
 
 def _first(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-# Settings in an optimizer's parameter groups, which flags decide; everything else there is state.
-SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum", "warmup_steps")
-
-
-def optimizer_settings(engine) -> tuple[list[dict], list[float]]:
-    """The settings of each parameter group of a DeepSpeed engine, and its scheduler's base learning rates."""
-    groups = [
-        {name: group[name] for name in SETTINGS if name in group} for group in engine.basic_optimizer.param_groups
-    ]
-    return groups, list(getattr(engine.lr_scheduler, "base_lrs", ()))
-
-
-def restore_optimizer_settings(engine, settings: tuple[list[dict], list[float]]) -> None:
-    """Give a DeepSpeed engine back the settings it had before a checkpoint was loaded; its moments stay."""
-    groups, base_lrs = settings
-    for group, saved in zip(engine.basic_optimizer.param_groups, groups, strict=True):
-        group.update(saved)
-    scheduler = engine.lr_scheduler
-    if not base_lrs:
-        return
-    scheduler.base_lrs = base_lrs
-    scheduler._last_lr = [
-        base * factor(scheduler.last_epoch) for base, factor in zip(base_lrs, scheduler.lr_lambdas, strict=True)
-    ]
-    for group, rate in zip(engine.basic_optimizer.param_groups, scheduler._last_lr, strict=True):
-        group["lr"] = rate
 
 
 def random_state() -> dict:

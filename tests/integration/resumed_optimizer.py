@@ -18,7 +18,7 @@ import deepspeed
 import torch
 from transformers.trainer import get_scheduler
 
-from rpg_openrlhf.runs.checkpointing import optimizer_settings, restore_optimizer_settings
+from rpg_openrlhf.deepspeed_states import optimizer_settings, restore_optimizer_settings
 
 BEFORE = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
 AFTER = {"lr": 1e-3, "betas": (0.5, 0.6), "eps": 1e-4, "weight_decay": 0.3}

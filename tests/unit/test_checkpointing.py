@@ -16,7 +16,13 @@ from tests.upstream import make_importable
 make_importable()
 
 from rpg_openrlhf.launch import deaths
-from rpg_openrlhf.runs.checkpointing import CheckpointError, WholeCheckpoints, random_state, set_random_state
+from rpg_openrlhf.runs.checkpointing import (
+    CheckpointError,
+    CheckpointingStrategy,
+    WholeCheckpoints,
+    random_state,
+    set_random_state,
+)
 from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
 from tests.unit.test_checkpoints import write
 
@@ -144,3 +150,13 @@ def test_one_that_somebody_reports_is_left_to_him(watched, monkeypatch):
     watch.stop()
     watch.join(10)
     assert watched == []
+
+
+def test_a_model_saved_in_another_form_leaves_nothing_of_the_first(tmp_path, monkeypatch):
+    """`--ckpt.merge_lora` changed between two parts of a run: a stale adapter would be taken for the model."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", "model.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    strategy = object.__new__(CheckpointingStrategy)
+    monkeypatch.setattr(CheckpointingStrategy, "is_rank_0", lambda self: True)
+    strategy._remove_other_form(tmp_path, "adapter_config.json", "adapter_model.*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "notes.txt"]

@@ -163,6 +163,13 @@ def test_an_adapter_whose_base_model_is_not_there(tmp_path):
     assert said.endswith("gone, which is not here: put it there, or correct the path in adapter_config.json")
 
 
+@pytest.mark.parametrize("text", ['{"base_mod', "{}", '{"base_model_name_or_path": null}'])
+def test_an_adapter_that_names_no_base_model(tmp_path, text):
+    folder = adapter(tmp_path / "model")
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+    assert "adapter_config.json names no base model" in checkpoints.problem(folder)
+
+
 def test_a_models_hash_is_that_of_the_base_model_too(tmp_path):
     folder = adapter(tmp_path / "adapter", str(model(tmp_path / "base")))
     before = model_hash(folder), listing(folder)
