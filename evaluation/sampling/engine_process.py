@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.checkpoints import base_model
+from rpg_openrlhf import garbage
 
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
@@ -44,7 +45,9 @@ def main() -> None:
     sender.start()
     engine, status, failure = None, 0, "refused"
     try:
+        garbage.rarely()
         engine = Engine(inbox.get())
+        garbage.as_usual()
         outbox.put({"ready": True, "dtype": str(engine.engine.model_config.dtype).removeprefix("torch.")})
         failure = "died"
         engine.run(inbox, outbox)

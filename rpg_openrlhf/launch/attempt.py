@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
 
-from rpg_openrlhf import cpu_platform
+from rpg_openrlhf import cpu_platform, garbage
 from rpg_openrlhf.launch.supervise import ATTEMPT, DIED, JOB, end_with_parent, log_of
 
 # Read by libraries inside the workers; passed on when set here.
@@ -85,11 +85,22 @@ def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None
                 ray.shutdown()
 
 
-def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable[[dict], None]) -> int:
-    if args.platform == "cpu":
+def set_up_process(platform: str) -> None:
+    """Prepare this process for upstream's imports. The class it is for ends with garbage.as_usual()."""
+    garbage.rarely()
+    if platform == "cpu":
         cpu_platform.install()
     else:
         cpu_platform.stand_in_for_flash_attn()
+
+
+def set_up_worker() -> None:
+    """Ray calls this in every worker, by name, before anything of ours is loaded there."""
+    set_up_process(os.environ.get("RPG_PLATFORM", "cuda"))
+
+
+def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable[[dict], None]) -> int:
+    set_up_process(args.platform)
     if args.logger.wandb.key:
         args.logger.wandb.key = Secret(args.logger.wandb.key)
     from openrlhf.cli import train_ppo_ray
@@ -102,6 +113,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
 
     reports = Queue(actor_options={"num_cpus": 0})
     install(args, reports)
+    garbage.as_usual()
     reader = ProgressReader(reports, log_up_to(run_dir / "metrics.jsonl", args.ckpt), console, tell)
     if args.ckpt.load_enable:
         place = {"step": args.ckpt.resumed_step, "from": args.ckpt.resume_from, "changed": args.ckpt.changed}
@@ -163,12 +175,9 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
         env_vars.setdefault(
             "WANDB_API_KEY", "0" * 40
         )  # never sent; without one upstream logs in, which needs a real key
-    runtime_env: dict = {}
+    runtime_env: dict = {"worker_process_setup_hook": "rpg_openrlhf.launch.attempt.set_up_worker"}
     if args.platform == "cpu":
         env_vars |= {name: os.environ.get(name, value) for name, value in cpu_platform.ENVIRONMENT.items()}
-        runtime_env["worker_process_setup_hook"] = "rpg_openrlhf.cpu_platform.install"
-    else:
-        runtime_env["worker_process_setup_hook"] = "rpg_openrlhf.cpu_platform.stand_in_for_flash_attn"
     # What the job was submitted with reaches the workers anyway, and Ray refuses to be told of it twice.
     job = json.loads(os.environ.get(JOB, "{}")).get("runtime_env", {})
     runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}

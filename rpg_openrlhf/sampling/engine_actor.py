@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
+from rpg_openrlhf import garbage
 from rpg_openrlhf.sampling.lean_requests import OncePerPrompt, lean, readable
 from rpg_openrlhf.sampling.reward_check import CheckedRewards
 from rpg_openrlhf.sampling.samples import pack
@@ -42,6 +43,7 @@ class RPGRolloutActor(SyncedEngine):
         if self.resumed_step:  # with the seed of the start the engine would draw the start's numbers again
             kwargs["seed"] = zlib.crc32(f"{kwargs['seed']} {self.resumed_step}".encode())
         await super().__init__(*args, **{**kwargs, **self.engine_overrides})
+        garbage.as_usual()
         self._is_lean = type(self.executor) is SingleTurnAgentExecutor  # an agent may read what that one does not
         self._rewards = self._check_rewards() if self._is_lean else None
         self._watch = asyncio.create_task(self._end_with_the_engine())

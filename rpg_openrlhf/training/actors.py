@@ -14,6 +14,7 @@ from openrlhf.trainer.ray.ppo_critic import CriticModelActor
 from openrlhf.utils.deepspeed.deepspeed_utils import offload_deepspeed_states, reload_deepspeed_states
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rpg_openrlhf import garbage
 from rpg_openrlhf.deepspeed_states import clear_moments, where_possible
 from rpg_openrlhf.errors import NotFinite
 from rpg_openrlhf.reference.weights import ReferenceWeights
@@ -134,6 +135,7 @@ class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_ac
         """Differs from upstream: its name for the model's class is rebound, in this process, before it builds one."""
         launcher.Actor = actor_class(strategy.args)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        garbage.as_usual()
 
 
 def bind_offloading(module: ModuleType) -> None:
@@ -154,6 +156,7 @@ class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor
         """Differs from upstream: its names for offloading are rebound, in this process."""
         bind_offloading(ppo_critic)
         super().init_model_from_pretrained(*args, **kwargs)
+        garbage.as_usual()
 
     def fit(self):
         """Differs from upstream: a loss or gradient norm that is not finite ends the run."""
@@ -179,6 +182,7 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         bind_offloading(ppo_actor)
         averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False  # for which it builds a model
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+        garbage.as_usual()
         if strategy.args.ds.load_in_4bit:
             keep_packing(self.actor.model)
         if averaged:

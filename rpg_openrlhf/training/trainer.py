@@ -14,6 +14,7 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_trainer import PPOTrainer
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 
+from rpg_openrlhf import garbage
 from rpg_openrlhf.errors import NotFinite
 from rpg_openrlhf.reference.schedule import RefreshSchedule
 from rpg_openrlhf.runs import evaluation, loggers
@@ -39,6 +40,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             super().__init__(pretrain, strategy, *args, **kwargs)
         self.wandb_logger, self.tensorboard_logger = loggers.build(strategy.args)
         kind = AsynchronousGenerator if self.args.train.asynchronous else RPGSamplesGenerator
+        garbage.as_usual()
         self.samples_generator = kind(
             strategy, self.prompts_dataloader, self.eval_dataloader, self.tokenizer, self.vllm_engines
         )

@@ -40,6 +40,7 @@ PURE = {  # and what it may not load besides the stack and transformers
 EVALUATION = sorted((ROOT / "evaluation").rglob("*.py"))
 ARROWS = {  # what the files of each folder may import of this package, besides their own folder
     "errors": (),
+    "garbage": (),
     "padding": (),
     "deepspeed_states": (),
     "shards": (),
@@ -49,7 +50,7 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
     "rewards": ("errors",),
     "problems": ("errors", "rewards"),
     "weight_sync": ("errors", "cpu_platform"),
-    "sampling": ("errors", "weight_sync"),
+    "sampling": ("errors", "garbage", "weight_sync"),
     "settings": ("errors", "objectives", "reference"),
     "runs": ("deepspeed_states", "errors", "problems", "settings", "shards", "weight_sync"),
     "preflight": ("errors", "problems", "runs", "settings"),
@@ -60,6 +61,7 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
     "training": (
         "deepspeed_states",
         "errors",
+        "garbage",
         "objectives",
         "problems",
         "reference",
@@ -67,7 +69,7 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
         "sampling",
         "weight_sync",
     ),
-    "launch": ("errors", "cpu_platform", "runs", "sampling", "training"),
+    "launch": ("errors", "cpu_platform", "garbage", "runs", "sampling", "training"),
     "commands": ("check", "errors", "launch", "preflight", "problems", "runs", "settings"),
 }
 STACK_FOLDERS = {"check", "launch", "reference", "runs", "sampling", "training", "weight_sync"}
@@ -147,7 +149,11 @@ def test_evaluation_knows_the_grader_and_the_prompt_alone(path):
     ours = {name for name in imports(path) if within(name, packages)}
     allowed = ["rpg_openrlhf.rewards", "rpg_openrlhf.problems.prompt"]
     allowed += [f"rpg_openrlhf.problems.{name}" for name in ("rows", "reading", "overlap")]  # one reader of problems
-    allowed += ["rpg_openrlhf.errors.Refusal", "rpg_openrlhf.weight_sync.adapters"]  # how adapters are merged
+    allowed += [
+        "rpg_openrlhf.errors.Refusal",
+        "rpg_openrlhf.garbage",
+        "rpg_openrlhf.weight_sync.adapters",
+    ]  # how adapters are merged
     assert not [
         name for name in ours - {"rpg_openrlhf"} if not within(name, allowed)
     ]  # the package alone: its version
