@@ -10,6 +10,8 @@ export ALGO ?= rpg-reinforce-urkl
 export MODEL ?=
 export OUT ?= out/quickstart-$(ALGO)
 COMPARE ?= out/compare
+JOBS ?= 2
+SEEDS ?= 12
 export SEED ?= 1
 export WANDB ?= disabled
 export BENCH ?= out/bench
@@ -66,6 +68,7 @@ estimators: $(STAMP)
 oracle: $(STAMP)
 	$(BIN)/python -m tests.oracle
 
-# The comparison of docs/comparison.md: hours on two cores; the same command again goes on   (COMPARE=FOLDER, JOBS=2, SEEDS="1 2 3 4 5")
+# The comparison of docs/comparison.md: hours on two cores; the same command again goes on   (COMPARE=FOLDER, JOBS=2, SEEDS=12)
 compare: $(STAMP)
-	@PATH="$(BIN):$$PATH" OUT="$(COMPARE)" examples/scripts/compare_cpu.sh
+	$(BIN)/python -m examples.comparison.train --out "$(COMPARE)" --jobs $(JOBS) --seeds $(SEEDS)
+	$(BIN)/python -m examples.comparison.report --out "$(COMPARE)" --seeds $(SEEDS)

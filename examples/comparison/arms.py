@@ -39,7 +39,7 @@ ARMS = (
     Arm("RPG-URKL", "algorithm/rpg_urkl", "rpg.beta"),
     Arm("RPG-REINFORCE-URKL, prefix", BASE.layer, BASE.penalty, ("--rpg.importance_level", "prefix")),
     Arm("GRPO as released", "algorithm/grpo_as_released", "algo.kl.init_coef"),
-    Arm("k3 loss", "kl/k3", "algo.kl.init_coef"),
+    Arm("k3 loss", "algorithm/k3_loss", "algo.kl.init_coef"),
     Arm("REINFORCE++", "algorithm/reinforce++", "algo.kl.init_coef"),
     Arm("REINFORCE++ as released", "algorithm/reinforce++_as_released", "algo.kl.init_coef"),
     Arm("DAPO", "algorithm/dapo", None),

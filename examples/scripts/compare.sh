@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compare methods: train each with each seed, evaluate every checkpoint on held-out problems, report all of them together.
 #   compare.sh CONFIG... [flags of the launcher]     what the runs share; CONFIG as in train_rpg.sh
-# Environment: METHODS (layers of configs/algorithm, or below configs as kl/k1; default "rpg_reinforce_urkl rpg_urkl grpo_as_released
+# Environment: METHODS (layers of configs/algorithm, or below configs as debug/mine; default "rpg_reinforce_urkl rpg_urkl grpo_as_released
 #   dapo"), SEEDS (default "1 2 3"), OUT (folder, default out/compare), EVAL (flags of python -m evaluation.run, as "--benchmarks
 #   held.jsonl --n 4"), START (evaluation of the model they begin from), JOBS (runs side by side, default 1: they share the cluster
 #   of RAY_JOBS), GPUS (see train_rpg.sh). The same command again goes on where it stopped. A failed run is said and left out.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.comparison.arms import ARMS
+from examples.comparison.train import LAYERS as COMPARED
 from rpg_openrlhf.commands import tables, train_rpg
 from rpg_openrlhf.settings import checks
 from rpg_openrlhf.settings import defaults as settle
@@ -18,8 +20,9 @@ ALGORITHMS = sorted((CONFIGS / "algorithm").glob("*.yaml"))
 BASE, QUICKSTART = CONFIGS / "base.yaml", CONFIGS / "debug" / "quickstart_cpu.yaml"
 
 
-def args_of(*layers: Path, platform: str = "cpu"):
-    parsed = flags.parse(["--config", ",".join(map(str, layers)), "--actor.model_name_or_path", "model"])
+def args_of(*layers: Path, platform: str = "cpu", more: list[str] | None = None):
+    config = ",".join(map(str, layers))
+    parsed = flags.parse(["--config", config, "--actor.model_name_or_path", "model", *(more or [])])
     settle.fill_defaults(parsed)
     checks.check_flags(parsed, platform)
     return train_rpg.validate(parsed, platform)[0]
@@ -204,6 +207,7 @@ def test_rpg_layers(name, divergence, estimator):
     [
         ("grpo", "group_norm", ("k3", 0.04, True), [0.2, 0.2, None], False, "seq-mean-token-mean"),
         ("grpo_as_released", "group_norm", ("k3", 1e-3, True), [0.2, 0.2, 10], False, "token-mean"),
+        ("k3_loss", "dr_grpo", ("k3", 1e-3, True), [0.2, 0.28, 10], True, "token-mean"),
         ("dapo", "group_norm", ("k1", 0, False), [0.2, 0.28, 10], True, "token-mean"),
         ("reinforce++", "reinforce", ("k1", 1e-4, False), [0.2, 0.2, None], True, "token-mean"),
         ("reinforce++_as_released", "reinforce", ("k1", 1e-4, True), [0.2, 0.28, 10], True, "token-mean"),
@@ -263,37 +267,26 @@ def test_hardware(name, nodes, gpus):
     assert args.platform == platform
 
 
-KL = sorted((CONFIGS / "kl").glob("*.yaml"))
 COMPARE = CONFIGS / "debug" / "compare_cpu.yaml"
 
 
-@pytest.mark.parametrize("layer", [*ALGORITHMS, *KL], ids=lambda p: p.stem)
-@pytest.mark.parametrize(("level", "steps"), [("cpu", 16), ("strain", 32), ("stress", 64)])
-def test_what_is_compared_takes_as_many_steps(layer, level, steps):
-    more = [] if level == "cpu" else [CONFIGS / "debug" / f"compare_{level}.yaml"]
-    args = args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, *more, layer)
+@pytest.mark.parametrize("layer", ALGORITHMS, ids=lambda p: p.stem)
+def test_what_is_compared_takes_as_many_steps(layer):
+    args = args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, layer)
     samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    assert samples // args.train.batch_size * args.train.max_epochs == steps
-    assert args.train.max_rollouts % args.ckpt.save_steps == 0, "the last model is a checkpoint"
-    assert args.ckpt.max_num > args.train.max_rollouts // args.ckpt.save_steps, (
-        "none is removed before it is evaluated"
-    )
+    assert samples // args.train.batch_size * args.train.max_epochs == 16
     assert args.actor.lr_scheduler == "constant"
 
 
-def test_kl_losses_differ_in_the_kl_alone():
-    """beta, the clip, the baseline and the fixed reference are those of the exact ones."""
-    made = [args_of(CONFIGS / "hardware" / "cpu.yaml", QUICKSTART, COMPARE, layer) for layer in KL]
-    shared = {
-        (
-            tuple(args.actor.eps_clip_low_high), args.actor.dual_clip, args.actor.loss_agg_mode,
-            args.algo.advantage.estimator, args.algo.dynamic_filtering_enable,
-            args.rpg.beta if args.algo.objective == "rpg" else args.algo.kl.init_coef,
-        )
-        for args in made
-    }  # fmt: skip
-    assert shared == {((0.2, 0.28), 10.0, "token-mean", "dr_grpo", False, 0.2)}
-    assert [args.ref.refresh for args in made if args.algo.objective == "rpg"] == ["never", "never"]
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.slug)
+def test_every_arm_of_the_comparison_has_the_coefficient_it_says(arm):
+    layers = [CONFIGS / f"{layer}.yaml" for layer in (*COMPARED, arm.layer)]
+    args = args_of(*layers, more=arm.command(0.02))
+    assert args.algo.kl.init_coef == (0.02 if arm.penalty == "algo.kl.init_coef" else 0)
+    if args.algo.objective == "rpg":
+        assert args.rpg.beta == (0.02 if arm.penalty else 0)
+    if arm.penalty:
+        assert args.ref.refresh == "never"
 
 
 def test_published_runs_have_four_hundred_rollouts():

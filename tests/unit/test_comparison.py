@@ -1,0 +1,113 @@
+"""The comparison's arms, its training that goes on, the KL it measures and the power it states."""
+
+import math
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from evaluation.scores.intervals import holm
+from examples.comparison import objective, report, train
+from examples.comparison.arms import AGAIN, ARMS, BASE, BETAS
+
+
+def test_runs_are_all_different_and_seeds_come_in_order(tmp_path):
+    runs = list(train.all_runs(3))
+    assert len({run.folder(tmp_path) for run in runs}) == len(runs)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    penalized = sum(arm.penalty is not None for arm in ARMS)
+    assert len(runs) == 3 * (len(BETAS) * penalized + len(ARMS) - penalized)
+
+
+def test_the_same_command_again_trains_what_is_missing(tmp_path, monkeypatch):
+    """A stand-in for the launcher: it fails for the second seed of one arm, the first time."""
+    started = []
+
+    class Launcher:
+        def __init__(self, command, **_):
+            started.append(command)
+
+        def wait(self):
+            return int(len(started) == 2)
+
+    monkeypatch.setattr(train, "prepare", lambda out: None)
+    monkeypatch.setattr(train.subprocess, "Popen", Launcher)
+    command = ["--out", str(tmp_path), "--jobs", "1", "--seeds", "1"]
+    assert train.main(command) == 1
+    assert len(started) == len(list(train.all_runs(1)))
+    failed = started[1]
+    assert train.main(command) == 0
+    assert started[-1] == failed
+    assert train.main(command) == 0
+    assert len(started) == len(list(train.all_runs(1))) + 1
+
+
+def test_a_stopped_comparison_starts_no_further_run(tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    processes: set[subprocess.Popen] = set()
+    assert train.train(train.Run(BASE, 0.2, 1), tmp_path, processes, stopped) == "stopped"
+    assert not list(tmp_path.iterdir())
+
+
+def test_power_is_that_of_simulated_studies():
+    """Twenty thousand studies of eleven pairs, one of which differs by what the function says."""
+    pairs, seeds, spread = 11, 12, 0.1
+    difference = report.smallest_found(spread, seeds, pairs)
+    draws = np.random.default_rng(0).normal(0, spread, (4000, pairs, seeds))
+    draws[:, 0] += difference
+    ps = stats.ttest_1samp(draws, 0.0, axis=-1).pvalue
+    found = np.mean([holm(list(row))[0] < 0.05 for row in ps])
+    assert found == pytest.approx(0.8, abs=0.03)
+
+
+class Table(torch.nn.Module):
+    """A language model whose next token depends on the last one alone."""
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, tokens, attention_mask):
+        return type("Output", (), {"logits": self.logits[tokens]})
+
+
+def test_kl_of_replies_is_that_of_their_enumeration():
+    """Mean of the summed KLs over every reply of two tokens, weighted by its probability, is the KL of replies."""
+    torch.manual_seed(0)
+    policy, start = (Table(torch.randn(3, 3, dtype=torch.float64)) for _ in range(2))
+    prompt, pairs = 0, [(first, second) for first in range(3) for second in range(3)]
+    logs = [model.logits.log_softmax(-1) for model in (policy, start)]
+    ours = [log[prompt, first] + log[first, second] for first, second in pairs for log in logs]
+    log_policy, log_start = torch.stack(ours[::2]), torch.stack(ours[1::2])
+    exact = (log_policy.exp() * (log_policy - log_start)).sum()
+    tokens = torch.tensor([(prompt, first, second) for first, second in pairs])
+    kls = objective.kl_of_tokens(policy, start, tokens, torch.ones_like(tokens), 1)
+    assert kls.shape == (9, 2)
+    assert math.isclose((log_policy.exp() * kls.sum(-1)).sum(), exact, rel_tol=1e-12)
+
+
+def scores(offset: float) -> dict[int, objective.Score]:
+    rng = np.random.default_rng(round(offset * 100))
+    return {seed: objective.Score(0.5, offset + rng.normal(0, 0.02), 1.0, 48.0) for seed in range(1, 13)}
+
+
+def test_table_corrects_declared_pairs_and_leaves_the_second_run_of_the_base_out(tmp_path):
+    by_arm = {arm: scores(0.5 if arm.name == "REINFORCE++" else 0.01 * place) for place, arm in enumerate(ARMS)}
+    by_arm[BASE], by_arm[AGAIN] = scores(0.0), scores(0.001)
+    lines = report.table(by_arm, 0.2).splitlines()
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines if " | 12 | " in line}
+    assert list(rows) == [arm.name for arm in ARMS]
+    assert rows[AGAIN.name][-1] == "A/A |"
+    assert float(rows["REINFORCE++"][-1].strip(" |")) < 1e-3
+    assert f"{len(ARMS) - 2} pairs" in lines[-1]
+    report.draw({0.2: by_arm, 0.02: by_arm}, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_nothing_trained_is_said(tmp_path, capsys):
+    assert report.main(["--out", str(tmp_path)]) == 2
+    assert "no trained run below it" in capsys.readouterr().out
