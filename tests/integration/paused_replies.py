@@ -14,9 +14,9 @@ from pathlib import Path
 os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
 
-from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.launch.attempt import set_up_process
 
-cpu_platform.install()
+set_up_process("cpu")
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM

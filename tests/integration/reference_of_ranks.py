@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.launch.attempt import set_up_process
 
-cpu_platform.install()
+set_up_process("cpu")
 ENVIRONMENT = {**os.environ, "LOCAL_RANK": "0"}
 
 import deepspeed

@@ -10,9 +10,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.launch.attempt import set_up_process
 
-cpu_platform.install()
+set_up_process("cpu")
 
 import deepspeed
 import torch

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
-from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.launch.attempt import set_up_process
 
-cpu_platform.install()
+set_up_process("cpu")
 os.environ["LOCAL_RANK"] = os.environ["RANK"]
 
 import deepspeed

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from rpg_openrlhf import cpu_platform
+from rpg_openrlhf.launch.attempt import set_up_process
 
-cpu_platform.install()
+set_up_process("cpu")
 
 import ray
 import torch
@@ -98,7 +99,7 @@ def main(folder: Path) -> None:
         model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=tied)).to(torch.bfloat16)
         model.save_pretrained(folder / name)
     env_vars = {**cpu_platform.ENVIRONMENT, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    hook = "rpg_openrlhf.cpu_platform.install"
+    hook = "rpg_openrlhf.launch.attempt.set_up_worker"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: no other machine joins
     ray.init(
         address="local", num_cpus=8, include_dashboard=False, namespace=NAMESPACE, log_to_driver=False,
