@@ -1,6 +1,6 @@
-"""The launcher with a policy that notes, after every weight sync, what the first engine holds beside its own x and y.
+"""The launcher with a policy that notes, after every weight sync, what the first engine holds.
 
-Run by test_schedule_free.py; writes <logger.run_dir>/syncs.pt, a list of {"engine" | "x" | "y": {name: weight}}.
+Writes <logger.run_dir>/syncs.pt, a list of {"engine": {name: weight}}, with Schedule-Free's own "x" and "y".
 """
 
 import sys
@@ -17,6 +17,7 @@ import torch
 from rpg_openrlhf.launch import install
 from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
 from rpg_openrlhf.training import schedule_free
+from rpg_openrlhf.training.actors import RPGPolicyActor
 
 NAMES = ("model.layers.0.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj.weight")  # as vLLM has them
 
@@ -29,25 +30,39 @@ class ReadableEngine(RPGRolloutActor):
         return weight
 
 
-class ObservedPolicy(schedule_free.ScheduleFreePolicyActor):
+class Notes:
+    """Keeps what was seen after each sync of a training step."""
+
     syncs = ()
 
-    def broadcast_to_vllm(self):
-        super().broadcast_to_vllm()
-        if not self.actor.model.global_steps:
-            return  # the sync of unchanged weights before the first rollout
-        seen = {"x": self.weights()}
-        schedule_free.to_training(self.actor.model)
-        for forbidden in (super().broadcast_to_vllm, self.save_model, self.forward):
-            with pytest.raises(AssertionError, match="switch to x first"):
-                forbidden()
-        seen["y"] = self.weights()
-        schedule_free.to_averaged(self.actor.model)
+    def note(self, **seen):
         if torch.distributed.get_rank() == 0:
             engine = self.vllm_engines[0]
             seen["engine"] = {name: ray.get(engine.get_weight.remote(name)) for name in NAMES}
             self.syncs = (*self.syncs, seen)
             torch.save(list(self.syncs), Path(self.strategy.args.logger.run_dir, "syncs.pt"))
+
+
+class ObservedPolicy(Notes, RPGPolicyActor):
+    def broadcast_to_vllm(self):
+        super().broadcast_to_vllm()
+        if self.actor.model.global_steps:  # else the sync of unchanged weights before the first rollout
+            self.note()
+
+
+class ObservedAverage(Notes, schedule_free.ScheduleFreePolicyActor):
+    def broadcast_to_vllm(self):
+        super().broadcast_to_vllm()
+        if not self.actor.model.global_steps:
+            return
+        average = self.weights()
+        schedule_free.to_training(self.actor.model)
+        for forbidden in (super().broadcast_to_vllm, self.save_model, self.forward):
+            with pytest.raises(AssertionError, match="switch to x first"):
+                forbidden()
+        trained = self.weights()
+        schedule_free.to_averaged(self.actor.model)
+        self.note(x=average, y=trained)
 
     def weights(self):
         weights = dict(self.actor.model.module.named_parameters())
@@ -55,7 +70,8 @@ class ObservedPolicy(schedule_free.ScheduleFreePolicyActor):
 
 
 def install_observed(args, reports, original=install.install):
-    install.policy_actor = lambda args: ObservedPolicy
+    averages = args.actor.optim == "schedulefree"
+    install.policy_actor = lambda args: ObservedAverage if averages else ObservedPolicy
     install.RPGRolloutActor = ReadableEngine
     original(args, reports)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,8 +46,14 @@ def check_adapters(run, base_folder) -> None:
 
 
 def test_adapters_train_on_two_ranks(train, tiny):
+    """ZeRO 3; after the last sync the engine holds the saved model, to the bit."""
     flags = ("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--train.micro_batch_size", "8")
-    check_adapters(train(*LORA, "--ds.zero_stage", "3", "--ds.param_dtype", "fp32", *flags), tiny[0])
+    observed = (str(Path(__file__).with_name("observed_weights.py")),)
+    run = train(*LORA, "--ds.zero_stage", "3", "--ds.param_dtype", "fp32", *flags, entry=observed)
+    check_adapters(run, tiny[0])
+    saved = load_file(run.run_dir.parent / "model" / "model.safetensors")
+    for name, weight in torch.load(run.run_dir / "syncs.pt")[-1]["engine"].items():
+        assert torch.equal(weight, saved[name]), name
 
 
 def test_a_resumed_run_is_the_undisturbed_one(train, tiny, tmp_path):
