@@ -65,8 +65,8 @@ def rpg_token_losses(
     sequence's own, if they are equal), and every valid token carries an equal share of the sequence's loss.
 
     At level prefix the KL is that of whole replies in prefix weights (`PrefixDivergence`), and the reward of a token
-    has the weight `reward_weight`: w_t, or the reply's w_{1:T}, with which the whole gradient is exact. The clip acts
-    on that weight; the KL's own weights are not clipped. The sum of a reply's token losses is the reply's loss.
+    has the weight `reward_weight`: w_t, or the reply's w_{1:T}, with which the whole gradient is exact. The bounds
+    act on that weight; the KL's own weights have none. The sum of a reply's token losses is the reply's loss.
 
     clip_mode gate stops the gradient outside the bounds. clip_mode truncate, for the reinforce estimator only, puts
     the bound in the place of w and keeps the gradient (`truncated_coefficient`).
@@ -165,12 +165,17 @@ def truncated_coefficient(
     gate: ClipGate,
     bounds: ClipBounds,
 ) -> Tensor:
-    """w̄·A + β·score_weight(w̄), (B, U): w̄ is w, or the bound that acts. Remark F.2 puts w̄ into log w as well."""
+    """w̄·A + β·score_weight(w̄), (B, U): w̄ is w, or the bound that acts. Remark F.2 puts w̄ into log w as well.
+
+    A PrefixDivergence keeps its own weights and its log r: a bound on one token's would enter the KL of others.
+    """
     weight = ratios.importance_weight
     bounded = weight
     for acts, bound in zip(gate, bounds, strict=True):
         bounded = bounded.masked_fill(acts, bound)
-    log_ref_ratio = ratios.log_ref_ratio + (bounded / weight).log()
+    log_ref_ratio = ratios.log_ref_ratio
+    if isinstance(divergence, Divergence):
+        log_ref_ratio = log_ref_ratio + (bounded / weight).log()
     return bounded * advantages + beta * divergence.score_weight(bounded, ratios.reference_weight, log_ref_ratio)
 
 

@@ -50,6 +50,23 @@ def test_inside_the_bounds_it_is_the_gate(level):
     torch.testing.assert_close(gate, truncated, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("reward_weight", ["token", "sequence"])
+@pytest.mark.parametrize("divergence", SCORE_WEIGHTS)
+def test_a_bound_leaves_the_kl_of_prefixes_alone(divergence, reward_weight):
+    """The gradient is that of the bounded reward part plus that of the KL without a bound."""
+    generator = torch.Generator().manual_seed(1)
+    log_weight, log_rho = (torch.randn(40, 3, generator=generator).double().tolist() for _ in range(2))
+    level = {"divergence": divergence, "importance_level": "prefix", "reward_weight": reward_weight}
+    rewards = [[1000.0]] * 40  # which decides the sign that the bounds depend on
+    none = [[0.0]] * 40
+    whole = gradients(log_weight, rewards, log_rho, **level, beta=0.1, **OPTIONS, **BOUNDS)
+    reward = gradients(log_weight, rewards, log_rho, **level, beta=0.0, **OPTIONS, **BOUNDS)
+    kl = gradients(log_weight, none, log_rho, **level, beta=0.1, gradient_estimator="reinforce")
+    torch.testing.assert_close(whole, reward + kl, rtol=1e-12, atol=1e-9)
+    unbounded = gradients(log_weight, rewards, log_rho, **level, beta=0.0, gradient_estimator="reinforce")
+    assert (reward != unbounded).any()
+
+
 def test_statistics_count_where_a_bound_acts():
     log_probs = torch.tensor([[0.5, 2.0, 5.0, 1.0]], dtype=torch.float64).log()
     zeros = torch.zeros_like(log_probs)
