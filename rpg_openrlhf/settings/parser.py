@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     group.add_argument("--print_config", action="store_true", help="print the resolved flags as YAML and exit")
     group.add_argument(
-        "--dry_run", action="store_true", help="check everything, count steps, estimate memory and time, and exit"
+        "--dry_run", action="store_true", help="check everything, count steps, estimate memory, and exit"
     )
     return parser
 
