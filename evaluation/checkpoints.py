@@ -35,10 +35,13 @@ def find(run_dir: Path) -> list[Checkpoint]:
 
     Where a record of this package's trainer is there (config.yaml), only the models it names are of the run. Without
     one, all models below the folder are. A final model takes the last step of metrics.jsonl; it is left out where a
-    checkpoint of that step exists, which holds the same weights. MixedModels where they are of several runs.
+    checkpoint of that step exists, which holds the same weights, and where the run goes on: then it is of an earlier
+    end. MixedModels where they are of several runs.
     """
     record = _record(run_dir)
     own = [path for path in _models(run_dir) if record is None or _is_of(path, record)]
+    if record and _goes_on(record):
+        own = [path for path in own if path.absolute() != record["model"].absolute()]
     models = [Checkpoint(_step(path, run_dir), path) for path in own]
     steps = _by_step(run_dir, [checkpoint for checkpoint in models if checkpoint.step is not None])
     finals = [checkpoint for checkpoint in models if checkpoint.step is None]
@@ -58,9 +61,11 @@ def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
         assert checkpoint.step is not None
         twin = steps.setdefault(checkpoint.step, checkpoint)
         is_best = twin.path.name.startswith("best") or checkpoint.path.name.startswith("best")
-        if twin is checkpoint or is_best or problem(checkpoint.path):
+        if twin is checkpoint or problem(checkpoint.path):
             continue
         if problem(twin.path) is None:
+            if is_best:
+                continue
             models = [twin.path, checkpoint.path]
             raise MixedModels(_listing(run_dir, f"two models of step {checkpoint.step}", models))
         steps[checkpoint.step] = checkpoint
@@ -89,6 +94,11 @@ def _places(file: Path) -> dict[str, Path] | None:
         return None
 
 
+def _goes_on(record: dict[str, Path]) -> bool:
+    """True from the start of a run to its final model, as its trainer notes; also where it died on the way."""
+    return (record["checkpoints"] / "going_on").exists()
+
+
 def _is_of(path: Path, record: dict[str, Path]) -> bool:
     path = path.absolute()
     return path == record["model"].absolute() or path.parent == record["checkpoints"].absolute()
@@ -102,6 +112,8 @@ def _listing(run_dir: Path, what: str, paths: list[Path], root: Path | None = No
 def finished(run_dir: Path) -> bool:
     """True if the run's whole final model is there, so that no further checkpoint will come."""
     record = _record(run_dir)
+    if record and _goes_on(record):
+        return False
     finals = [path for path in _models(run_dir) if _step(path, run_dir) is None]
     return any(
         problem(path) is None for path in finals if record is None or path.absolute() == record["model"].absolute()

@@ -11,9 +11,9 @@ import functools
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -84,11 +84,12 @@ def send(connection: Connection, outbox: queue.SimpleQueue) -> None:
 
 
 class Engine:
-    """A vLLM engine fed between steps; `settings` are the fields of replicas.EngineSettings."""
+    """A vLLM engine fed between steps; `settings` are the fields of replicas.EngineSettings and a `scratch` folder."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        with whole_model(Path(settings["model"]), settings["trust_remote_code"]) as model:
+        scratch = Path(settings["scratch"])
+        with whole_model(Path(settings["model"]), scratch, settings["trust_remote_code"]) as model:
             self.llm = build(settings | {"model": str(model)})
         self.engine = self.llm.llm_engine
         self.room = self.engine.model_config.max_model_len
@@ -196,17 +197,20 @@ def build(settings: dict[str, Any]) -> "LLM":
 
 
 @contextlib.contextmanager
-def whole_model(path: Path, trust_remote_code: bool) -> Iterator[Path]:
-    """The model at `path`; of a LoRA adapter, the model merged from it, in a temporary folder to load from."""
+def whole_model(path: Path, scratch: Path, trust_remote_code: bool) -> Iterator[Path]:
+    """The model at `path`; of an adapter, the model merged from it, below `scratch` until it is loaded."""
     if base_model(path) is None:
         yield path
         return
     # Imported late: peft takes seconds.
     from rpg_openrlhf.weight_sync.adapters import write_merged
 
-    with tempfile.TemporaryDirectory(prefix="merged-") as folder:
-        write_merged(path, Path(folder), trust_remote_code)
-        yield Path(folder)
+    merged = scratch / "merged"
+    write_merged(path, merged, trust_remote_code)
+    try:
+        yield merged
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
 
 
 def prepare_cpu(tensor_parallel: int) -> None:

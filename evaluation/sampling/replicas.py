@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -141,7 +142,8 @@ class LocalReplica:
         # A thread sends: a child that no longer reads must stall itself, not us.
         self._sender = threading.Thread(target=_send_all, args=(ours, self._outbox), daemon=True)
         self._sender.start()
-        self._post(asdict(self.settings))
+        self._scratch = tempfile.TemporaryDirectory(prefix="engine-")  # removed here: a killed child cannot
+        self._post(asdict(self.settings) | {"scratch": self._scratch.name})
 
     def ready(self) -> bool:
         """True once the model is loaded."""
@@ -193,6 +195,7 @@ class LocalReplica:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self._scratch.cleanup()
         # Closed only once nobody writes to it any more: the number of a closed descriptor is soon somebody else's.
         self._sender.join(GRACE)
         if self._connection and not self._sender.is_alive():

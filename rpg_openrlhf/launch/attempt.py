@@ -108,7 +108,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
 
     from rpg_openrlhf.launch.deaths import Watch
     from rpg_openrlhf.launch.install import install
-    from rpg_openrlhf.runs import model_card
+    from rpg_openrlhf.runs import checkpoints, model_card
     from rpg_openrlhf.runs.progress import ProgressReader, log_up_to
 
     reports = Queue(actor_options={"num_cpus": 0})
@@ -126,6 +126,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     finally:
         watch.stop()
         reader.finish()
+    checkpoints.mark_model_saved(Path(args.ckpt.path))
     check_length(args, reader.rollouts, reader.last_step)
     try:
         model_card.write(args, reader.last_step)

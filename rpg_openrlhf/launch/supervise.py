@@ -48,7 +48,7 @@ def launch(args: SimpleNamespace, child: Sequence[str] = CHILD) -> int:
     Path(args.ckpt.path, checkpoints.ACTOR).mkdir(parents=True, exist_ok=True)  # upstream loads only where it exists
     with only_run(Path(args.ckpt.path)) as lock, _terminable():
         try:
-            Path(args.ckpt.path, checkpoints.FINISHED).unlink(missing_ok=True)
+            checkpoints.mark_going_on(Path(args.ckpt.path))
             return _attempts(args, child, lock)
         except KeyboardInterrupt:
             print("interrupted", flush=True)

@@ -150,8 +150,12 @@ class CheckpointingStrategy(DeepspeedStrategy):
         for beside in folder.parent.iterdir():  # DeepSpeed's script for whoever wants fp32 weights
             beside.replace(parts / beside.name)
         folder.parent.rmdir()
-        for old in checkpoints.superfluous(checkpoints.find(parts.parent, parts.name), name, max_num, max_bytes):
+        actor = parts.parent / ACTOR / name.name
+        if checkpoints.read(actor) is None:
+            return  # the other part is still being written: the last whole one stays until this one is
+        for old in checkpoints.superfluous(checkpoints.find(parts.parent), actor, max_num, max_bytes):
             shutil.rmtree(old.folder, ignore_errors=True)
+            shutil.rmtree(checkpoints.critic_of(old.folder), ignore_errors=True)
 
     def get_ds_train_config(self, optim_dict=None, **kwargs):
         """Differs from upstream: torch's AdamW, with a line that says so, where FusedAdam cannot be built."""

@@ -23,6 +23,7 @@ PLACES = "places_rank{}.json"  # which weights a rank's optimizer file holds (re
 SHARDED = (1, 2, 3)  # ZeRO stages whose files are put together for other ranks
 WRITING = ".writing"  # hidden: whoever lists checkpoints, the evaluation too, passes over such names
 FINISHED = "finished.json"
+GOING_ON = "going_on"  # the evaluation reads it
 FORMAT = 1
 
 
@@ -149,6 +150,17 @@ def changes(then: dict[str, Any], now: dict[str, Any], ignored: Iterable[str] = 
     then, now = json.loads(json.dumps(then)), json.loads(json.dumps(now))  # tuples become lists on both sides
     names = sorted((then.keys() | now.keys()) - set(ignored))
     return {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
+
+
+def mark_going_on(path: Path) -> None:
+    """Note under `--ckpt.path` that a run is under way: a final model, if there is one, is of an earlier end."""
+    (path / FINISHED).unlink(missing_ok=True)
+    (path / GOING_ON).touch()
+
+
+def mark_model_saved(path: Path) -> None:
+    """Take the note back: the final model is that of the last step."""
+    (path / GOING_ON).unlink(missing_ok=True)
 
 
 def mark_finished(path: Path, record: dict[str, Any]) -> None:

@@ -125,6 +125,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
             "async/of_several_policies": sum(first != last for first, last in self._ages) / len(behind),
             "async/training_waited": self._waited,
             "async/engines_waited": self._taken.waited,
+            **self._counted(*self._taken.counts),
         }
 
     @contextlib.contextmanager

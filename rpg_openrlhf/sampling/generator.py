@@ -174,7 +174,11 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
 
     def told(self) -> dict[str, float]:
         """Metrics of the rollout in training."""
-        return {}
+        return self._counted(self.carried, self.given_back)
+
+    def _counted(self, carried: int, given_back: int) -> dict[str, float]:
+        counts = {"rollout/carried_prompts": carried, "rollout/given_back_prompts": given_back}
+        return counts if self.args.algo.dynamic_filtering_enable else {"rollout/carried_prompts": carried}
 
     def state_dict(self) -> dict:
         """The place in the data, and what was sampled and not yet trained on."""

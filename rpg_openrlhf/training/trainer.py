@@ -86,10 +86,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         status, global_step = super().train_step(rollout_samples, global_step)
         self._end_after(global_step)
         status |= self.samples_generator.told()
-        status["rollout/carried_prompts"] = self.samples_generator.carried
         status["sync/mib"] = ray.get(self.actor_model_group._actor_handlers[0].sync_nbytes.remote()) / 2**20
-        if self.args.algo.dynamic_filtering_enable:
-            status["rollout/given_back_prompts"] = self.samples_generator.given_back
         if self.schedule and "policy/kl_ref_k3" in status:  # without it no step was taken
             status |= self._move_reference(status, global_step)
         return status, global_step

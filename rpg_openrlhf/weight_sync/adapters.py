@@ -70,11 +70,12 @@ def keep_packing(module: torch.nn.Module) -> None:
 
 
 def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
-    """Write the model that a PEFT `adapter` folder makes of its base model into `folder`, merged as in a sync.
+    """Write the model that a PEFT `adapter` folder makes of its base model into `folder`.
 
-    The base is the folder or hub id that the adapter names. It is loaded in the type of the adapter folder's
-    config.json, which says what was trained with, or in its own; the tokenizer is the adapter folder's. OSError where
-    the base cannot be loaded.
+    Plain LoRA is merged as in a sync, another kind of adapter by PEFT. The base is the folder or hub id that the
+    adapter names. It is loaded in the type of the adapter folder's config.json, which says what was trained with, or
+    in its own; the tokenizer is the adapter folder's. OSError where the base cannot be loaded, or the adapter not be
+    merged.
     """
     # Imported late: transformers takes seconds.
     from peft import PeftConfig
@@ -89,8 +90,35 @@ def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
     except OSError as error:
         raise OSError(f"its base model {name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     model = PeftModel.from_pretrained(base, adapter)
-    weights, adapters = engine_weights(model)
-    for weight_name, matrices in adapters.items():
-        weights[weight_name].data = matrices.merged(weights[weight_name].data)
-    model.unload().save_pretrained(folder)
+    if _is_plain(model):
+        weights, adapters = engine_weights(model)
+        for weight_name, matrices in adapters.items():
+            weights[weight_name].data = matrices.merged(weights[weight_name].data)
+        whole = model.unload()
+    else:
+        whole = _merged_by_peft(model)
+    whole.save_pretrained(folder)
     AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code).save_pretrained(folder)
+
+
+def _is_plain(model: PeftModel) -> bool:
+    """True where W + s·B·A of linear layers is all that an adapter does."""
+    config = model.peft_config[ADAPTER]
+    beside = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens", "modules_to_save")
+    return (
+        config.peft_type == "LORA"
+        and config.bias == "none"
+        and not any(getattr(config, name, None) for name in beside)
+        and not any(isinstance(layer, LoraLayer) and layer.lora_embedding_A for layer in model.modules())
+    )
+
+
+def _merged_by_peft(model: PeftModel) -> torch.nn.Module:
+    config = model.peft_config[ADAPTER]
+    for name in ("lora_bias", "alora_invocation_tokens"):  # the first is dropped by PEFT, the second is of some tokens
+        if getattr(config, name, None):
+            raise OSError(f"an adapter with {name} cannot be merged into its base model")
+    merge = getattr(model.base_model, "merge_and_unload", None)
+    if merge is None:
+        raise OSError(f"PEFT cannot merge a {config.peft_type.value} adapter into its base model")
+    return merge()

@@ -6,7 +6,7 @@ from types import SimpleNamespace as Namespace
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -155,6 +155,51 @@ def test_a_model_merged_from_an_adapters_folder_is_what_a_sync_sends(tmp_path):
         sent = adapters[name].merged(weights[name].data) if name in adapters else weights[name].data
         assert torch.equal(weight, sent), name
     assert len(AutoTokenizer.from_pretrained(tmp_path / "merged")) == 2
+
+
+OTHERS = {
+    "DoRA": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", use_dora=True),
+    "embeddings": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "embed_tokens"]),
+    "tokens": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], trainable_token_indices=[1, 2]),
+    "whole modules": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "IA3": IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+}
+UNMERGEABLE = {
+    "lora_bias": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], lora_bias=True),
+    "PROMPT_TUNING": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+}
+
+
+def saved_adapter(config, folder):
+    """An adapter that changes the model's answers, in PEFT's format."""
+    base().save_pretrained(folder / "base")
+    model = get_peft_model(Qwen3ForCausalLM.from_pretrained(folder / "base"), config)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.add_(torch.randn_like(weight) * 0.1)
+    model.peft_config["default"].base_model_name_or_path = str(folder / "base")
+    model.save_pretrained(folder / "adapter", save_embedding_layers=False)
+    tokenizer().save_pretrained(folder / "adapter")
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_kind_of_adapter_is_merged_too(tmp_path, kind):
+    model = saved_adapter(OTHERS[kind], tmp_path)
+    write_merged(tmp_path / "adapter", tmp_path / "merged", trust_remote_code=False)
+    whole = Qwen3ForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    tokens = torch.arange(12).reshape(1, 12)
+    with torch.inference_mode():
+        expected, start = model(input_ids=tokens).logits, base().eval()(input_ids=tokens).logits
+        torch.testing.assert_close(whole(input_ids=tokens).logits, expected, atol=1e-5, rtol=1e-4)
+    assert (expected - start).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", UNMERGEABLE)
+def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path, kind):
+    saved_adapter(UNMERGEABLE[kind], tmp_path)
+    with pytest.raises(OSError, match=kind):
+        write_merged(tmp_path / "adapter", tmp_path / "merged", trust_remote_code=False)
 
 
 def quantized(folder):

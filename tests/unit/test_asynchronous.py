@@ -47,7 +47,8 @@ class Drawn:
     def generator(self, queue_size=1, episodes=2, left=None, partial=False) -> AsynchronousGenerator:
         self.made = made = object.__new__(AsynchronousGenerator)
         made.args = Namespace(
-            train=Namespace(async_queue_size=queue_size, num_episodes=episodes, partial_rollout_enable=partial)
+            train=Namespace(async_queue_size=queue_size, num_episodes=episodes, partial_rollout_enable=partial),
+            algo=Namespace(dynamic_filtering_enable=False),
         )
         made.turns, made.version = Turns(), 0
         made._room, made._ready = threading.Semaphore(queue_size), asynchronous.queue.SimpleQueue()
@@ -128,6 +129,15 @@ def test_weights_wait_for_the_rollout_under_way_and_go_before_the_next(drawn):
     assert made.told()["async/staleness"] == 0
 
 
+def test_counts_are_those_of_the_rollout_in_training(drawn, monkeypatch):
+    """The thread has drawn on, and counted, by then."""
+    made = drawn.generator(3)
+    made.generate_samples()
+    wait_until(lambda: len(drawn.asked) == 4)
+    made.carried = made.given_back = 99
+    assert made.told()["rollout/carried_prompts"] == 0
+
+
 def test_with_a_queue_of_none_nothing_is_drawn_ahead(drawn):
     made = drawn.generator(0)
     made.generate_samples()
@@ -159,7 +169,7 @@ def test_ages_are_of_each_reply(drawn):
     made.version = 3
     made._taken = made
     made._ages = [(2, 2), (2, 1), (1, 1), (1, 1)]
-    made.waited = 0.0
+    made.waited, made.counts = 0.0, (0, 0)
     told = made.told()
     assert told["async/staleness"] == 1.5
     assert told["async/staleness_max"] == 2

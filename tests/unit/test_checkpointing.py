@@ -16,6 +16,7 @@ from tests.upstream import make_importable
 make_importable()
 
 from rpg_openrlhf.launch import deaths
+from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.checkpointing import (
     CheckpointError,
     CheckpointingStrategy,
@@ -23,7 +24,7 @@ from rpg_openrlhf.runs.checkpointing import (
     random_state,
     set_random_state,
 )
-from rpg_openrlhf.runs.checkpoints import ACTOR, WRITING
+from rpg_openrlhf.runs.checkpoints import ACTOR, CRITIC, WRITING
 from tests.unit.test_checkpoints import write
 
 
@@ -160,3 +161,29 @@ def test_a_model_saved_in_another_form_leaves_nothing_of_the_first(tmp_path, mon
     monkeypatch.setattr(CheckpointingStrategy, "is_rank_0", lambda self: True)
     strategy._remove_other_form(tmp_path, "adapter_config.json", "adapter_model.*")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "notes.txt"]
+
+
+def publish(path: Path, part: str, step: int, max_num: int) -> None:
+    """Write and publish one part of a run with a critic, as its actor's first rank does."""
+    strategy = object.__new__(CheckpointingStrategy)
+    ckpt = SimpleNamespace(record={"flags": {}})
+    strategy.args = SimpleNamespace(critic=SimpleNamespace(model_name_or_path="critic"), ckpt=ckpt)
+    strategy.world_size = 1
+    folder = path / part / WRITING / f"global_step{step}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(part)
+    strategy.written = (folder, {"max_num": max_num, "max_mem": 1000})
+    strategy._publish(step)
+
+
+@pytest.mark.parametrize("max_num", [1, 3])
+@pytest.mark.parametrize("order", [(ACTOR, CRITIC), (CRITIC, ACTOR)])
+def test_actor_and_critic_rotate_together(tmp_path, order, max_num):
+    """At any moment a whole checkpoint is there, and no part of one that is gone."""
+    for step in range(1, 7):
+        for part in order:
+            publish(tmp_path, part, step, max_num)
+            assert step == 1 or checkpoints.newest(tmp_path) is not None
+        expected = {f"global_step{number}" for number in range(max(1, step - max_num + 1), step + 1)}
+        for part in order:
+            assert {folder.name for folder in (tmp_path / part).glob("global_step*")} == expected

@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from evaluation import checkpoints
 from evaluation.provenance import listing, model_hash
+from rpg_openrlhf.runs import checkpoints as trainer
 
 
 def model(path, value=1.0):
@@ -110,6 +111,25 @@ def test_models_of_a_run_are_those_its_record_names(run):
     (run / "model" / "model.safetensors").unlink()
     assert not checkpoints.finished(run)
     assert [c.path.name for c in checkpoints.find(run.parent)] == [c.path.name for c in checkpoints.find(run)]
+
+
+def test_the_final_model_of_a_run_that_goes_on_is_of_an_earlier_end(run):
+    """A finished run of 100 rollouts is extended to 200: its old final model is not the model of step 137."""
+    record(run)
+    log(run, 100, 137)
+    trainer.mark_going_on(run / "checkpoints")
+    assert [c.step for c in checkpoints.find(run)] == [5, 10, 100]
+    assert not checkpoints.finished(run)
+    trainer.mark_model_saved(run / "checkpoints")
+    assert [c.step for c in checkpoints.find(run)] == [5, 10, 100, 137]
+    assert checkpoints.finished(run)
+
+
+def test_a_damaged_best_checkpoint_does_not_hide_the_regular_one(run):
+    model(run / "checkpoints" / "best_global_step100_hf")
+    (run / "checkpoints" / "best_global_step100_hf" / "config.json").write_text("{")
+    (found,) = [c for c in checkpoints.find(run) if c.step == 100]
+    assert found.path.name == "global_step100_hf"
 
 
 def test_models_that_nothing_tells_apart_are_refused(run):
