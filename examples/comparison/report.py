@@ -22,6 +22,7 @@ from evaluation.scores.intervals import holm
 from evaluation.scores.seeds import BySeed, Difference, difference, mean_of
 from examples.comparison.arms import AGAIN, ARMS, BASE, BETAS, SEEDS, Arm
 from examples.comparison.train import all_runs
+from rpg_openrlhf.runs.checkpoints import write_json
 
 SAMPLES = 4  # replies to each held-out problem
 Scores = dict[Arm, dict[int, objective.Score]]
@@ -38,7 +39,7 @@ def scores_of(out: Path, seeds: int) -> dict[float, Scores]:
         if not file.exists():
             model = objective.load(run.folder(out) / "model")
             score = objective.score(model, start, tokenizer, problems, SAMPLES, run.seed)
-            file.write_text(json.dumps(asdict(score)), encoding="utf-8")
+            write_json(file, asdict(score))
         score = objective.Score(**json.loads(file.read_text(encoding="utf-8")))
         for beta in BETAS if run.beta is None else (run.beta,):
             scores[beta][run.arm][run.seed] = score
@@ -69,7 +70,10 @@ def interval(value: float, low: float | None, high: float | None) -> str:
 def table(scores: Scores, beta: float) -> str:
     """Markdown of one beta: each arm's scores, and its difference from the base arm."""
     by_arm = {arm: {seed: score.objective(beta) for seed, score in scores[arm].items()} for arm in ARMS if scores[arm]}
-    differences = {arm: difference(values, by_arm[BASE]) for arm, values in by_arm.items() if arm != BASE}
+    base = by_arm[BASE]
+    differences = {
+        arm: difference(values, base) for arm, values in by_arm.items() if arm != BASE and values.keys() & base.keys()
+    }
     declared = [arm for arm in differences if arm != AGAIN]
     corrected = dict(zip(declared, holm([differences[arm].p for arm in declared]), strict=True))
     lines = [
@@ -96,10 +100,12 @@ def _compared(pair: Difference | None, corrected: float | None, is_again: bool) 
 
 
 def _power(by_arm: dict[Arm, BySeed], pairs: int) -> str:
-    spreads = [spread_of(values, by_arm[BASE]) for arm, values in by_arm.items() if arm != BASE and len(values) > 2]
+    base = by_arm[BASE]
+    paired = {arm: len(values.keys() & base.keys()) for arm, values in by_arm.items() if arm != BASE}
+    spreads = [spread_of(by_arm[arm], base) for arm, seeds in paired.items() if seeds > 2]
     if not spreads:
         return ""
-    spread, seeds = statistics.median(spreads), len(by_arm[BASE])
+    spread, seeds = statistics.median(spreads), statistics.median_low(n for n in paired.values() if n > 2)
     found = smallest_found(spread, seeds, pairs)
     return (
         f"\nStandard deviation of a pair's differences: {spread:.3f} in the median. With {seeds} seeds and {pairs} "
@@ -141,8 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm (default {SEEDS})")
     args = parser.parse_args(argv)
-    if not any(run.is_done(args.out) for run in all_runs(args.seeds)):
-        print(f"report.py: error: --out {args.out}: no trained run below it; examples.comparison.train makes them")
+    if not any(run.is_done(args.out) for run in all_runs(args.seeds) if run.arm == BASE):
+        missing = f"no trained run of {BASE.name} below it, which all others are compared with"
+        print(f"report.py: error: --out {args.out}: {missing}; examples.comparison.train makes them", file=sys.stderr)
         return 2
     scores = scores_of(args.out, args.seeds)
     text = "\n".join(f"### β = {beta:g}\n\n{table(arms, beta)}" for beta, arms in scores.items() if arms[BASE])

@@ -8,6 +8,7 @@ A seed of every arm comes before the next seed, so that what is there can be com
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,13 +16,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 from examples.comparison.arms import ARMS, BETAS, SEEDS, Arm
+from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.runs.lock import await_earlier
 
 ROOT = Path(__file__).parents[2]
 TASK = ROOT / "examples" / "quickstart"
+INTERRUPTED = 130
 LAYERS = ("hardware/cpu", "debug/quickstart_cpu", "debug/compare_cpu")
 
 
@@ -63,37 +68,66 @@ def prepare(out: Path) -> None:
         subprocess.run([sys.executable, str(TASK / script), *map(str, flags)], check=True)
 
 
-def train(run: Run, out: Path, processes: set[subprocess.Popen], stopped: threading.Event) -> str | None:
+class Trainings:
+    """Trainings under way; `stop` ends them, and none starts after it."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def run(self, command: list[str], log: TextIO) -> int | None:
+        """Exit status of the command; None where it was not started any more."""
+        with self._lock:
+            if self._stopped:
+                return None
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+            self._processes.add(process)
+        status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        return status
+
+    def stop(self) -> None:
+        """Have every launcher end its run as it does on SIGTERM."""
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
+
+
+def train(run: Run, out: Path, trainings: Trainings) -> str | None:
     """Train one run from its start; returns what went wrong."""
-    if stopped.is_set():
-        return "stopped"
     folder = run.folder(out)
+    checkpoints = folder / "checkpoints"
+    try:
+        await_earlier(checkpoints)  # one whose comparison was killed may still be writing
+    except Refusal as error:
+        return f"{folder.name}: {error}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    config = ",".join(str(ROOT / "configs" / f"{layer}.yaml") for layer in (*LAYERS, run.arm.layer))
-    command = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", "--config", config]
-    command += [
-        "--actor.model_name_or_path",
-        str(out / "warm_up"),
-        "--data.prompt_dataset",
-        str(out / "data/rl.jsonl"),
-    ]
-    command += ["--train.seed", str(run.seed), "--ckpt.path", str(folder / "checkpoints")]
-    command += ["--ckpt.output_dir", str(folder / "model"), "--logger.run_dir", str(folder / "logs")]
+    settings = {
+        "config": ",".join(str(ROOT / "configs" / f"{layer}.yaml") for layer in (*LAYERS, run.arm.layer)),
+        "actor.model_name_or_path": out / "warm_up",
+        "data.prompt_dataset": out / "data" / "rl.jsonl",
+        "train.seed": run.seed,
+        "ckpt.path": checkpoints,
+        "ckpt.output_dir": folder / "model",
+        "logger.run_dir": folder / "logs",
+    }
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *flags, *run.arm.command(run.beta)]
     with (folder / "output.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([*command, *run.arm.command(run.beta)], cwd=ROOT, stdout=log, stderr=log)
-        processes.add(process)
-        status = process.wait()
-        processes.discard(process)
+        status = trainings.run(command, log)
     if status:
         return f"{folder.name}: status {status}; see {folder / 'output.log'}"
-    (folder / "done").touch()
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if status == 0:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        (folder / "done").touch()
     return None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train what is missing: 0 when all is there, 1 when a run failed, 130 when interrupted."""
+    """Train what is missing: 0 when all is there, 1 when a run failed, 2 for bad input, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train every arm of the comparison.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: the cores)")
@@ -101,24 +135,27 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.jobs < 1 or args.seeds < 1:
         parser.error("--jobs and --seeds must be at least 1")
-    out = args.out.resolve()
-    prepare(out)
-    missing = [run for run in all_runs(args.seeds) if not run.is_done(out)]
-    processes: set[subprocess.Popen] = set()
-    stopped, failures = threading.Event(), []
+    out, trainings = args.out.resolve(), Trainings()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        prepare(out)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"train.py: error: --out {args.out}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    missing, failures = [run for run in all_runs(args.seeds) if not run.is_done(out)], 0
     with ThreadPoolExecutor(args.jobs) as pool:
         try:
-            runs = pool.map(lambda run: train(run, out, processes, stopped), missing)
+            runs = pool.map(lambda run: train(run, out, trainings), missing)
             for failure in tqdm(runs, total=len(missing), desc="runs", unit="run", mininterval=10):
                 if failure:
-                    failures.append(failure)
+                    failures += 1
                     tqdm.write(failure, file=sys.stderr)
         except KeyboardInterrupt:
-            stopped.set()
-            for process in list(processes):
-                process.terminate()
+            trainings.stop()
             print("interrupted; the same command again goes on", file=sys.stderr)
-            return 130
+            return INTERRUPTED
     return 1 if failures else 0
 
 

@@ -1,8 +1,10 @@
 """The comparison's arms, its training that goes on, the KL it measures and the power it states."""
 
 import math
-import subprocess
+import signal
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -33,6 +35,9 @@ def test_the_same_command_again_trains_what_is_missing(tmp_path, monkeypatch):
         def wait(self):
             return int(len(started) == 2)
 
+        def terminate(self):
+            raise AssertionError("nobody stopped it")
+
     monkeypatch.setattr(train, "prepare", lambda out: None)
     monkeypatch.setattr(train.subprocess, "Popen", Launcher)
     command = ["--out", str(tmp_path), "--jobs", "1", "--seeds", "1"]
@@ -45,12 +50,37 @@ def test_the_same_command_again_trains_what_is_missing(tmp_path, monkeypatch):
     assert len(started) == len(list(train.all_runs(1))) + 1
 
 
-def test_a_stopped_comparison_starts_no_further_run(tmp_path):
-    stopped = threading.Event()
-    stopped.set()
-    processes: set[subprocess.Popen] = set()
-    assert train.train(train.Run(BASE, 0.2, 1), tmp_path, processes, stopped) == "stopped"
-    assert not list(tmp_path.iterdir())
+def test_a_stopped_comparison_ends_its_runs_and_starts_no_other(tmp_path):
+    trainings, statuses = train.Trainings(), []
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with (tmp_path / "log").open("w") as log:
+        thread = threading.Thread(target=lambda: statuses.append(trainings.run(command, log)))
+        thread.start()
+        while not trainings._processes:
+            time.sleep(0.01)
+        trainings.stop()
+        thread.join(20)
+        assert statuses == [-signal.SIGTERM]
+        assert trainings.run(command, log) is None
+    run = train.Run(BASE, 0.2, 1)
+    assert train.train(run, tmp_path, trainings) is None
+    assert not run.is_done(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert train.main(["--out", str(tmp_path / "file")]) == 2
+    assert "train.py: error: --out" in capsys.readouterr().err
+
+
+def test_arms_with_other_seeds_than_the_base(tmp_path):
+    """A comparison under way: arms without a common seed have no difference, and two common ones no power."""
+    by_arm = {arm: {} for arm in ARMS} | {BASE: scores(0.1), ARMS[3]: scores(0.2), ARMS[4]: scores(0.3)}
+    by_arm[BASE] = {seed: by_arm[BASE][seed] for seed in (1, 2)}
+    by_arm[ARMS[4]] = {3: by_arm[ARMS[4]][3]}
+    text = report.table(by_arm, 0.2)
+    assert f"| {ARMS[4].name} | 1 |" in text
+    assert "is found in" not in text
 
 
 def test_power_is_that_of_simulated_studies():
@@ -110,4 +140,4 @@ def test_table_corrects_declared_pairs_and_leaves_the_second_run_of_the_base_out
 
 def test_nothing_trained_is_said(tmp_path, capsys):
     assert report.main(["--out", str(tmp_path)]) == 2
-    assert "no trained run below it" in capsys.readouterr().out
+    assert "no trained run of RPG-REINFORCE-URKL below it" in capsys.readouterr().err
