@@ -25,7 +25,7 @@ def test_rollouts_are_drawn_while_the_policy_trains(train, tiny):
     assert staleness[:3] == [0, 1, 1]
     assert max(staleness) == 1, "an evaluation may let the engines catch up"
     for step in run.metrics:
-        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.1)
+        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.2)
         assert step["actor_grad_norm"] > 0
     assert [row["step"] for row in run.reports("eval")] == [3, 6]
 
@@ -60,7 +60,7 @@ def test_replies_go_on_under_new_weights(train):
     assert max(step["async/of_several_policies"] for step in run.metrics) > 0
     for step in run.metrics:
         assert 0 <= step["async/staleness"] <= step["async/staleness_max"] <= 2
-        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.1)
+        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.2)
         assert step["actor_grad_norm"] > 0
 
 
