@@ -175,7 +175,8 @@ def truncated_coefficient(
         bounded = bounded.masked_fill(acts, bound)
     log_ref_ratio = ratios.log_ref_ratio
     if isinstance(divergence, Divergence):
-        log_ref_ratio = log_ref_ratio + (bounded / weight).log()
+        log_rho = torch.as_tensor(ratios.reference_weight).log()
+        log_ref_ratio = torch.where(gate.low | gate.high | gate.dual, bounded.log() - log_rho, log_ref_ratio)
     return bounded * advantages + beta * divergence.score_weight(bounded, ratios.reference_weight, log_ref_ratio)
 
 

@@ -85,11 +85,14 @@ def fault_of(error: Exception) -> str:
     )
 
 
+UPSTREAMS = {"reward", "score", "response_clip_ratio"}  # what upstream itself puts into `Experience.info`
+
+
 def check_logs(samples: Sequence, source: str) -> None:
     """Raise RewardError unless all samples of a rollout have the same extra logs."""
     counts: Counter[str] = Counter()
     for sample in samples:
-        counts.update(list(sample.value("extra_logs") if isinstance(sample, Sample) else sample.info))
+        counts.update(sample.value("extra_logs") if isinstance(sample, Sample) else sample.info.keys() - UPSTREAMS)
     for name, count in counts.items():
         if count != len(samples):
             raise RewardError(

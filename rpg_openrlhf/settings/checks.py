@@ -31,6 +31,7 @@ def check_flags(parsed: Parsed, platform: str) -> None:
     else:
         _check_baseline(flags, parsed.explicit)
     _check_is_correction(flags)
+    _check_clip(flags, parsed.explicit)
     _check_generation(flags)
     _check_attention(flags, parsed.explicit, platform)
     _check_chunked_head(flags)
@@ -181,6 +182,11 @@ def _check_is_correction(flags: dict[str, Any]) -> None:
         )
     if level == "off":
         return
+    if level == "token" and flags["algo.objective"] == "rpg" and flags["rpg.importance_level"] == "sequence":
+        raise Refusal(
+            "--algo.advantage.is_correction_level token: with --rpg.importance_level sequence every token's share of "
+            "the loss has the gradient of the whole reply; use --algo.advantage.is_correction_level seq"
+        )
     if flags["algo.advantage.is_correction_mode"] == "clip" and (level == "seq" or gating != "ratio"):
         raise Refusal(
             "--algo.advantage.is_correction_mode clip: only a token's ratio can be clipped; use "
@@ -190,6 +196,15 @@ def _check_is_correction(flags: dict[str, Any]) -> None:
         raise Refusal(
             f"--algo.advantage.is_correction_gating {gating}: is bounded from above only; give one "
             f"--algo.advantage.is_correction_threshold, not {' '.join(map(str, threshold))}"
+        )
+
+
+def _check_clip(flags: dict[str, Any], explicit: set[str]) -> None:
+    both, bounds = flags["actor.eps_clip"], flags["actor.eps_clip_low_high"]
+    if "actor.eps_clip" in explicit and bounds and list(bounds) != [both, both]:
+        raise Refusal(
+            f"--actor.eps_clip {both}: --actor.eps_clip_low_high {bounds[0]} {bounds[1]} wins over it; give "
+            f"--actor.eps_clip_low_high {both} {both}"
         )
 
 

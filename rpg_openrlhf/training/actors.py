@@ -50,9 +50,19 @@ class WholeStepTrainer(BucketedSync):
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
         if self.average and self.actor.model.global_steps > steps:
             self.average.refresh(1 - self.args.train.ema_beta)
-        if "entropy_loss" in status["metrics"]:
-            status["metrics"]["entropy_loss"] *= self._logged_scale(status, step, loss_batch_info)
+        scale = self._logged_scale(status, step, loss_batch_info)
+        for name in status["metrics"].keys() & self._token_means():
+            status["metrics"][name] = status["metrics"][name] * scale
         return status
+
+    def _token_means(self) -> set[str]:
+        """Names of the metrics that are shares of the step's token mean."""
+        names = {"entropy_loss"}
+        if self.args.algo.kl.use_loss:
+            names.add("kl")
+        if self.args.actor.loss_agg_mode == "token-mean":
+            names.add("policy_loss")
+        return names
 
     def _logged_scale(self, status: dict, step: int, loss_batch_info: dict | None) -> torch.Tensor | float:
         """Turns a micro-batch's share of the step's token mean, which upstream logs as it is, into its own token mean.
@@ -65,6 +75,16 @@ class WholeStepTrainer(BucketedSync):
         else:
             normalizer = loss_batch_info["batch_num_tokens"] / loss_batch_info["dp_size"]
         return normalizer / max(status["num_action_tokens"], 1.0)
+
+
+class WholeStepCriticTrainer(ppo_critic.CriticPPOTrainer):
+    """Differs from upstream's CriticPPOTrainer (trainer/ray/ppo_critic.py) in saying where a step ends."""
+
+    def training_step(self, experience, step=0, loss_batch_info=None):
+        """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary."""
+        if self.args.train.dynamic_batch_enable:
+            self.critic.set_gradient_accumulation_boundary(bool(self.replay_buffer.dynamic_optimizer_step[step]))
+        return super().training_step(experience, step, loss_batch_info)
 
 
 class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
@@ -153,7 +173,8 @@ class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor
     part = CRITIC
 
     def init_model_from_pretrained(self, *args, **kwargs):
-        """Differs from upstream: its names for offloading are rebound, in this process."""
+        """Differs from upstream: its names for the trainer and for offloading are rebound, in this process."""
+        ppo_critic.CriticPPOTrainer = WholeStepCriticTrainer
         bind_offloading(ppo_critic)
         super().init_model_from_pretrained(*args, **kwargs)
         garbage.as_usual()

@@ -197,16 +197,16 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             super().restore_best_checkpoint_state(checkpoint_states)
 
     def get_max_steps(self) -> int:
-        """Differs from upstream: the driver learns how many rollouts to expect, and the schedule ends with them."""
+        """Differs from upstream: the driver learns how many rollouts to expect, and the schedule ends with them.
+
+        Upstream counts by episode and leaves out what an episode carries over to the next.
+        """
         args = self.args
         rollouts = len(self.prompts_dataloader) * args.train.num_episodes // args.rollout.batch_size
         limit = args.train.max_rollouts or rollouts
         self._report("start", 0, {"rollouts": min(rollouts, limit)})
         samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-        steps = super().get_max_steps()
-        if limit < rollouts:
-            steps = min(steps, limit * (samples // args.train.batch_size) * args.train.max_epochs)
-        return steps
+        return min(rollouts, limit) * (samples // args.train.batch_size) * args.train.max_epochs
 
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
         """Differs from upstream: the step is reported to the driver too, and a checkpoint holds our own state."""

@@ -38,6 +38,15 @@ def test_every_region_has_the_bounded_weight_and_keeps_its_gradient(divergence):
     assert seen == {(True, None), (True, "low"), (True, "high"), (False, None), (False, "dual")}
 
 
+@pytest.mark.parametrize("reference", ["old", "other"])
+def test_a_bound_takes_the_place_of_a_weight_past_the_largest_exponent(reference):
+    """log w = -60: exp is bounded at e^-20, and the bound must replace the 60 in Â's logarithm all the same."""
+    log_rho = [[-0.3]] if reference == "other" else [[0.0]]
+    expected = -(LOW * 1.0 - 0.01 * LOW * (math.log(LOW) - log_rho[0][0]))
+    actual = gradients([[-60.0]], [[1.0]], log_rho, divergence="urkl", beta=0.01, **OPTIONS, **BOUNDS)
+    assert actual.item() == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("level", ["token", "sequence", "prefix"])
 def test_inside_the_bounds_it_is_the_gate(level):
     generator = torch.Generator().manual_seed(0)

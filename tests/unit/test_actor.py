@@ -10,6 +10,8 @@ from tests.upstream import make_importable
 
 make_importable()
 
+from openrlhf.trainer.ray import ppo_critic
+
 from rpg_openrlhf.training import actors as actor_module
 from rpg_openrlhf.training.actors import LastingPort, RPGPolicyActor, RPGReferenceActor
 
@@ -81,3 +83,37 @@ def test_refresh_moves_the_weights_and_leaves_the_optimizer_unless_asked(monkeyp
     assert (moved.reference.events, cleared) == ([0.5], [])
     moved.refresh_reference(1.0, reset_optimizer=True)
     assert (moved.reference.events, cleared) == ([0.5, 1.0], ["engine"])
+
+
+def test_a_critics_micro_batch_that_ends_no_step_is_no_boundary(monkeypatch):
+    """Else ZeRO-1 and -2 keep the gradient of the last backward() alone."""
+    boundaries = []
+    monkeypatch.setattr(ppo_critic.CriticPPOTrainer, "training_step", lambda self, *words: words)
+    trainer = object.__new__(actor_module.WholeStepCriticTrainer)
+    trainer.args = SimpleNamespace(train=SimpleNamespace(dynamic_batch_enable=True))
+    trainer.replay_buffer = SimpleNamespace(dynamic_optimizer_step=[0, 0, 1])
+    trainer.critic = SimpleNamespace(set_gradient_accumulation_boundary=boundaries.append)
+    assert [trainer.training_step("experience", step) for step in range(3)] == [
+        ("experience", n, None) for n in range(3)
+    ]
+    assert boundaries == [False, False, True]
+
+
+@pytest.mark.parametrize(("aggregation", "use_loss"), [("token-mean", True), ("seq-mean-token-mean", False)])
+def test_token_means_are_logged_over_all_tokens_however_they_were_split(monkeypatch, aggregation, use_loss):
+    """Upstream logs a micro-batch's share of the step's mean, and ppo_train then takes the mean of the shares."""
+    shares = {"policy_loss": 0.25, "kl": 0.5, "entropy_loss": 1.0, "reward": 3.0}
+    parent = actor_module.WholeStepTrainer.__mro__[1]
+    answer = {"metrics": dict(shares), "num_action_tokens": 10.0}
+    monkeypatch.setattr(parent, "training_step", lambda self, *words: answer)
+    trainer = object.__new__(actor_module.WholeStepTrainer)
+    trainer.actor = SimpleNamespace(model=SimpleNamespace(global_steps=0))
+    trainer.args = SimpleNamespace(
+        train=SimpleNamespace(dynamic_batch_enable=False),
+        algo=SimpleNamespace(kl=SimpleNamespace(use_loss=use_loss)),
+        actor=SimpleNamespace(loss_agg_mode=aggregation),
+    )
+    info = {"batch_num_tokens": 80.0, "dp_size": 2}
+    metrics = trainer.training_step("experience", 0.0, 0, info)["metrics"]
+    scaled = {"entropy_loss"} | ({"policy_loss", "kl"} if use_loss else set())
+    assert metrics == {name: 4 * value if name in scaled else value for name, value in shares.items()}

@@ -81,6 +81,14 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({**BASELINE, "algo.advantage.estimator": "none"}, "--algo.advantage.estimator none"),
         ({**BASELINE, "algo.kl.use_loss": "", "algo.kl.init_coef": "0"}, "--algo.kl.use_loss: cannot act"),
         (
+            {"rpg.importance_level": "sequence", "algo.advantage.is_correction_level": "token"},
+            "is_correction_level token: with --rpg.importance_level sequence",
+        ),
+        (
+            {"actor.eps_clip": "0.05", "actor.eps_clip_low_high": "0.2 0.28"},
+            "--actor.eps_clip 0.05: --actor.eps_clip_low_high 0.2 0.28 wins over it",
+        ),
+        (
             {"rpg.old_policy": "rollout", "algo.advantage.is_correction_level": "token"},
             "is_correction_level token: with",
         ),

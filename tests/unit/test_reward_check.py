@@ -72,6 +72,12 @@ def test_extra_logs_of_some_samples_only():
     check_logs(samples[:3], "--reward.remote_url f.py")
 
 
+def test_what_upstream_notes_is_no_extra_log():
+    """Groups that travel as columns stand beside upstream's own samples: an image's, or a reward in NumPy's type."""
+    noted = {"reward": ONE, "score": ONE, "response_clip_ratio": ONE, "fmt": ONE}
+    check_logs([SimpleNamespace(info=noted), SimpleNamespace(info={"fmt": ONE})], "--reward.remote_url f.py")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

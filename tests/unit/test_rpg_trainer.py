@@ -105,10 +105,20 @@ def test_an_owed_evaluation_saves_its_best_without_deepspeeds_own_entries():
     assert saved == [({"step": 4, "temperature": 0.5, "n_samples_per_prompt": 2, "max_len": 9}, 4, ours)]
 
 
+def test_what_an_episode_leaves_counts_in_the_schedule():
+    """64 episodes of 100 prompts in rollouts of 64: 100 rollouts, where upstream counts one an episode."""
+    made = object.__new__(RPGTrainer)
+    made.prompts_dataloader, made._report = range(100), lambda *words: None
+    made.args = SimpleNamespace(
+        train=SimpleNamespace(num_episodes=64, max_rollouts=None, batch_size=512, max_epochs=1),
+        rollout=SimpleNamespace(batch_size=64, n_samples_per_prompt=8),
+    )
+    assert made.get_max_steps() == 100
+
+
 @pytest.mark.parametrize(("limit", "rollouts", "steps"), [(None, 6, 48), (4, 4, 32), (6, 6, 48), (9, 6, 48)], ids=str)
-def test_the_schedule_ends_with_the_last_rollout(limit, rollouts, steps, monkeypatch):
+def test_the_schedule_ends_with_the_last_rollout(limit, rollouts, steps):
     """24 prompts, 8 a rollout, 2 episodes; 8 optimizer steps a rollout."""
-    monkeypatch.setattr(RPGTrainer.__mro__[1], "get_max_steps", lambda self: 48)
     made, told = object.__new__(RPGTrainer), []
     made.prompts_dataloader = range(24)
     made._report = lambda *words: told.append(words)
