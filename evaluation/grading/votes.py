@@ -91,11 +91,11 @@ def problem_votes(rows: Sequence[Row], texts: Sequence[str], labels: Sequence[in
     label_of = {text_key(text): label for text, label in zip(texts, labels, strict=True)}
     members: dict[Any, Counter[str]] = {}
     for row in rows:
-        if row["extracted"] is None:
+        if row["extracted"] is None and not row["correct"]:
             continue
-        key: Any = text_key(row["extracted"])
+        key: Any = text_key(row["extracted"] or "")
         group = "right" if row["correct"] else label_of.get(key, key)
-        members.setdefault(group, Counter())[row["extracted"]] += 1
+        members.setdefault(group, Counter())[row["extracted"] or ""] += 1
     groups = [
         {"answer": min(of, key=lambda text: (-of[text], text)), "count": of.total(), "correct": group == "right"}
         for group, of in members.items()

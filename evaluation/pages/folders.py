@@ -51,6 +51,7 @@ class Found:
 
     runs: tuple[Run, ...]
     series: tuple[Series, ...]
+    empty: tuple[Path, ...] = ()  # runs without a sample
 
     @property
     def all_runs(self) -> tuple[Run, ...]:
@@ -72,32 +73,38 @@ def find(places: Sequence[Path]) -> Found:
     """Read every run and series at or below `places`; NothingFound or OSError if one of them holds none."""
     runs: dict[Path, Run] = {}
     series: dict[Path, Series] = {}
+    empty: dict[Path, None] = {}
     for place in places:
         if not place.is_dir():
             raise NothingFound(f"{place} is not a folder")
         before = len(runs) + len(series)
         known = any(place.resolve() == path for path in (*runs, *series))
-        _search(place, DEPTH, runs, series)
+        _search(place, DEPTH, runs, series, empty)
         if len(runs) + len(series) == before and not known:
             raise NothingFound(
                 f"{place} holds no evaluated model: run `python -m evaluation.run --output {place}` first"
             )
     inside = {run.folder.resolve() for member in series.values() for run in member.runs}
-    return _unique([run for path, run in runs.items() if path not in inside], list(series.values()))
+    found = _unique([run for path, run in runs.items() if path not in inside], list(series.values()))
+    return replace(found, empty=tuple(empty))
 
 
-def _search(place: Path, depth: int, runs: dict[Path, Run], series: dict[Path, Series]) -> None:
+def _search(
+    place: Path, depth: int, runs: dict[Path, Run], series: dict[Path, Series], empty: dict[Path, None]
+) -> None:
     if (place / "series.json").is_file():
         one_series = read_series(place)
         if one_series.runs:
             series.setdefault(place.resolve(), one_series)
     elif (place / "settings.json").is_file():
         run = read_run(place)
-        if run is not None:
+        if run is None:
+            empty[place] = None
+        else:
             runs.setdefault(place.resolve(), run)
     elif depth:
         for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            _search(child, depth - 1, runs, series)
+            _search(child, depth - 1, runs, series, empty)
 
 
 def read_run(folder: Path, step: int | None = None) -> Run | None:

@@ -10,7 +10,8 @@ SPOKEN = 2  # runs and series that the paragraph tells of one by one
 
 def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
     """Incomplete runs, failed checkpoints, truncation, missing answers, contamination: one line for each run."""
-    lines = [line for run in found.runs for line in _run_warnings(run)]
+    lines = [f"{folder} has no sample and is left out." for folder in found.empty]
+    lines += [line for run in found.runs for line in _run_warnings(run)]
     for series in found.series:
         lines += [_failed(series, row) for row in series.failed]
         bad = [run for run in series.runs if _run_warnings(run)]

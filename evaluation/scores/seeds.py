@@ -50,15 +50,15 @@ def difference(first: BySeed, second: BySeed) -> Difference:
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         raise ValueError("the two methods have no seed in common")
-    values = np.asarray([first[seed] - second[seed] for seed in seeds])
+    values = np.round([first[seed] - second[seed] for seed in seeds], 12)
     low, high = _student(values)
-    moving = len(values) > 1 and stats.sem(values) > 0  # 0 too where differences are too small to be squared
+    moving = len(values) > 1 and np.ptp(values) > 0  # 0 too where differences are too small to be squared
     p = float(stats.ttest_1samp(values, 0.0).pvalue) if moving else None
     return Difference(float(values.mean()), low, high, p, len(values))
 
 
 def _student(values: np.ndarray) -> tuple[float | None, float | None]:
-    if len(values) < 2:
+    if len(values) < 2 or np.ptp(values) == 0:
         return None, None
     half = stats.sem(values) * stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
     return float(values.mean() - half), float(values.mean() + half)

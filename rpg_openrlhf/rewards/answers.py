@@ -51,6 +51,11 @@ _REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real n
 _TIME = re.compile(r"(\d{1,2}:\d{2})([ap])\.?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
+_FOR_ALL = re.compile(
+    r",?\s*(?:\\text\s*\{\s*)?\bfor (?:all|every|any|each)\s+"
+    r"(?:(?:real|positive|integers?|numbers?)\s*)*\}?[\s$]*[a-z]"
+    r"(?:\s*\\in\s*\\(?:mathbb|mathbf)\s*\{?[A-Z]\}?)?[\s$}.]*$"
+)
 _NO_BRACES = str.maketrans("", "", "{}")
 REAL_LINE = Row("()", (MINUS_INFINITY, INFINITY))
 
@@ -61,6 +66,7 @@ def readings(text: str, bare_letters: bool = False) -> list[Value]:
     `bare_letters`: a lone m or s after a number is a unit, not a variable. Unreadable, TooBig and NotExact are raised.
     """
     values = []
+    text = _FOR_ALL.sub("", text) if "=" in text else text
     if not re.search(r"[(\[]|\\\{", text):
         merged = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         if merged != text:
@@ -95,6 +101,8 @@ class _Reader:
         if len(listed) > 1:
             return self.list(listed)
         tokens = self.without_lead(listed[0])
+        if not tokens:
+            raise NotExact("nothing")
         readers = (self.set, self.remark, self.approximation, self.difference, self.member, self.relation)
         for reader in (*readers, self.equation, self.bracketed, self.matrix):
             value = reader(tokens)
@@ -204,6 +212,8 @@ class _Reader:
         if len(sides) < 2:
             return None
         kept = [side for side in sides if side]
+        if sides[-1][:1] and sides[-1][0].text != "]" and not all(map(balanced, kept)):
+            return Leaf(tokens)  # 41 x) or (y = 42: a stray bracket hides what separates
         if len(kept) < 2:
             return self.value(kept[0])
         values = self.values(kept)

@@ -46,7 +46,7 @@ class _Parser(TokenReader):
 
     def all(self) -> Number:
         value = self.sum()
-        if self.kind() != "end":
+        if self.kind() != "past":
             raise NotExact(f"unexpected {self.peek()}")
         return value
 
@@ -65,7 +65,7 @@ class _Parser(TokenReader):
 
     def product(self) -> Number:
         value = self.power()
-        while self.kind() != "end":
+        while self.kind() != "past":
             token = self.peek()
             if token in _TIMES or token in _OVER:
                 self.take()

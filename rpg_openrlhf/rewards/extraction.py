@@ -6,6 +6,8 @@ are one list.
 
 import re
 
+from rpg_openrlhf.rewards.units import CHANGING
+
 TAIL_CHARACTERS = 20_000  # how far from its end a response is read
 
 # <|im_end|>, <|end▁of▁sentence|>, <turn|>, <end_of_turn>, </s>, </answer>, <eos>, <pad>, [EOS], ...
@@ -33,7 +35,9 @@ _SENTENCE = re.compile(
     r"([A-Za-z][A-Za-z ,.:;'\"*-]*)(\$[^$]+\$|\\\((?:(?!\\\)).)+\\\)|\\\[(?:(?!\\\]).)+\\\])([A-Za-z ,.:;'\"*!-]*)"
 )
 _MATH_SPACE = r"\s|\$|\\[()\[\]]|\\[,;:! ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|~|\*\*"
-_SEPARATOR = r",|;|&|\b(?:and|or)\b|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}|\\(?:lor|land|vee)(?![A-Za-z])"
+_SEPARATOR = (
+    r",|;|&|\b(?:and|or|maybe|possibly|perhaps)\b|\\text\s*\{[\s,]*(?:and|or)?[\s,]*\}|\\(?:lor|land|vee)(?![A-Za-z])"
+)
 _NAME = r"[A-Za-z]'?(?:_\{?\w{1,3}\}?)?\s*="
 _JOINED = re.compile(rf"(?:{_MATH_SPACE}|{_SEPARATOR}|{_NAME}|[.{{}}])*")
 _NAMED = re.compile(rf"(?<![A-Za-z\\])({_NAME})(?:{_MATH_SPACE})*$")
@@ -51,11 +55,12 @@ _OPERATORS = (
 )
 _BOUND_BEFORE = re.compile(
     rf"(?:[^\s=$:,;]{{0,30}}[ ]?)?(?:[-+±∓−^_/*×·÷<>≠≤≥!|]|{_OPERATORS}|\\frac\{{[^{{}}]*\}}|[\d.^_/}}]\s*\{{"
-    rf"|\\sqrt\s*(?:\[\w\])?\{{|\b(?:not|never|except)|n't)\s*\Z"
+    rf"|\\(?:sqrt|[dt]?frac|binom|log|ln|sin|cos|tan|cancel)\s*(?:\[\w\])?\{{"
+    rf"|\b(?:not|never|except|twice|half of|minus|than|most|least)|n't)\s*\Z"
 )
 _BOUND_AFTER = re.compile(
     rf"[-+±∓−^_/×·÷<>=≠≤≥]|\*\s*[\w\\]|!\s*(?:\$|\\[)\]])|\\?%|{_OPERATORS}"
-    r"|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|per ?cent|pct)\b"
+    r"|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|per ?cent|pct|squared|cubed|factorial)\b"
 )
 _DIGIT_BEFORE = re.compile(r"[\d.]*\d\.?[${]*\Z")
 _REST = re.compile(r"[^\n$,;]*?(?=\n|\$|\\[)\]]|[,;]|\.(?:\s|$)|$)")
@@ -134,10 +139,17 @@ def _last_answer_line(text: str, boxes: list[Box]) -> tuple[int, str] | None:
     return None
 
 
+_SAYING = re.compile(r"\b(?:is|are|equals?|be|answer)\b")
+_DENYING = re.compile(r"\b(?:never|neither|nor|except|unlike)\b", re.IGNORECASE)
+_NEUTRAL = frozenset(
+    "is are answer solution exactly about approximately only final was be equals equal to by".split()  # noqa: SIM905
+)  # words of units.CHANGING, and others, that change nothing beside a formula
+
+
 def _line_value(rest: str) -> str:
     rest = rest.lstrip()
     sentence = _SENTENCE.fullmatch(rest.split("\n", 1)[0])
-    if sentence and not _SECOND_THOUGHT.search(sentence.group(1) + sentence.group(3)):
+    if sentence and not _alters(sentence.group(1), sentence.group(3)):
         return sentence.group(2)
     for opening, closing in _OPENINGS:
         if rest.startswith(opening):
@@ -146,6 +158,13 @@ def _line_value(rest: str) -> str:
                 after = _without_remark(rest[end + len(closing) :].split("\n", 1)[0])
                 return rest[len(opening) : end] + " " + after if after.strip(" .*") else rest[len(opening) : end]
     return _without_remark(rest.split("\n", 1)[0])
+
+
+def _alters(before: str, after: str) -> bool:
+    """True where words around a formula say something else than it does: "less than $42$", "$42$ squared"."""
+    last = "" if before.rstrip().endswith(":") else _SAYING.split(before.lower())[-1]  # "the zero matrix: $...$"
+    words = set(re.findall(r"[a-z]+", f"{last} {after.lower()}")) - _NEUTRAL
+    return bool(_DENYING.search(before) or _SECOND_THOUGHT.search(before + after) or words & CHANGING)
 
 
 def _without_remark(line: str) -> str:

@@ -14,6 +14,7 @@ from rpg_openrlhf.rewards.numbers import (
     contexts,
     pseudo_random,
     rational,
+    spend,
 )
 
 MAX_FACTORIAL = 2_100
@@ -186,4 +187,5 @@ def binomial_of(top: Number, bottom: Number) -> Number:
         raise NotExact("binomial")
     if n > MAX_BITS and min(k, n - k) * int(n).bit_length() > MAX_BITS:  # C(n, k) < 2^n
         raise TooBig("binomial")
+    spend(int(n) // 40)  # exact work, in the steps of the others
     return rational(comb(int(n), int(k)))

@@ -11,6 +11,7 @@ from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
 ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one, relative
 _SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
 _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
+_UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
 _LINKS = frozenset(("/", r"\cdot", r"\times", "."))
 
 
@@ -61,7 +62,7 @@ def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
         return False
     if token.text == "^" and _degree_length(tokens[start:]):
         return not any(t.text in TRIGONOMETRY for t in before)  # under a sine the degree is a number
-    if token.kind == "word":
+    if token.kind == "word" or (bare_letters and token.text in _UNIT_COMMANDS):
         return True
     if token.kind != "letter" or not any(t.kind == "number" or t.text == r"\pi" for t in before):
         return False
@@ -100,6 +101,8 @@ def _unit_phrase(tokens: Tokens) -> str | None:
         elif token.kind == "letter" and is_unit_word(_run(tokens, position), False):
             name = _run(tokens, position)
             position += len(name)
+        elif token.text in _UNIT_COMMANDS and (token.text != r"\mu" or position + 1 < len(tokens)):
+            name, position = token.text, position + 1
         elif token.text in _LINKS and names and position + 1 < len(tokens):
             name, position = "/" if token.text == "/" else "", position + 1
         elif token.text == "." and position + 1 == len(tokens):

@@ -21,9 +21,9 @@ class TokenReader:
         return self.tokens[index].text if index < len(self.tokens) else ""
 
     def kind(self, ahead: int = 0) -> str:
-        """Kind of a token, the next one or one after it; "end" past the end."""
+        """Kind of a token, the next one or one after it; "past" past the end."""
         index = self.position + ahead
-        return self.tokens[index].kind if index < len(self.tokens) else "end"
+        return self.tokens[index].kind if index < len(self.tokens) else "past"
 
     def take(self) -> str:
         """Read the next token."""

@@ -69,3 +69,44 @@ def test_response_that_was_once_graded_wrongly(row):
 def test_case_of_math_verify(row):
     """The test cases of huggingface/Math-Verify (MIT), short ones; a "policy" names why its verdict is not ours."""
     assert grade(row["response"], row["gold"]).is_correct is row["right"]
+
+
+ALTERED = [  # around a 42 that is not the answer
+    *("minus $42$", "less than $42$", "half of $42$", "twice $42$", "never $42$", "anything except $42$"),
+    *(f"The answer is $42$ {word}" for word in ("percent", "thousand", "squared")),
+    *(r"42 \end{x} + 1000", r"$42 \end{aligned} \times 10^3$", "41 x) or (y = 42", "n=41),(m=42"),
+    *("The answer is =", r"The value is approximately \approx", "x is:="),
+]
+BOXES = [
+    *(r"$\frac{\boxed{42}}{2}$", r"$\log{\boxed{42}}$", r"$\binom{\boxed{42}}{2}$", r"$\cancel{\boxed{42}}$"),
+    *(r"minus \boxed{42}", r"twice \boxed{42}", r"less than \boxed{42}", r"$\boxed{42}$ squared"),
+    *(r"\boxed{41} or possibly \boxed{42}.", r"\boxed{42 \end{x}, 41, 43, 44}", r"\boxed{x \text{ is} =}"),
+]
+
+
+@pytest.mark.parametrize("response", [*(f"Answer: {line}" for line in ALTERED), *BOXES])
+def test_what_stands_around_a_number_is_read(response):
+    assert not grade(response, "42").is_correct
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"),
+    [
+        *(("Answer: 9.6 Å", "9.6"), (r"Answer: $4100\,\AA$", "4100"), ("Answer: 50 μm", "50")),
+        *((r"Answer: $50\ \mu\text{m}$", "50"), ("Answer: $f(x)=2x$ for all $x$", "f(x)=2x")),
+        *((r"\boxed{f(x) = 2x \text{ for all real } x}", "f(x)=2x"), ("Answer: The final answer is $42$.", "42")),
+        *(("Answer: It is exactly $42$", "42"), ("Answer: Here is a zero: $0$", "0")),
+        (r"Answer: $f(n)=n$ for all $n \in \mathbb{N}$.", "f(n)=n"),
+    ],
+)
+def test_ordinary_words_and_units_change_nothing(response, gold):
+    assert grade(response, gold).is_correct
+
+
+def test_exact_work_counts_as_work():
+    response = "Answer: 42" + r"\pm0" * 4 + r"+0\binom{24000}{12000}" * 30
+    assert not grade(response, "42").is_correct
+
+
+def test_a_gold_of_no_value_raises_nothing():
+    assert not grade("Answer: 42", "is =").is_correct

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from evaluation.pages import folders
+from evaluation.pages import folders, verdict
 from tests.evaluation import fabricated
 from tests.evaluation.fabricated import Made
 
@@ -88,3 +88,13 @@ def test_results_older_than_the_verdicts_are_made_anew(tmp_path):
     (folder / "results.json").write_text('{"settings": {}, "benchmarks": {}}')
     os.utime(folder / "results.json", (1, 1))
     assert folders.find([tmp_path]).runs[0].benchmarks["aime24"]["samples"] == 6
+
+
+def test_a_run_without_a_sample_is_named(tmp_path):
+    fabricated.write_run(tmp_path / "a", "a", SMALL, n=2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "settings.json").write_text("{}")
+    (tmp_path / "b" / "samples.jsonl").touch()
+    found = folders.find([tmp_path])
+    assert [run.label for run in found.runs] == ["a"]
+    assert verdict.warnings(found)[0] == f"{tmp_path / 'b'} has no sample and is left out."
