@@ -113,6 +113,11 @@ def resolved(parsed: flags.Parsed) -> dict:
         else ("rpg.", *(name for name in reference_checks.OURS if name != "ref.refresh"))
     )
     shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}
+    # What follows from other flags is left out: given, it would be taken for asked for.
+    if shown.get("actor.eps_clip_low_high"):
+        shown.pop("actor.eps_clip")
+    for name in {"ds.attn_implementation", "ref.refresh"} - parsed.explicit:
+        shown.pop(name, None)
     return nest(shown)
 
 

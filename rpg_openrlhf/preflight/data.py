@@ -68,14 +68,21 @@ def count_prompts(flags: dict[str, Any], sets: list[PromptSet]) -> int | None:
 
 def _check_template(flags: dict[str, Any]) -> None:
     template = flags["data.input_template"]
-    if template is None or flags["data.apply_chat_template"]:
+    if template is None:
         return
+    if flags["data.apply_chat_template"]:
+        raise Refusal(
+            f"--data.input_template {template!r}: is not used where --data.apply_chat_template is on; leave it out, "
+            "or use --data.apply_chat_template=false"
+        )
     try:
-        template.format("prompt")
-    except (KeyError, IndexError, ValueError):
+        fits = "{}" in template and template.format("prompt")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        fits = False
+    if not fits:
         raise Refusal(
             f"--data.input_template {template!r}: the prompt goes where {{}} stands; write other braces doubled"
-        ) from None
+        )
 
 
 def _check_mixture(flags: dict[str, Any], count: int) -> None:

@@ -165,8 +165,12 @@ def check_has_chat_template(flags: dict[str, Any]) -> None:
 def check_reward(flags: dict[str, Any]) -> None:
     """Refuse a reward or agent file that upstream could not load: each engine would fail, or each sample."""
     for flag, name in (("reward.remote_url", "reward_func"), ("train.agent_func_path", "AgentExecutor")):
-        for path in (flags[flag] or "").split(","):
-            if path.endswith(".py"):
+        for path in filter(None, (flags[flag] or "").split(",")):
+            is_url = flag == "reward.remote_url" and path.strip().startswith(("http://", "https://"))
+            if not is_url and not path.endswith(".py"):
+                forms = "a .py file or an http:// address" if flag == "reward.remote_url" else "a .py file"
+                raise Refusal(f"--{flag} {path}: give {forms}")
+            if not is_url:
                 _check_python(flag, Path(path), name)
 
 

@@ -33,6 +33,13 @@ class PromptSet(NamedTuple):
     rows: list[dict[str, Any]]
 
 
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # longer than a name can be
+        return False
+
+
 def split_names(text: str) -> list[tuple[str, str | None]]:
     """(name, folder) of each set of a comma-separated list; `name@folder` names a folder of a hub data set.
 
@@ -40,10 +47,10 @@ def split_names(text: str) -> list[tuple[str, str | None]]:
     """
     parts, names = text.split(","), []
     while parts:
-        length = next((n for n in range(len(parts), 0, -1) if Path(",".join(parts[:n]).strip()).exists()), 1)
+        length = next((n for n in range(len(parts), 0, -1) if _exists(",".join(parts[:n]).strip())), 1)
         name = ",".join(parts[:length]).strip()
         parts = parts[length:]
-        if not Path(name).exists():
+        if not _exists(name):
             name, _, folder = (word.strip() for word in name.partition("@"))
             names.append((name, folder or None))
         else:

@@ -11,7 +11,7 @@ from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems import arithmetic, gym
 from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.reading import KINDS, rows_of, sha256
-from rpg_openrlhf.problems.rows import Row
+from rpg_openrlhf.problems.rows import ANSWER_FIELDS, TEXT_FIELDS, Row
 
 HUB = {  # dataset on the hub, and the answers that are kept
     "dapo-math-17k": ("BytedTsinghua-SIA/DAPO-Math-17k", "integer"),
@@ -53,9 +53,10 @@ def open_source(args: argparse.Namespace) -> Source:
 
 
 def _rows(files: list[Path], flag: str, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    fields = [name for name in (args.problem_key, args.answer_key) if name]
+    fields = [args.problem_key] if args.problem_key else [*TEXT_FIELDS]
+    fields += [args.answer_key] if args.answer_key else [*ANSWER_FIELDS, "reward_model"]
     for path in files:
-        for number, row in rows_of(path, flag, fields if len(fields) == 2 else ()):
+        for number, row in rows_of(path, flag, fields):
             yield f"{path.name}:{number}", row
 
 

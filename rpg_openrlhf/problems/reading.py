@@ -48,7 +48,7 @@ def rows_of(path: Path, flag: str, fields: Sequence[str] | None = ()) -> Iterato
         if path.suffix in (".parquet", ".arrow"):
             yield from _columns(path, flag, fields)
         elif path.suffix == ".csv":
-            yield from _csv(path)
+            yield from _csv(path, flag)
         elif path.suffix == ".json" and _is_array(path):
             yield from _array(path, flag)
         else:
@@ -94,15 +94,16 @@ def _array(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
     yield from enumerate(rows, start=1)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+def _csv(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         while True:
             try:
                 row = next(reader, None)
             except (csv.Error, UnicodeDecodeError) as error:
-                yield reader.line_num + 1, BadRow(f"is not CSV: {' '.join(str(error).split())}")
-                return
+                why = " ".join(str(error).split())
+                place = f"{flag} {path}:{reader.line_num + 1}"
+                raise Refusal(f"{place} is not CSV: {why}; mend it, as no row after it can be read") from None
             if row is None:
                 return
             has_more = None in row or None in row.values()

@@ -142,13 +142,22 @@ def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any]
 
 
 def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int | None) -> None:
-    """Refuse a run that has ended and would train nothing more under its changed settings."""
-    checkpoint = resumption.found
-    if checkpoint is None or resumption.finished or prompts is None or not checkpoints.finished(Path(args.ckpt.path)):
+    """Refuse a run that would train nothing more: it has ended, or its checkpoint is past --train.max_rollouts."""
+    checkpoint, limit = resumption.found, args.train.max_rollouts
+    if checkpoint is None or resumption.finished:
         return
-    rollouts = min(
-        prompts * args.train.num_episodes // args.rollout.batch_size, args.train.max_rollouts or sys.maxsize
-    )
+    if not checkpoints.finished(Path(args.ckpt.path)):
+        # Killed between its last checkpoint and its model, a run has its model still to save.
+        is_own_last = checkpoint.step == limit and checkpoint.folder.parent == Path(args.ckpt.path, ACTOR)
+        if limit and checkpoint.step >= limit and not is_own_last:
+            raise Refusal(
+                f"--train.max_rollouts {limit}: the checkpoint to go on from, {checkpoint.folder}, is of rollout "
+                f"{checkpoint.step}; raise --train.max_rollouts, or choose an earlier one with --resume"
+            )
+        return
+    if prompts is None:
+        return
+    rollouts = min(prompts * args.train.num_episodes // args.rollout.batch_size, limit or sys.maxsize)
     if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(

@@ -101,8 +101,8 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
     def _end_after(self, global_step: int) -> None:
         self.steps_taken = global_step
         limit = self.args.train.max_rollouts
-        self.samples_generator.ended = global_step == limit
-        self.samples_generator.rollouts_left = None if limit is None else limit - global_step
+        self.samples_generator.ended = limit is not None and global_step >= limit
+        self.samples_generator.rollouts_left = None if limit is None else max(0, limit - global_step)
 
     def _move_reference(self, status: dict, global_step: int) -> dict[str, float]:
         """Ask the schedule, have the policy's actors do it -> what is logged of it."""

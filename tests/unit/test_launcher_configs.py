@@ -278,6 +278,16 @@ def test_what_is_compared_takes_as_many_steps(layer):
     assert args.actor.lr_scheduler == "constant"
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda p: p.stem)
+def test_what_a_run_writes_down_reads_back(algorithm, tmp_path):
+    """Without a flag that would be refused beside those it follows from."""
+    parsed = flags.parse(["--config", f"{BASE},{algorithm}", "--actor.model_name_or_path", "model"])
+    settle.fill_defaults(parsed)
+    (tmp_path / "config.yaml").write_text(train_rpg.as_yaml(parsed), encoding="utf-8")
+    args = args_of(tmp_path / "config.yaml", platform="cuda")
+    assert args.algo.objective == parsed.config.algo.objective
+
+
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.slug)
 def test_every_arm_of_the_comparison_has_the_coefficient_it_says(arm):
     layers = [CONFIGS / f"{layer}.yaml" for layer in (*COMPARED, arm.layer)]

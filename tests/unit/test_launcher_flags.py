@@ -119,6 +119,7 @@ def test_print_config_reads_back_to_the_same_run_and_keeps_the_secret(tmp_path, 
     assert "s3cret" not in printed
     first, second = flags.parse(argv), flags.parse(["--config", layer(tmp_path, printed)])
     settle.fill_defaults(first)
+    settle.fill_defaults(second)
     paths.make_absolute(first.values)
     differing = {k for k in first.values if _listed(first.values[k]) != _listed(second.values[k])}
     assert differing == {"logger.wandb.key"}

@@ -238,3 +238,15 @@ def test_a_finished_run_over_changed_data_is_no_success(good, capsys):
     said = refused(good, capsys)
     assert "has ended after its 3 rollouts" in said
     assert f"--reward.remote_url {good['reward.remote_url']}" in said
+
+
+def test_a_checkpoint_past_the_last_rollout_is_refused(good, tmp_path, capsys):
+    """Of a run that was killed: a limit below its checkpoint would never be met."""
+    long = good | {"train.num_episodes": "9"}
+    folder = train_to(long, "global_step20")
+    capsys.readouterr()
+    said = refused(long | {"train.max_rollouts": "10"}, capsys)
+    assert f"--train.max_rollouts 10: the checkpoint to go on from, {folder}, is of rollout 20" in said
+    assert launched(long | {"train.max_rollouts": "20"}).ckpt.resumed_step == 20, "its model is still to be saved"
+    branch = long | {"ckpt.path": str(tmp_path / "branch"), "resume": str(folder), "train.max_rollouts": "20"}
+    assert "is of rollout 20" in refused(branch, capsys)

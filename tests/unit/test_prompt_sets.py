@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.prompt_sets import Columns, read_sets, split_names
-from rpg_openrlhf.problems.reading import Decimals, fingerprint, parse_json
+from rpg_openrlhf.problems.reading import Decimals, fingerprint, parse_json, rows_of
 from rpg_openrlhf.problems.rows import label_text
 
 GRADED = Columns("input", "label", "images", takes_messages=False, needs_label=True)
@@ -137,3 +137,19 @@ def test_fingerprints_follow_content(tmp_path, monkeypatch):
     folder = fingerprint(tmp_path)
     (tmp_path / "more").touch()
     assert fingerprint(tmp_path) != folder
+
+
+def test_a_csv_file_that_cannot_be_read_on_is_refused(tmp_path):
+    """No row after a quote that nobody closed can be told apart: none is left out in silence."""
+    path = tmp_path / "bad.csv"
+    path.write_text('problem,answer\n1+1,2\n"2+2"x,4\n3+3,6\n')
+    with pytest.raises(Refusal, match=r"--input .*bad.csv:\d is not CSV: .*; mend it"):
+        list(rows_of(path, "--input"))
+
+
+def test_a_list_longer_than_a_files_name_may_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"train-shard-{number:05d}-of-00012.jsonl" for number in range(12)]
+    for name in names:
+        (tmp_path / name).touch()
+    assert split_names(",".join(names)) == [(name, None) for name in names]
