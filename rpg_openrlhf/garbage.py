@@ -16,5 +16,6 @@ def rarely() -> None:
 
 def as_usual() -> None:
     """Collect as Python does; what was loaded so far is left out from now on."""
+    gc.collect()  # else garbage of this moment would stay for good, with the memory it holds
     gc.freeze()
     gc.set_threshold(*_USUAL)

@@ -66,7 +66,8 @@ def readings(text: str, bare_letters: bool = False) -> list[Value]:
     `bare_letters`: a lone m or s after a number is a unit, not a variable. Unreadable, TooBig and NotExact are raised.
     """
     values = []
-    text = _FOR_ALL.sub("", text) if "=" in text else text
+    shorter = _FOR_ALL.sub("", text) if "=" in text else text
+    text = shorter if shorter.count("{") == shorter.count("}") else text
     if not re.search(r"[(\[]|\\\{", text):
         merged = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         if merged != text:

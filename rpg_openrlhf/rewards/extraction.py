@@ -6,8 +6,6 @@ are one list.
 
 import re
 
-from rpg_openrlhf.rewards.units import CHANGING
-
 TAIL_CHARACTERS = 20_000  # how far from its end a response is read
 
 # <|im_end|>, <|end▁of▁sentence|>, <turn|>, <end_of_turn>, </s>, </answer>, <eos>, <pad>, [EOS], ...
@@ -56,11 +54,12 @@ _OPERATORS = (
 _BOUND_BEFORE = re.compile(
     rf"(?:[^\s=$:,;]{{0,30}}[ ]?)?(?:[-+±∓−^_/*×·÷<>≠≤≥!|]|{_OPERATORS}|\\frac\{{[^{{}}]*\}}|[\d.^_/}}]\s*\{{"
     rf"|\\(?:sqrt|[dt]?frac|binom|log|ln|sin|cos|tan|cancel)\s*(?:\[\w\])?\{{"
-    rf"|\b(?:not|never|except|twice|half of|minus|than|most|least)|n't)\s*\Z"
+    rf"|\b(?:not|never|except|twice|half of|minus|(?<![Nn]o )(?:less|more|fewer|greater|other) than)|n't)\s*\Z"
 )
 _BOUND_AFTER = re.compile(
     rf"[-+±∓−^_/×·÷<>=≠≤≥]|\*\s*[\w\\]|!\s*(?:\$|\\[)\]])|\\?%|{_OPERATORS}"
-    r"|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|per ?cent|pct|squared|cubed|factorial)\b"
+    r"|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen|per ?cent|pct|factorial"
+    r"|(?:squared|cubed)(?!\s+[a-z]))\b"
 )
 _DIGIT_BEFORE = re.compile(r"[\d.]*\d\.?[${]*\Z")
 _REST = re.compile(r"[^\n$,;]*?(?=\n|\$|\\[)\]]|[,;]|\.(?:\s|$)|$)")
@@ -139,11 +138,16 @@ def _last_answer_line(text: str, boxes: list[Box]) -> tuple[int, str] | None:
     return None
 
 
-_SAYING = re.compile(r"\b(?:is|are|equals?|be|answer)\b")
-_DENYING = re.compile(r"\b(?:never|neither|nor|except|unlike)\b", re.IGNORECASE)
-_NEUTRAL = frozenset(
-    "is are answer solution exactly about approximately only final was be equals equal to by".split()  # noqa: SIM905
-)  # words of units.CHANGING, and others, that change nothing beside a formula
+_ALTERED_BEFORE = re.compile(
+    r"\b(?:minus|plus|twice|thrice|double|triple|half(?: of)?|times|never|except|unlike|nor"
+    r"|(?<!no )(?:less|more|fewer|greater|larger|smaller|other) than)\s*\Z",
+    re.IGNORECASE,
+)
+_ALTERED_AFTER = re.compile(
+    r"\s*(?:percent|per cent|hundred|thousand|million|billion|trillion|dozen|factorial"
+    r"|(?:squared|cubed)(?!\s+[a-z]))\b",
+    re.IGNORECASE,
+)
 
 
 def _line_value(rest: str) -> str:
@@ -161,10 +165,9 @@ def _line_value(rest: str) -> str:
 
 
 def _alters(before: str, after: str) -> bool:
-    """True where words around a formula say something else than it does: "less than $42$", "$42$ squared"."""
-    last = "" if before.rstrip().endswith(":") else _SAYING.split(before.lower())[-1]  # "the zero matrix: $...$"
-    words = set(re.findall(r"[a-z]+", f"{last} {after.lower()}")) - _NEUTRAL
-    return bool(_DENYING.search(before) or _SECOND_THOUGHT.search(before + after) or words & CHANGING)
+    """True where words beside a formula say something else than it does: "less than $42$", "$42$ squared"."""
+    beside = _ALTERED_BEFORE.search(before) or _ALTERED_AFTER.match(after)
+    return bool(beside or _SECOND_THOUGHT.search(before + after))
 
 
 def _without_remark(line: str) -> str:

@@ -26,7 +26,7 @@ _CHANGING_TEXT = """
     exactly only pi sqrt infinity nil nothing unknown impossible undefined reversed backwards flipped digits
     digit first last answer solution right correct true choice option part case step
 """
-CHANGING = frozenset(_CHANGING_TEXT.split())
+_CHANGING = frozenset(_CHANGING_TEXT.split())
 _CHANGING_ENDINGS = (
     "fold",
     "fths",
@@ -67,7 +67,7 @@ def is_unit_word(word: str, in_text: bool) -> bool:
     if word in _UNITS or _SYMBOL.fullmatch(word):
         return True
     lower = word.lower()
-    if not _WORD.fullmatch(word) or lower in CHANGING or lower.removesuffix("s") in CHANGING:
+    if not _WORD.fullmatch(word) or lower in _CHANGING or lower.removesuffix("s") in _CHANGING:
         return False
     return not lower.endswith(_CHANGING_ENDINGS) and (in_text or len(word) > 3)
 

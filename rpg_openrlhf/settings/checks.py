@@ -201,7 +201,8 @@ def _check_is_correction(flags: dict[str, Any]) -> None:
 
 def _check_clip(flags: dict[str, Any], explicit: set[str]) -> None:
     both, bounds = flags["actor.eps_clip"], flags["actor.eps_clip_low_high"]
-    if "actor.eps_clip" in explicit and bounds and list(bounds) != [both, both]:
+    upstreams = 0.2  # its default, which a config.yaml of an earlier version holds
+    if "actor.eps_clip" in explicit and both != upstreams and bounds and list(bounds) != [both, both]:
         raise Refusal(
             f"--actor.eps_clip {both}: --actor.eps_clip_low_high {bounds[0]} {bounds[1]} wins over it; give "
             f"--actor.eps_clip_low_high {both} {both}"

@@ -89,6 +89,38 @@ def test_what_stands_around_a_number_is_read(response):
     assert not grade(response, "42").is_correct
 
 
+ORDINARY = {  # words of other sentences, which change nothing
+    "6": [
+        *("There are $6$ pairs.", "The two trains meet after $6$ hours.", "Therefore, $6$ is the correct answer."),
+        *("The square has area $6$", "He never stops, so the answer is $6$"),
+    ],
+    r"\frac{1}{2}": [r"The probability is $\frac{1}{2}$ that the first player wins."],
+}
+
+
+@pytest.mark.parametrize(
+    ("response", "gold"), [(f"Answer: {line}", gold) for gold, lines in ORDINARY.items() for line in lines]
+)
+def test_words_that_are_not_beside_the_formula_change_nothing(response, gold):
+    assert grade(response, gold).is_correct
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        *(r"n must be at least $\boxed{42}$", r"at most \boxed{42}", r"no less than $\boxed{42}$"),
+        *(r"The area is $\boxed{42}$ squared inches", r"$f(x) = \boxed{42}$"),
+    ],
+)
+def test_a_box_after_ordinary_words(response):
+    assert grade(response, "42").is_correct
+
+
+@pytest.mark.parametrize("text", [r"f(x)=x \text{, for all } x", r"f(x)=x \mbox{ for all } x"])
+def test_for_all_inside_a_text(text):
+    assert grade(rf"\boxed{{{text}}}", text).is_correct
+
+
 @pytest.mark.parametrize(
     ("response", "gold"),
     [
