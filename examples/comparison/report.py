@@ -106,10 +106,10 @@ def _power(by_arm: dict[Arm, BySeed], pairs: int) -> str:
     if not spreads:
         return ""
     spread, seeds = statistics.median(spreads), statistics.median_low(n for n in paired.values() if n > 2)
-    found = smallest_found(spread, seeds, pairs)
+    smallest = smallest_found(spread, seeds, pairs)
     return (
         f"\nStandard deviation of a pair's differences: {spread:.3f} in the median. With {seeds} seeds and {pairs} "
-        f"pairs a difference of {found:.3f} is found in 80 % of such studies.\n"
+        f"pairs a difference of {smallest:.3f} is found in 80 % of such studies.\n"
     )
 
 

@@ -44,7 +44,7 @@ class Run:
         return out / "runs" / f"{self.arm.slug}{beta}-seed{self.seed}"
 
     def is_done(self, out: Path) -> bool:
-        """Whether its training ended well."""
+        """True once its training has ended well."""
         return (self.folder(out) / "done").exists()
 
 
