@@ -9,9 +9,9 @@ VENV ?= .venv
 export ALGO ?= rpg-reinforce-urkl
 export MODEL ?=
 export OUT ?= out/quickstart-$(ALGO)
-COMPARE ?= out/compare
+STUDY ?= objective
+COMPARE ?= out/$(if $(filter objective,$(STUDY)),compare,$(STUDY))
 JOBS ?= 2
-SEEDS ?= 12
 export SEED ?= 1
 export WANDB ?= disabled
 export BENCH ?= out/bench
@@ -68,7 +68,8 @@ estimators: $(STAMP)
 oracle: $(STAMP)
 	$(BIN)/python -m tests.oracle
 
-# The comparison of docs/comparison.md: hours on two cores; the same command again goes on   (COMPARE=FOLDER, JOBS=2, SEEDS=12)
+# A study of docs/: objective (comparison.md), staleness (asynchronous.md). Hours on two cores; the same command resumes.
+# (STUDY=objective COMPARE=FOLDER JOBS=2 SEEDS=12)
 compare: $(STAMP)
-	$(BIN)/python -m examples.comparison.train --out "$(COMPARE)" --jobs $(JOBS) --seeds $(SEEDS)
-	$(BIN)/python -m examples.comparison.report --out "$(COMPARE)" --seeds $(SEEDS)
+	$(BIN)/python -m examples.comparison.train --study $(STUDY) --out "$(COMPARE)" --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python -m examples.comparison.report --study $(STUDY) --out "$(COMPARE)" $(if $(SEEDS),--seeds $(SEEDS))

@@ -1,9 +1,10 @@
-"""Compare the arms by J = E[R] - beta KL of a reply: intervals over seeds, declared pairs, the A/A pair, the power.
+"""Compare the arms of a study: intervals over seeds, declared pairs, the pair that shows chance, the power.
 
-    python -m examples.comparison.report --out out/compare
+    python -m examples.comparison.report --study objective --out out/compare
 
-Writes comparison.md and comparison.png into the folder. Every arm is paired by seed with the base arm; p is that of a
-paired t-test, corrected by Holm for these pairs. The A/A pair is not among them: it shows what chance does.
+Writes comparison.md and comparison.png into the folder. What is compared is J = E[R] - beta KL of a reply, or for the
+study of staleness the accuracy. Every arm is paired by seed with the first; p is that of a paired t-test, corrected by
+Holm for the pairs of one table. The pair of two equal arms is not among them.
 """
 
 import argparse
@@ -20,29 +21,29 @@ from tqdm import tqdm
 import examples.comparison.objective as objective  # first: it sets the threads' policy before numpy's are there
 from evaluation.scores.intervals import holm
 from evaluation.scores.seeds import BySeed, Difference, difference, mean_of
-from examples.comparison.arms import AGAIN, ARMS, BASE, BETAS, SEEDS, Arm
-from examples.comparison.train import all_runs
+from examples.comparison.studies import STUDIES, Arm, Study
+from examples.comparison.train import add_study, all_runs
 from rpg_openrlhf.runs.checkpoints import write_json
 
 SAMPLES = 4  # replies to each held-out problem
 Scores = dict[Arm, dict[int, objective.Score]]
 
 
-def scores_of(out: Path, seeds: int) -> dict[float, Scores]:
-    """Score every trained model, or read its score where it has one; by beta and arm."""
+def scores_of(study: Study, out: Path, seeds: int) -> dict[float, Scores]:
+    """Score every trained model, or read its score where it has one; by the setting's value and arm."""
     start, tokenizer = objective.load(out / "warm_up"), objective.load_tokenizer(out / "warm_up")
     lines = (out / "data" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     problems = [json.loads(line) for line in lines]
-    scores: dict[float, Scores] = {beta: defaultdict(dict) for beta in BETAS}
-    for run in tqdm([run for run in all_runs(seeds) if run.is_done(out)], desc="scores", unit="model"):
+    scores: dict[float, Scores] = {value: defaultdict(dict) for value in study.values}
+    for run in tqdm([run for run in all_runs(study, seeds) if run.is_done(out)], desc="scores", unit="model"):
         file = run.folder(out) / "score.json"
         if not file.exists():
             model = objective.load(run.folder(out) / "model")
             score = objective.score(model, start, tokenizer, problems, SAMPLES, run.seed)
             write_json(file, asdict(score))
         score = objective.Score(**json.loads(file.read_text(encoding="utf-8")))
-        for beta in BETAS if run.beta is None else (run.beta,):
-            scores[beta][run.arm][run.seed] = score
+        for value in study.values if run.value is None else (run.value,):
+            scores[value][run.arm][run.seed] = score
     return scores
 
 
@@ -67,41 +68,62 @@ def interval(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.3f}" if low is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def table(scores: Scores, beta: float) -> str:
-    """Markdown of one beta: each arm's scores, and its difference from the base arm."""
-    by_arm = {arm: {seed: score.objective(beta) for seed, score in scores[arm].items()} for arm in ARMS if scores[arm]}
-    base = by_arm[BASE]
-    differences = {
-        arm: difference(values, base) for arm, values in by_arm.items() if arm != BASE and values.keys() & base.keys()
+def compared(study: Study, value: float, score: objective.Score) -> float:
+    """Return the number that the study compares: J, or the accuracy."""
+    return score.objective(value) if study.setting == "beta" else score.accuracy
+
+
+def measure_of(study: Study) -> str:
+    """The name of that number."""
+    return "J" if study.setting == "beta" else "accuracy"
+
+
+def table(study: Study, scores: Scores, value: float) -> str:
+    """Markdown of one value of the setting: each arm's scores, and its difference from the first arm."""
+    by_arm = {
+        arm: {seed: compared(study, value, score) for seed, score in scores[arm].items()}
+        for arm in study.arms
+        if scores[arm]
     }
-    declared = [arm for arm in differences if arm != AGAIN]
+    base = by_arm[study.base]
+    differences = {
+        arm: difference(values, base)
+        for arm, values in by_arm.items()
+        if arm != study.base and values.keys() & base.keys()
+    }
+    declared = [arm for arm in differences if arm != study.control]
     corrected = dict(zip(declared, holm([differences[arm].p for arm in declared]), strict=True))
-    lines = [
-        "| arm | runs | accuracy | KL a reply | J | J less that of the first | p | p, Holm |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    measure = measure_of(study)
+    columns = ["arm", "runs", *(["accuracy"] if measure == "J" else []), "KL a reply", measure]
+    columns += [f"{measure} less that of the first", "p", "p, Holm"]
+    lines = [_row(columns), "|---" * len(columns) + "|"]
     for arm, values in by_arm.items():
         runs = scores[arm].values()
         mean = mean_of(values)
-        accuracy = mean_of({seed: score.accuracy for seed, score in scores[arm].items()})
-        cells = [arm.name, str(mean.runs), interval(accuracy.value, accuracy.low, accuracy.high)]
+        cells = [arm.name, str(mean.runs)]
+        if measure == "J":
+            accuracy = mean_of({seed: score.accuracy for seed, score in scores[arm].items()})
+            cells.append(interval(accuracy.value, accuracy.low, accuracy.high))
         cells += [f"{statistics.mean(score.kl for score in runs):.2f}", interval(mean.value, mean.low, mean.high)]
-        cells += _compared(differences.get(arm), corrected.get(arm), arm == AGAIN)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n" + _power(by_arm, len(declared))
+        lines.append(_row([*cells, *_compared(differences.get(arm), corrected.get(arm), arm == study.control)]))
+    return "\n".join(lines) + "\n" + _power(study, by_arm, len(declared))
 
 
-def _compared(pair: Difference | None, corrected: float | None, is_again: bool) -> list[str]:
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _compared(pair: Difference | None, corrected: float | None, is_control: bool) -> list[str]:
     if pair is None:
         return ["", "", ""]
     p = "–" if pair.p is None else f"{pair.p:.3f}"
-    adjusted = "A/A" if is_again else "–" if corrected is None else f"{corrected:.3f}"
+    adjusted = "A/A" if is_control else "–" if corrected is None else f"{corrected:.3f}"
     return [interval(pair.value, pair.low, pair.high), p, adjusted]
 
 
-def _power(by_arm: dict[Arm, BySeed], pairs: int) -> str:
-    base = by_arm[BASE]
-    paired = {arm: len(values.keys() & base.keys()) for arm, values in by_arm.items() if arm != BASE}
+def _power(study: Study, by_arm: dict[Arm, BySeed], pairs: int) -> str:
+    base = by_arm[study.base]
+    paired = {arm: len(values.keys() & base.keys()) for arm, values in by_arm.items() if arm != study.base}
     spreads = [spread_of(by_arm[arm], base) for arm, seeds in paired.items() if seeds > 2]
     if not spreads:
         return ""
@@ -113,48 +135,53 @@ def _power(by_arm: dict[Arm, BySeed], pairs: int) -> str:
     )
 
 
-def draw(scores: dict[float, Scores], file: Path) -> None:
-    """Draw J of every arm with its interval, and each run as a point."""
+def draw(study: Study, scores: dict[float, Scores], file: Path) -> None:
+    """Draw what is compared, of every arm, with its interval and each run as a point."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(scores), figsize=(11, 4.6), sharey=True, layout="constrained")
-    names = [arm.name for arm in ARMS]
-    for axis, (beta, arms) in zip(axes, scores.items(), strict=True):
-        for place, arm in enumerate(ARMS):
-            values = {seed: score.objective(beta) for seed, score in arms[arm].items()}
+    for axis, (value, arms) in zip(axes, scores.items(), strict=True):
+        for place, arm in enumerate(study.arms):
+            values = {seed: compared(study, value, score) for seed, score in arms[arm].items()}
             if not values:
                 continue
             mean = mean_of(values)
-            color = "#1f5fa8" if arm in (BASE, AGAIN) else "#444444"
+            color = "#1f5fa8" if arm in (study.base, study.control) else "#444444"
             axis.plot(list(values.values()), [place] * len(values), ".", color=color, alpha=0.35, markersize=4)
             if mean.low is not None and mean.high is not None:
                 axis.plot([mean.low, mean.high], [place, place], color=color, linewidth=2)
             axis.plot(mean.value, place, "o", color=color, markersize=5)
-        axis.set_title(f"β = {beta:g}")
-        axis.set_xlabel("J = E[R] − β KL, of a reply")
+        axis.set_title(f"β = {value:g}" if study.setting == "beta" else f"{study.setting} {value:g}")
+        axis.set_xlabel("J = E[R] − β KL, of a reply" if study.setting == "beta" else "accuracy")
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(study.arms)), [arm.name for arm in study.arms])
     axes[0].invert_yaxis()
     figure.savefig(file, dpi=150)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Score what is trained and compare it: 2 where nothing is."""
-    parser = argparse.ArgumentParser(prog="report.py", description="Compare the arms by J.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm (default {SEEDS})")
+    parser = argparse.ArgumentParser(prog="report.py", description="Compare the arms of a study.")
+    add_study(parser)
     args = parser.parse_args(argv)
-    if not any(run.is_done(args.out) for run in all_runs(args.seeds) if run.arm == BASE):
-        missing = f"no trained run of {BASE.name} below it, which all others are compared with"
+    study = STUDIES[args.study]
+    seeds = study.seeds if args.seeds is None else args.seeds
+    if not any(run.is_done(args.out) for run in all_runs(study, seeds) if run.arm == study.base):
+        missing = f"no trained run of {study.base.name} below it, which all others are compared with"
         print(f"report.py: error: --out {args.out}: {missing}; examples.comparison.train makes them", file=sys.stderr)
         return 2
-    scores = scores_of(args.out, args.seeds)
-    text = "\n".join(f"### β = {beta:g}\n\n{table(arms, beta)}" for beta, arms in scores.items() if arms[BASE])
+    scores = scores_of(study, args.out, seeds)
+    letter = "β" if study.setting == "beta" else study.setting
+    text = "\n".join(
+        f"### {letter} = {value:g}\n\n{table(study, arms, value)}"
+        for value, arms in scores.items()
+        if arms[study.base]
+    )
     (args.out / "comparison.md").write_text(text, encoding="utf-8")
-    draw(scores, args.out / "comparison.png")
+    draw(study, scores, args.out / "comparison.png")
     print(text)
     return 0
 

@@ -1,6 +1,6 @@
 """Train every arm of the comparison with every seed, several side by side; the same command again goes on.
 
-    python -m examples.comparison.train --out out/compare --jobs 2 --seeds 12
+    python -m examples.comparison.train --study objective --out out/compare --jobs 2 --seeds 12
 
 A seed of every arm comes before the next seed, so that what is there can be compared at any time.
 """
@@ -20,40 +20,40 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from examples.comparison.arms import ARMS, BETAS, SEEDS, Arm
+from examples.comparison.studies import STUDIES, Arm, Study
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.runs.lock import await_earlier
 
 ROOT = Path(__file__).parents[2]
 TASK = ROOT / "examples" / "quickstart"
 INTERRUPTED = 130
-LAYERS = ("hardware/cpu", "debug/quickstart_cpu", "debug/compare_cpu")
+LAYERS = ("hardware/cpu", "debug/quickstart_cpu")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of an arm. `beta` is None where the arm has no KL."""
+    """One training of an arm. `value` is that of the study's setting, None where it does not concern the arm."""
 
+    study: Study
     arm: Arm
-    beta: float | None
+    value: float | None
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Its folder below the comparison's."""
-        beta = "" if self.beta is None else f"-beta{self.beta:g}"
-        return out / "runs" / f"{self.arm.slug}{beta}-seed{self.seed}"
+        """Its folder below the study's."""
+        value = "" if self.value is None else f"-{self.study.setting}{self.value:g}"
+        return out / "runs" / f"{self.arm.slug}{value}-seed{self.seed}"
 
     def is_done(self, out: Path) -> bool:
         """True once its training has ended well."""
         return (self.folder(out) / "done").exists()
 
 
-def all_runs(seeds: int) -> Iterator[Run]:
-    """Every run, a seed of each arm before the next."""
+def all_runs(study: Study, seeds: int) -> Iterator[Run]:
+    """Every run of a study, a seed of each arm and value before the next."""
     for seed in range(1, seeds + 1):
-        for beta in BETAS:
-            yield from (Run(arm, beta, seed) for arm in ARMS if arm.penalty)
-        yield from (Run(arm, None, seed) for arm in ARMS if not arm.penalty)
+        for value in (*study.values, None):
+            yield from (Run(study, arm, value, seed) for arm in study.arms if value in study.values_of(arm))
 
 
 def prepare(out: Path) -> None:
@@ -106,7 +106,9 @@ def train(run: Run, out: Path, trainings: Trainings) -> str | None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     settings = {
-        "config": ",".join(str(ROOT / "configs" / f"{layer}.yaml") for layer in (*LAYERS, run.arm.layer)),
+        "config": ",".join(
+            str(ROOT / "configs" / f"{layer}.yaml") for layer in (*LAYERS, run.study.layer, run.arm.layer)
+        ),
         "actor.model_name_or_path": out / "warm_up",
         "data.prompt_dataset": out / "data" / "rl.jsonl",
         "train.seed": run.seed,
@@ -115,7 +117,7 @@ def train(run: Run, out: Path, trainings: Trainings) -> str | None:
         "logger.run_dir": folder / "logs",
     }
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *flags, *run.arm.command(run.beta)]
+    command = [sys.executable, "-m", *run.arm.module, *flags, *run.study.command(run.arm, run.value)]
     with (folder / "output.log").open("w", encoding="utf-8") as log:
         status = trainings.run(command, log)
     if status:
@@ -126,14 +128,23 @@ def train(run: Run, out: Path, trainings: Trainings) -> str | None:
     return None
 
 
+def add_study(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which study, where, and with how many seeds."""
+    parser.add_argument("--study", choices=STUDIES, default="objective", help="arms and setting (default objective)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    numbers = ", ".join(f"{name} {study.seeds}" for name, study in STUDIES.items())
+    parser.add_argument("--seeds", type=int, help=f"seeds of each arm (default: {numbers})")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train what is missing: 0 when all is there, 1 when a run failed, 2 for bad input, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train every arm of the comparison.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the comparison")
+    add_study(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: the cores)")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"seeds of each arm (default {SEEDS})")
     args = parser.parse_args(argv)
-    if args.jobs < 1 or args.seeds < 1:
+    study = STUDIES[args.study]
+    seeds = study.seeds if args.seeds is None else args.seeds
+    if args.jobs < 1 or seeds < 1:
         parser.error("--jobs and --seeds must be at least 1")
     out, trainings = args.out.resolve(), Trainings()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -144,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    missing, failures = [run for run in all_runs(args.seeds) if not run.is_done(out)], 0
+    missing, failures = [run for run in all_runs(study, seeds) if not run.is_done(out)], 0
     with ThreadPoolExecutor(args.jobs) as pool:
         try:
             runs = pool.map(lambda run: train(run, out, trainings), missing)

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,16 +13,43 @@ import torch
 from scipy import stats
 
 from evaluation.scores.intervals import holm
-from examples.comparison import objective, report, train
-from examples.comparison.arms import AGAIN, ARMS, BASE, BETAS
+from examples.comparison import objective, old_policy, report, train
+from examples.comparison.studies import AGAIN, OBJECTIVE, OLD_POLICY, STALENESS, STUDIES, URKL
+from rpg_openrlhf.commands import train_rpg
 
 
-def test_runs_are_all_different_and_seeds_come_in_order(tmp_path):
-    runs = list(train.all_runs(3))
+@pytest.mark.parametrize("study", STUDIES.values(), ids=list(STUDIES))
+def test_runs_are_all_different_and_seeds_come_in_order(tmp_path, study):
+    runs = list(train.all_runs(study, 3))
     assert len({run.folder(tmp_path) for run in runs}) == len(runs)
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    penalized = sum(arm.penalty is not None for arm in ARMS)
-    assert len(runs) == 3 * (len(BETAS) * penalized + len(ARMS) - penalized)
+    assert len(runs) == 3 * sum(len(study.values_of(arm)) for arm in study.arms)
+
+
+def test_every_command_of_a_study_is_one_of_the_launcher(capsys):
+    """Each arm at each value, with `--print_config`: flags that exist, after layers that exist."""
+    for study in STUDIES.values():
+        for arm, value in {(run.arm, run.value) for run in train.all_runs(study, 1)}:
+            layers = [f"configs/{layer}.yaml" for layer in (*train.LAYERS, study.layer, arm.layer)]
+            flags = ["--config", ",".join(layers), *study.command(arm, value), "--print_config"]
+            main = old_policy.main if arm.module[0] == OLD_POLICY else train_rpg.main
+            assert main([*arm.module[1:], *flags]) == 0, capsys.readouterr().err
+
+
+def test_old_policies_that_the_launcher_has_no_flag_for():
+    """What the two arms change in settings that passed the checks, and nothing else."""
+
+    def changed(kind):
+        args = SimpleNamespace(rpg=SimpleNamespace(old_policy="rollout", on_policy=False))
+        return vars(old_policy.replace_old_policy(args, kind).rpg)
+
+    assert changed("recomputed") == {"old_policy": "recompute", "on_policy": False}
+    assert changed("current") == {"old_policy": "rollout", "on_policy": True}
+
+
+def test_an_unknown_old_policy_is_refused(capsys):
+    assert old_policy.main(["older"]) == 2
+    assert "old_policy: older: not one of recomputed, current" in capsys.readouterr().err
 
 
 def test_the_same_command_again_trains_what_is_missing(tmp_path, monkeypatch):
@@ -42,12 +70,12 @@ def test_the_same_command_again_trains_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(train.subprocess, "Popen", Launcher)
     command = ["--out", str(tmp_path), "--jobs", "1", "--seeds", "1"]
     assert train.main(command) == 1
-    assert len(started) == len(list(train.all_runs(1)))
+    assert len(started) == len(list(train.all_runs(OBJECTIVE, 1)))
     failed = started[1]
     assert train.main(command) == 0
     assert started[-1] == failed
     assert train.main(command) == 0
-    assert len(started) == len(list(train.all_runs(1))) + 1
+    assert len(started) == len(list(train.all_runs(OBJECTIVE, 1))) + 1
 
 
 def test_a_stopped_comparison_ends_its_runs_and_starts_no_other(tmp_path):
@@ -62,7 +90,7 @@ def test_a_stopped_comparison_ends_its_runs_and_starts_no_other(tmp_path):
         thread.join(20)
         assert statuses == [-signal.SIGTERM]
         assert trainings.run(command, log) is None
-    run = train.Run(BASE, 0.2, 1)
+    run = train.Run(OBJECTIVE, URKL, 0.2, 1)
     assert train.train(run, tmp_path, trainings) is None
     assert not run.is_done(tmp_path)
 
@@ -75,11 +103,12 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
 
 def test_arms_with_other_seeds_than_the_base(tmp_path):
     """A comparison under way: arms without a common seed have no difference, and two common ones no power."""
-    by_arm = {arm: {} for arm in ARMS} | {BASE: scores(0.1), ARMS[3]: scores(0.2), ARMS[4]: scores(0.3)}
-    by_arm[BASE] = {seed: by_arm[BASE][seed] for seed in (1, 2)}
-    by_arm[ARMS[4]] = {3: by_arm[ARMS[4]][3]}
-    text = report.table(by_arm, 0.2)
-    assert f"| {ARMS[4].name} | 1 |" in text
+    _, _, _, third, fourth, *_ = OBJECTIVE.arms
+    by_arm = {arm: {} for arm in OBJECTIVE.arms} | {URKL: scores(0.1), third: scores(0.2), fourth: scores(0.3)}
+    by_arm[URKL] = {seed: by_arm[URKL][seed] for seed in (1, 2)}
+    by_arm[fourth] = {3: by_arm[fourth][3]}
+    text = report.table(OBJECTIVE, by_arm, 0.2)
+    assert f"| {fourth.name} | 1 |" in text
     assert "is found in" not in text
 
 
@@ -126,18 +155,29 @@ def scores(offset: float) -> dict[int, objective.Score]:
 
 
 def test_table_corrects_declared_pairs_and_leaves_the_second_run_of_the_base_out(tmp_path):
-    by_arm = {arm: scores(0.5 if arm.name == "REINFORCE++" else 0.01 * place) for place, arm in enumerate(ARMS)}
-    by_arm[BASE], by_arm[AGAIN] = scores(0.0), scores(0.001)
-    lines = report.table(by_arm, 0.2).splitlines()
+    by_arm = {
+        arm: scores(0.5 if arm.name == "REINFORCE++" else 0.01 * place) for place, arm in enumerate(OBJECTIVE.arms)
+    }
+    by_arm[URKL], by_arm[AGAIN] = scores(0.0), scores(0.001)
+    lines = report.table(OBJECTIVE, by_arm, 0.2).splitlines()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines if " | 12 | " in line}
-    assert list(rows) == [arm.name for arm in ARMS]
+    assert list(rows) == [arm.name for arm in OBJECTIVE.arms]
     assert rows[AGAIN.name][-1] == "A/A |"
     assert float(rows["REINFORCE++"][-1].strip(" |")) < 1e-3
-    assert f"{len(ARMS) - 2} pairs" in lines[-1]
-    report.draw({0.2: by_arm, 0.02: by_arm}, tmp_path / "figure.png")
+    assert f"{len(OBJECTIVE.arms) - 2} pairs" in lines[-1]
+    report.draw(OBJECTIVE, {0.2: by_arm, 0.02: by_arm}, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_nothing_trained_is_said(tmp_path, capsys):
     assert report.main(["--out", str(tmp_path)]) == 2
     assert "no trained run of RPG-REINFORCE-URKL below it" in capsys.readouterr().err
+
+
+def test_staleness_compares_accuracies(tmp_path):
+    by_arm = {arm: scores(0.01 * place) for place, arm in enumerate(STALENESS.arms)}
+    first, *others = report.table(STALENESS, by_arm, 4).splitlines()
+    assert first == "| arm | runs | KL a reply | accuracy | accuracy less that of the first | p | p, Holm |"
+    assert others[1].startswith("| RPG-REINFORCE-URKL | 12 | 1.00 | 0.500 |")
+    report.draw(STALENESS, dict.fromkeys(STALENESS.values, by_arm), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.comparison.arms import ARMS
+from examples.comparison.studies import OBJECTIVE
 from examples.comparison.train import LAYERS as COMPARED
 from rpg_openrlhf.commands import tables, train_rpg
 from rpg_openrlhf.settings import checks
@@ -288,7 +288,7 @@ def test_what_a_run_writes_down_reads_back(algorithm, tmp_path):
     assert args.algo.objective == parsed.config.algo.objective
 
 
-@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.slug)
+@pytest.mark.parametrize("arm", OBJECTIVE.arms, ids=lambda arm: arm.slug)
 def test_every_arm_of_the_comparison_has_the_coefficient_it_says(arm):
     layers = [CONFIGS / f"{layer}.yaml" for layer in (*COMPARED, arm.layer)]
     args = args_of(*layers, more=arm.command(0.02))
