@@ -47,6 +47,22 @@ def scores_of(study: Study, out: Path, seeds: int) -> dict[float, Scores]:
     return scores
 
 
+def staleness(study: Study, out: Path, seeds: int) -> str:
+    """Markdown: versions that samples were behind the engines, by arm and queue; upstream's trainer logs none."""
+    behind: dict[tuple[Arm, float | None], list[float]] = defaultdict(list)
+    for run in all_runs(study, seeds):
+        log = run.folder(out) / "logs" / "metrics.jsonl"
+        if run.is_done(out) and log.exists():
+            rows = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+            behind[run.arm, run.value] += [row["async/staleness"] for row in rows if "async/staleness" in row]
+    lines = [_row(["arm", *(f"queue {value:g}" for value in study.values)]), "|---" * (len(study.values) + 1) + "|"]
+    for arm in study.arms:
+        means = [behind[arm, value] for value in study.values]
+        if any(means):
+            lines.append(_row([arm.name, *(f"{statistics.mean(mean):.2f}" if mean else "–" for mean in means)]))
+    return "\n".join(lines) + "\n"
+
+
 def smallest_found(spread: float, seeds: int, pairs: int, power: float = 0.8, level: float = 0.05) -> float:
     """Return the difference that a paired t-test finds with this power, at the level of Holm's first step.
 
@@ -180,6 +196,8 @@ def main(argv: list[str] | None = None) -> int:
         for value, arms in scores.items()
         if arms[study.base]
     )
+    if study.setting == "queue":
+        text += f"\n### Staleness\n\nMean over rollouts, in versions.\n\n{staleness(study, args.out, seeds)}"
     (args.out / "comparison.md").write_text(text, encoding="utf-8")
     draw(study, scores, args.out / "comparison.png")
     print(text)

@@ -1,5 +1,6 @@
 """The comparison's arms, its training that goes on, the KL it measures and the power it states."""
 
+import json
 import math
 import signal
 import sys
@@ -172,6 +173,19 @@ def test_table_corrects_declared_pairs_and_leaves_the_second_run_of_the_base_out
 def test_nothing_trained_is_said(tmp_path, capsys):
     assert report.main(["--out", str(tmp_path)]) == 2
     assert "no trained run of RPG-REINFORCE-URKL below it" in capsys.readouterr().err
+
+
+def test_staleness_that_was_logged_is_in_the_report(tmp_path):
+    exact = STALENESS.base
+    for value, behind in ((1, [0, 1, 1, 2]), (4, [0, 4])):
+        folder = train.Run(STALENESS, exact, value, 1).folder(tmp_path)
+        (folder / "logs").mkdir(parents=True)
+        (folder / "done").touch()
+        rows = [json.dumps({"kind": "train", "async/staleness": versions}) for versions in behind]
+        (folder / "logs" / "metrics.jsonl").write_text("\n".join([*rows, '{"kind": "eval"}']), encoding="utf-8")
+    lines = report.staleness(STALENESS, tmp_path, 1).splitlines()
+    assert lines[0] == "| arm | queue 0 | queue 1 | queue 2 | queue 4 | queue 8 |"
+    assert lines[2:] == ["| RPG-REINFORCE-URKL | – | 1.00 | – | 2.00 | – |"]
 
 
 def test_staleness_compares_accuracies(tmp_path):
