@@ -1,5 +1,6 @@
 """The models of one invocation: a folder, a hub name, a server, or every checkpoint of a run; checked and opened."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,18 +78,23 @@ def open_target(settings: Settings, target: Target, style: Style, loaded: Sequen
 
 
 def _served(settings: Settings) -> str:
-    """The served model's name: samples of two models must not meet in one folder."""
+    """The served model's name, --model or the only one there is: samples of two models must not meet in one folder."""
     # Imported late: only a server needs the client.
-    from evaluation.sampling.replicas import ReplicaDied, ReplicaRefused
-    from evaluation.sampling.server import served_model
+    from evaluation.sampling.replicas import EngineSettings, ReplicaDied, ReplicaRefused
+    from evaluation.sampling.server import ServerReplica
 
     assert settings.server is not None
-    try:
-        return served_model(settings.server, settings.model)
-    except ReplicaRefused as error:
-        raise TargetError(f"--server {error}") from None
-    except ReplicaDied as error:
-        raise ConnectionError(f"--server {error}") from None
+    with contextlib.closing(ServerReplica(settings.server, settings.model, EngineSettings(""))) as replica:
+        try:
+            replica.start()
+            while not replica.ready():
+                replica.poll(0.05)
+        except ReplicaRefused as error:
+            raise TargetError(f"--server {error}") from None
+        except ReplicaDied as error:
+            raise ConnectionError(f"--server {error}") from None
+        assert replica.model is not None
+        return replica.model
 
 
 def _hash(path: Path, folder: Path) -> str:

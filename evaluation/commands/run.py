@@ -92,11 +92,9 @@ def _evaluate(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets:
         _contamination(chosen, opened)
     if opened:
         # Imported late: a refusal loads neither the graders nor the engine's side.
-        from evaluation.sampling.sampler import Sampler
+        from evaluation.sampling.sampler import sample
 
-        sampler = Sampler(chosen, _say)
-        sampler.run(opened)
-        errors |= sampler.errors
+        errors |= sample(chosen, opened)
     return errors
 
 

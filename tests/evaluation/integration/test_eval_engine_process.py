@@ -14,15 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evaluation.sampling.replicas import (
-    Completion,
-    EngineSettings,
-    LocalReplica,
-    Replica,
-    ReplicaDied,
-    ReplicaRefused,
-    Request,
-)
+from evaluation.sampling.local_replica import LocalReplica
+from evaluation.sampling.replicas import Completion, EngineSettings, Replica, ReplicaDied, ReplicaRefused, Request
 
 ROOT = Path(__file__).parents[3]
 
@@ -143,7 +136,8 @@ def test_a_killed_parent_takes_its_engine_along(tiny, tmp_path):
     program = f"""
         import time
         from pathlib import Path
-        from evaluation.sampling.replicas import EngineSettings, LocalReplica
+        from evaluation.sampling.local_replica import LocalReplica
+        from evaluation.sampling.replicas import EngineSettings
         replica = LocalReplica(EngineSettings(model={str(tiny)!r}), Path({str(tmp_path / "engine.log")!r}))
         replica.start()
         print(replica.pid, flush=True)

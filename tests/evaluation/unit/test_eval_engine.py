@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.sampling import replicas
-from evaluation.sampling.replicas import EngineSettings, LocalReplica, ReplicaDied, ReplicaRefused, Request, squeeze
+from evaluation.sampling import local_replica
+from evaluation.sampling.local_replica import LocalReplica
+from evaluation.sampling.replicas import EngineSettings, ReplicaDied, ReplicaRefused, Request, squeeze
 
 CHILD = """
 import json, os, sys, time
@@ -32,8 +33,8 @@ def child(monkeypatch, tmp_path):
     package.mkdir(parents=True)
     for folder in (package.parent, package):
         (folder / "__init__.py").touch()
-    monkeypatch.setattr(replicas, "ROOT", tmp_path)
-    monkeypatch.setattr(replicas, "GRACE", 0.5)
+    monkeypatch.setattr(local_replica, "ROOT", tmp_path)
+    monkeypatch.setattr(local_replica, "GRACE", 0.5)
     monkeypatch.chdir(tmp_path)
     opened = []
 

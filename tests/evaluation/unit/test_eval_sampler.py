@@ -44,14 +44,12 @@ class Replica:
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
     """Sample folders named as their models, two samples of three problems each; the errors."""
-    monkeypatch.setattr(module.Sampler, "_replica", lambda self, opened, slot: Replica(opened.model.name))
+    monkeypatch.setattr(module, "replica_of", lambda settings, opened, slot: Replica(opened.model.name))
 
     def run(*names, n=2):
         settings = parse(["--model", "m", "--output", str(tmp_path), "--prompt", "raw", "--n", str(n)])
         opened = [prepared(tmp_path / name, name, n) for name in names]
-        sampler = module.Sampler(settings, print)
-        sampler.run(opened)
-        return {folder.name: reason for folder, reason in sampler.errors.items()}
+        return {folder.name: reason for folder, reason in module.sample(settings, opened).items()}
 
     return run
 
