@@ -11,7 +11,7 @@ from evaluation import checkpoints
 from evaluation.problems.benchmarks import Loaded
 from evaluation.problems.prompting import Prompter, Style, prompter_for
 from evaluation.provenance import listing, model_hash
-from evaluation.run_folder import Model, describe, prepare, problem_rows
+from evaluation.run_folder import describe, prepare, problem_rows
 from evaluation.settings import Settings
 from evaluation.store import read_json
 
@@ -57,24 +57,43 @@ def targets_of(settings: Settings) -> list[Target]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A target whose folder is ready. `rows` are those of problems.jsonl that this invocation samples."""
+    """A target whose folder is ready.
+
+    `name` is the model's, as the user gave it or the server calls it. `path` is its local folder, None at a server.
+    `rows` are those of problems.jsonl that this invocation samples.
+    """
 
     target: Target
-    model: Model
+    name: str
+    path: Path | None
     prompter: Prompter
     rows: list[dict[str, Any]]
 
 
 def open_target(settings: Settings, target: Target, style: Style, loaded: Sequence[Loaded]) -> Opened:
     """Check the model, render the prompts, write the folder's settings. TargetError, FolderError or PromptError."""
-    path = None if settings.server else _local(target)
-    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
-    prompter = prompter_for(style, settings.chat_template, settings.system, tokenizer)
+    path, prompter = prompter_of(settings, target, style)
     name = target.source if path else _served(settings)
-    model = Model(name, path, _hash(path, target.folder) if path else None, target.step, target.label or name)
+    model = {
+        "name": name,
+        "hash": _hash(path, target.folder) if path else None,
+        "listing": listing(path) if path else None,
+        "step": target.step,
+        "kind": "checkpoint" if path else "server",
+        "checkpoint": str(path) if path else None,
+    }
     rows = problem_rows(prompter, loaded)
-    prepare(target.folder, describe(settings, model, prompter, loaded), list(rows))
-    return Opened(target, model, prompter, rows)
+    prepare(target.folder, describe(settings, target.label or name, model, prompter, loaded), list(rows))
+    return Opened(target, name, path, prompter, rows)
+
+
+def prompter_of(
+    settings: Settings, target: Target, style: Style, weights: bool = True
+) -> tuple[Path | None, Prompter]:
+    """The model's folder, None at a server, and the prompter, which needs no weights."""
+    path = None if settings.server else _local(target, weights)
+    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
+    return path, prompter_for(style, settings.chat_template, settings.system, tokenizer)
 
 
 def _served(settings: Settings) -> str:
@@ -108,14 +127,7 @@ def _hash(path: Path, folder: Path) -> str:
     return model_hash(path)
 
 
-def preview(settings: Settings, target: Target, style: Style) -> Prompter:
-    """Target of --dry-run: the prompter alone; nothing is written."""
-    path = None if settings.server else _local(target, weights=False)
-    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
-    return prompter_for(style, settings.chat_template, settings.system, tokenizer)
-
-
-def _local(target: Target, weights: bool = True) -> Path:
+def _local(target: Target, weights: bool) -> Path:
     """The model's folder, fetched from the hub if it is a name there; `weights` False fetches only the small files."""
     path = Path(target.source).expanduser()
     if not path.is_dir() and not _is_hub_name(target.source):

@@ -13,7 +13,7 @@ from evaluation.problems.benchmarks import Loaded, load
 from evaluation.problems.prompting import Style, style_of
 from evaluation.settings import Settings
 from evaluation.store import read_json, write_json
-from evaluation.targets import Opened, Target, open_target, preview, targets_of
+from evaluation.targets import Opened, Target, open_target, prompter_of, targets_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -150,7 +150,7 @@ def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
     targets = targets_of(chosen)
     if not targets:
         raise ValueError(f"--checkpoints {chosen.checkpoints}: no checkpoint there yet")
-    prompter = preview(chosen, targets[0], style)
+    _, prompter = prompter_of(chosen, targets[0], style, weights=False)
     problems = sum(len(each.problems) for each in loaded)
     for each in loaded:
         prompt = prompter.render(each.problems[0].text)

@@ -63,25 +63,17 @@ def _start(address: str | None, dp: int) -> None:
         raise RuntimeError(f"--ray-address {address}: cannot be joined ({squeeze(error)}): {mend}") from error
 
 
-class EngineActor:
+class EngineActor(LocalReplica):
     """Runs beside its engine; Ray starts it where the GPUs are."""
 
     def __init__(self, settings: EngineSettings, log: Path) -> None:
-        self.replica = LocalReplica(settings, log)
-        self.replica.start()
+        super().__init__(settings, log)
+        self.start()
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """LocalReplica's."""
-        self.replica.submit(requests)
-
-    def poll(self) -> tuple[list[Completion], bool, str | None]:
+    def turn(self) -> tuple[list[Completion], bool, str | None]:
         """Completions of a slice of time; is the engine ready, and the dtype of its weights."""
-        completions = self.replica.poll(SLICE)
-        return completions, self.replica.ready(), self.replica.dtype
-
-    def close(self) -> None:
-        """LocalReplica's."""
-        self.replica.close()
+        completions = self.poll(SLICE)
+        return completions, self.ready(), self.dtype
 
 
 class RayReplica(Replica):
@@ -95,7 +87,7 @@ class RayReplica(Replica):
         super().__init__(f"engine {log.stem}", 2 * settings.max_num_seqs, start_seconds, float("inf"))
         self.settings, self.log = settings, log
         self.actor: Any = None
-        self._call: Any = None  # the one remote poll() that runs
+        self._call: Any = None  # the one remote turn() that runs
 
     def _open(self) -> None:
         """Ask for the actor; where nothing is free it waits."""
@@ -114,7 +106,7 @@ class RayReplica(Replica):
         """The result of the call in flight, if it comes in time."""
         import ray
 
-        self._call = self._call or self.actor.poll.remote()
+        self._call = self._call or self.actor.turn.remote()
         try:
             if not ray.wait([self._call], timeout=timeout)[0]:
                 return []

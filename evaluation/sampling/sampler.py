@@ -95,7 +95,7 @@ class Sampling(Job):
             ids = prompter.token_ids(row["prompt"]) if keys and prompter.tokenizer is not None else None
             longest = max(longest, len(ids or ()))
             pending.extend(Request(key, row["prompt"], ids, seed_of(settings.seed, *key)) for key in keys)
-        room = settings.max_model_len or positions(self.opened.model.path)
+        room = settings.max_model_len or positions(self.opened.path)
         if room and longest >= room:
             raise ValueError(
                 f"a prompt of {longest} tokens leaves no room for a response in {room} (--max-model-len, or the "
@@ -187,7 +187,7 @@ def ray_for(settings: Settings) -> contextlib.AbstractContextManager:
 
 def replica_of(settings: Settings, opened: Opened, slot: int) -> Replica:
     """A replica of a model, not started; its log is named after the slot where there are several."""
-    model = opened.model.name if settings.server else str(opened.model.path)
+    model = opened.name if settings.server else str(opened.path)
     names = [each.name for each in fields(EngineSettings) if each.name != "model"]
     engine = EngineSettings(model, **{name: getattr(settings, name) for name in names})
     if settings.server:

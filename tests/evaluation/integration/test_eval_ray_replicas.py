@@ -33,7 +33,7 @@ def cluster(monkeypatch):
 
 def pids(actor) -> tuple[int, int | None]:
     """The actor's own process and its engine's."""
-    return os.getpid(), actor.replica.pid
+    return os.getpid(), actor.pid
 
 
 def test_two_engines_and_the_death_of_one(cluster, tiny, tmp_path):
@@ -45,7 +45,7 @@ def test_two_engines_and_the_death_of_one(cluster, tiny, tmp_path):
         assert replica.poll(0) == []  # before it is ready
     for replica in (first, second):
         wait_ready(replica)
-    assert first.dtype == second.dtype == "float32"
+    assert first.dtype == second.dtype == "bfloat16"
     assert sample(first, requests(range(12))) == sample(second, requests(range(12)))
     actor, engine = ray.get(first.actor.__ray_call__.remote(pids))
     other = ray.get(second.actor.__ray_call__.remote(pids))[1]
