@@ -6,7 +6,6 @@ The engine runs step after step and takes what has arrived in between, so it nev
 benchmarks. When the parent is gone, however it went, the child kills its process group, and vLLM's workers with it.
 """
 
-import functools
 import json
 import os
 import queue
@@ -16,7 +15,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +92,6 @@ class Engine:
         shutil.rmtree(merged, ignore_errors=True)
         self.engine = self.llm.llm_engine
         self.room = self.engine.model_config.max_model_len
-        self.encode: Callable[[str], list[int]] = functools.lru_cache(1024)(self.llm.get_tokenizer().encode)
         self.keys: dict[str, list] = {}  # of the requests inside the engine, by vLLM's name for them
         self.accepted = 0
         self.params(0, settings["max_tokens"])  # settings that vLLM refuses are refused now
@@ -132,10 +129,9 @@ class Engine:
                 outbox.put({"done": done})
                 spoke = now
 
-    def add(self, key: list, prompt: str | None, token_ids: list[int] | None, seed: int) -> list | None:
+    def add(self, key: list, ids: list[int], seed: int) -> list | None:
         """Hand one request to vLLM; the finished row where it cannot be sampled."""
         try:
-            ids = self.encode(prompt) if token_ids is None else token_ids
             room = self.room - len(ids)
             if room < 1 or not ids:
                 raise ValueError(f"a prompt of {len(ids)} tokens leaves no room in {self.room}")

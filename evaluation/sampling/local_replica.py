@@ -75,11 +75,7 @@ class LocalReplica(Replica):
         self._outbox.put(asdict(self.settings) | {"scratch": self._scratch.name})
 
     def _send(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            if request.token_ids is None and not isinstance(request.prompt, str):
-                raise ValueError(f"request {request.key}: an engine reads text or token ids, not chat messages")
-        # Text is dropped where there are token ids: it would only be sent, never read.
-        self._outbox.put([[r.key, r.prompt if r.token_ids is None else None, r.token_ids, r.seed] for r in requests])
+        self._outbox.put([[request.key, request.token_ids, request.seed] for request in requests])
 
     def _receive(self, timeout: float) -> list[Completion]:
         assert self._process is not None

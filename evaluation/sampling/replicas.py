@@ -19,10 +19,13 @@ class ReplicaRefused(ReplicaDied):
 
 @dataclass(frozen=True)
 class Request:
-    """One sample to draw: (benchmark, problem, sample), what the model reads, and the seed."""
+    """One sample to draw: (benchmark, problem, sample), what the model reads, and the seed.
+
+    A server reads `prompt`, which may be chat messages; an engine `token_ids`, which are None only for servers.
+    """
 
     key: tuple[str, str, int]
-    prompt: str | list[dict]  # chat messages only for servers
+    prompt: str | list[dict]
     token_ids: list[int] | None
     seed: int
 

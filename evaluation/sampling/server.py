@@ -5,8 +5,9 @@ tokens. 429, 5xx, timeouts and lost connections are tried again with the library
 """
 
 import asyncio
-import contextlib
+import concurrent.futures
 import os
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -25,7 +26,6 @@ from evaluation.sampling.replicas import (
 )
 
 BAD_PROMPT = (openai.BadRequestError, openai.UnprocessableEntityError)  # or settings that no prompt goes with
-REFUSALS = (*BAD_PROMPT, openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 KEY_NAME = "OPENAI_API_KEY"
 NO_KEY = "EMPTY"  # what servers without one are sent
 CONNECT_SECONDS = 10.0
@@ -39,7 +39,7 @@ class ServerReplica(Replica):
 
     `request_timeout` seconds bound one answer, `patience` the time in which none comes at all (twice as long, and no
     less than the pauses between tries); `retries` is the number of attempts after the first. The key is read from
-    OPENAI_API_KEY and never printed. Requests run on an event loop that turns while the replica is polled.
+    OPENAI_API_KEY and never printed. A thread runs the requests, for grading between two polls may take long.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ServerReplica(Replica):
         super().__init__(f"server {self.url}", 2 * concurrency, float("inf"), patience)
         self._key = os.environ.get(KEY_NAME) or NO_KEY
         self._gate = asyncio.Semaphore(concurrency)
-        self._asked: dict[asyncio.Task[Completion], Request] = {}
+        self._asked: dict[concurrent.futures.Future[Completion], Request] = {}
         self._refused: list[tuple[Request, BaseException]] = []  # while it is not known whose fault it is
         self._has_answered = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,24 +67,30 @@ class ServerReplica(Replica):
     def _open(self) -> None:
         """Begin to look for the model."""
         self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), daemon=True)
+        self._thread.start()
         limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
         self._client = openai.AsyncOpenAI(
             base_url=self.url, api_key=self._key, timeout=limits, max_retries=self.retries
         )
-        self._search = self._loop.create_task(self._find_model())
+        self._search = asyncio.run_coroutine_threadsafe(self._find_model(), self._loop)
 
     def _send(self, requests: Sequence[Request]) -> None:
         assert self._loop is not None
-        self._asked |= {self._loop.create_task(self._ask(request)): request for request in requests}
+        for request in requests:
+            self._asked[asyncio.run_coroutine_threadsafe(self._ask(request), self._loop)] = request
 
     def _receive(self, timeout: float) -> list[Completion]:
-        assert self._loop is not None
-        self._loop.run_until_complete(self._wait(timeout))
+        futures = [*self._asked] if self._search.done() else [self._search]
+        if futures:
+            concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
+        else:
+            time.sleep(timeout)
         completions = []
-        for task in [task for task in self._asked if task.done()]:
-            request, error = self._asked.pop(task), task.exception()
+        for future in [future for future in self._asked if future.done()]:
+            request, error = self._asked.pop(future), future.exception()
             if error is None:
-                completions.append(task.result())
+                completions.append(future.result())
             elif isinstance(error, BAD_PROMPT):
                 self._refused.append((request, error))
             else:
@@ -99,32 +105,23 @@ class ServerReplica(Replica):
             self._failure = self._failure or self._explain(self._refused[0][1])
         return completions
 
-    async def _wait(self, timeout: float) -> None:
-        """Let everything run until something is done."""
-        running = [task for task in (self._search, *self._asked) if not task.done()]
-        if running:
-            await asyncio.wait(running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        else:
-            await asyncio.sleep(timeout)
-
     def _leave(self) -> None:
         """Drop the open requests; the server stays."""
         loop, self._loop = self._loop, None
         if loop:
             # anyio's connection attempts that are cancelled before they begin would be told of.
             warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\b.*never awaited", RuntimeWarning)
-            loop.run_until_complete(self._end_tasks())
-            loop.close()
+            asyncio.run_coroutine_threadsafe(self._stop(), loop)
+            self._thread.join(LEAVE_SECONDS)
 
-    async def _end_tasks(self) -> None:
+    async def _stop(self) -> None:
         """End every task before the loop: one that has not ended would say so on the user's terminal."""
-        others = (asyncio.all_tasks() | {*self._asked}) - {asyncio.current_task()}
+        others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await asyncio.gather(*others, return_exceptions=True)
-                await self._client.close()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+        asyncio.get_running_loop().stop()
 
     def _silence(self) -> ReplicaDied:
         return ReplicaDied(f"{self.url} answered nothing in {self.stall_seconds:g} s: is it overloaded?")
@@ -183,11 +180,16 @@ class ServerReplica(Replica):
             return ReplicaRefused(f"{problem}  (set {KEY_NAME})")
         if isinstance(error, openai.NotFoundError):
             return ReplicaRefused(f"{problem}  (is it the address that ends in /v1, and is the model served?)")
-        if isinstance(error, REFUSALS):
+        if isinstance(error, BAD_PROMPT):
             return ReplicaRefused(problem)
         if isinstance(error, openai.RateLimitError):
             return ReplicaDied(f"{problem}  (tried {self.retries + 1} times: lower --concurrency)")
         return ReplicaDied(f"{problem}  (tried up to {self.retries + 1} times: is the server running?)")
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def text_of(content: Any) -> str:
