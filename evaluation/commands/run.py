@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             use_reward(chosen.reward)
         if chosen.dry_run:
             return _dry_run(chosen, style, loaded)
-        return _watch(chosen, style, loaded) if chosen.watch else _once(chosen, style, loaded)
+        return _run(chosen, style, loaded)
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: Ray does not start
         print(f"evaluation.run: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
@@ -44,30 +44,23 @@ def _refuse_twins(loaded: Sequence[Loaded]) -> None:
             raise ValueError(f"--benchmarks: two are named {name}: give one of the files another name")
 
 
-def _once(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
-    """Every target; a bad one is told of at the end and stops no other."""
-    targets = targets_of(chosen)
-    _write_series(chosen, targets, {})  # before sampling too: an interrupted series is a series
-    return _finish(chosen, targets, _evaluate(chosen, style, loaded, targets))
-
-
-def _watch(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
-    """Checkpoint after checkpoint as they come, until the run's final model is there and evaluated."""
-    assert chosen.checkpoints is not None
+def _run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
+    """Every target, a bad one stops no other; --watch takes checkpoints as they come, up to the run's final model."""
     errors: dict[Path, str] = {}
     done: list[Target] = []
     status = 0
     while True:
-        over = checkpoints.finished(chosen.checkpoints)
+        is_last = not chosen.watch or chosen.checkpoints is None or checkpoints.finished(chosen.checkpoints)
         targets = targets_of(chosen)
-        if not over:  # a checkpoint that is being written is not whole yet: it is looked at again
+        if not is_last:  # a checkpoint that is being written is not whole yet: it is looked at again
             targets = [t for t in targets if t.flag == "--start" or checkpoints.problem(Path(t.source)) is None]
         fresh = [target for target in targets if target not in done]
         if fresh:
+            _write_series(chosen, targets, errors)  # before sampling too: an interrupted series is a series
             errors |= _evaluate(chosen, style, loaded, fresh)
             done = targets
             status = _finish(chosen, targets, errors)
-        if over:
+        if is_last:
             return status
         time.sleep(chosen.watch_seconds)
 
