@@ -24,7 +24,8 @@ import psutil
 from transformers import AutoTokenizer
 
 from evaluation.sampling.engine_process import build
-from evaluation.sampling.replicas import EngineSettings, LocalReplica, Request
+from evaluation.sampling.local_replica import LocalReplica
+from evaluation.sampling.replicas import EngineSettings, Request
 
 OURS, SEEDED, UNSEEDED = "evaluation", "bare generate, same seeds", "bare generate, n=K, no seeds"
 FIELDS = ("prompt", "problem", "input")

@@ -38,11 +38,7 @@ def find(run_dir: Path) -> list[Checkpoint]:
     checkpoint of that step exists, which holds the same weights, and where the run goes on: then it is of an earlier
     end. MixedModels where they are of several runs.
     """
-    record = _record(run_dir)
-    own = [path for path in _models(run_dir) if record is None or _is_of(path, record)]
-    if record and _goes_on(record):
-        own = [path for path in own if path.absolute() != record["model"].absolute()]
-    models = [Checkpoint(_step(path, run_dir), path) for path in own]
+    models = [Checkpoint(_step(path, run_dir), path) for path in _models(run_dir, _record(run_dir))]
     steps = _by_step(run_dir, [checkpoint for checkpoint in models if checkpoint.step is not None])
     finals = [checkpoint for checkpoint in models if checkpoint.step is None]
     if len(finals) > 1:
@@ -94,16 +90,6 @@ def _places(file: Path) -> dict[str, Path] | None:
         return None
 
 
-def _goes_on(record: dict[str, Path]) -> bool:
-    """True from the start of a run to its final model, as its trainer notes; also where it died on the way."""
-    return (record["checkpoints"] / "going_on").exists()
-
-
-def _is_of(path: Path, record: dict[str, Path]) -> bool:
-    path = path.absolute()
-    return path == record["model"].absolute() or path.parent == record["checkpoints"].absolute()
-
-
 def _listing(run_dir: Path, what: str, paths: list[Path], root: Path | None = None) -> str:
     names = ", ".join(os.path.relpath(path, root or run_dir) for path in paths)
     return f"{run_dir} holds {what}: {names}; give the folder of one run"
@@ -112,21 +98,25 @@ def _listing(run_dir: Path, what: str, paths: list[Path], root: Path | None = No
 def finished(run_dir: Path) -> bool:
     """True if the run's whole final model is there, so that no further checkpoint will come."""
     record = _record(run_dir)
-    if record and _goes_on(record):
-        return False
-    finals = [path for path in _models(run_dir) if _step(path, run_dir) is None]
+    finals = [path for path in _models(run_dir, record) if _step(path, run_dir) is None]
     return any(
         problem(path) is None for path in finals if record is None or path.absolute() == record["model"].absolute()
     )
 
 
-def _models(run_dir: Path) -> list[Path]:
-    levels = [run_dir]
-    models = []
+def _models(run_dir: Path, record: dict[str, Path] | None) -> list[Path]:
+    """Folders of models; with a record those of its run alone, the final model only once the run is over."""
+    levels, models = [run_dir], []
     for _ in range(_DEPTH):
         levels = [child for folder in levels for child in _children(folder) if child.is_dir()]
-        models += [folder for folder in levels if _is_model(folder) and not _hidden(folder, run_dir)]
-    return models
+        levels = [folder for folder in levels if not folder.name.startswith(".")]
+        models += [folder for folder in levels if _is_model(folder)]
+    if record is None:
+        return models
+    # The trainer's note stands from the start of a run to its final model; also where it died on the way.
+    is_over = not (record["checkpoints"] / "going_on").exists()
+    folder, final = record["checkpoints"].absolute(), record["model"].absolute()
+    return [path for path in models if (is_over if path.absolute() == final else path.absolute().parent == folder)]
 
 
 def _is_model(folder: Path) -> bool:
@@ -145,10 +135,6 @@ def _children(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError:  # a running training may prune a checkpoint at any moment
         return []
-
-
-def _hidden(folder: Path, run_dir: Path) -> bool:
-    return any(part.startswith(".") for part in folder.relative_to(run_dir).parts)
 
 
 def _step(path: Path, run_dir: Path) -> int | None:

@@ -1,5 +1,6 @@
 """Provenance of the numbers: the model's hash, the packages' versions, the machine."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -21,10 +22,8 @@ def model_hash(path: Path) -> str:
     """sha256 over the names and contents of weights, configuration and tokenizer, in the order of names."""
     digests = hashlib.sha256()
     for file in _files(path):
-        digest = hashlib.sha256()
         with file.open("rb") as stream:
-            for chunk in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(chunk)
+            digest = hashlib.file_digest(stream, "sha256")
         digests.update(f"{file.name}\0{digest.hexdigest()}\n".encode())
     return digests.hexdigest()
 
@@ -60,10 +59,8 @@ def versions() -> dict[str, str]:
     """Those of PACKAGES that are installed, and Python's."""
     numbers = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             numbers[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return numbers
 
 

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluation.problems.benchmarks import Loaded
 from evaluation.problems.prompting import Prompter
-from evaluation.provenance import listing, text_hash
+from evaluation.provenance import text_hash
 from evaluation.settings import Settings
 from evaluation.store import read_json, write_json, write_text
 
@@ -17,35 +16,19 @@ class FolderError(ValueError):
     """The output folder belongs to other settings, in one line."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """The model to sample: `path` a local folder, or None at a server; `name` as the user gave it."""
-
-    name: str
-    path: Path | None
-    hash: str | None
-    step: int | None
-    label: str
-
-
-def describe(settings: Settings, model: Model, prompter: Prompter, loaded: Iterable[Loaded]) -> dict[str, Any]:
+def describe(
+    settings: Settings, label: str, model: dict[str, Any], prompter: Prompter, loaded: Iterable[Loaded]
+) -> dict[str, Any]:
     """settings.json: what decides the samples."""
     style = prompter.style
     sampled = ("temperature", "top_p", "top_k", "max_tokens", "seed")
     engine = ("dtype", "max_model_len")  # which a server chooses for itself
     return {
-        "label": model.label,
-        "model": {
-            "name": model.name,
-            "hash": model.hash,
-            "listing": listing(model.path) if model.path else None,
-            "step": model.step,
-            "kind": "checkpoint" if model.path else "server",
-            "checkpoint": str(model.path) if model.path else None,
-        },
+        "label": label,
+        "model": model,
         "sampling": {
             **{name: getattr(settings, name) for name in sampled},
-            **{name: getattr(settings, name) if model.path else None for name in engine},
+            **{name: None if settings.server else getattr(settings, name) for name in engine},
         },
         "prompt": {
             "style": style.name,
@@ -57,15 +40,15 @@ def describe(settings: Settings, model: Model, prompter: Prompter, loaded: Itera
         "n": settings.n,
         "limit": settings.limit,
         "benchmarks": {
-            found.benchmark.name: {
-                "source": found.source,
-                "revision": found.revision,
-                "sha256": found.sha256,
-                "rows": found.rows,
-                "rows_used": len(found.problems),
-                "answer_type": found.benchmark.answer_type,
+            each.benchmark.name: {
+                "source": each.source,
+                "revision": each.revision,
+                "sha256": each.sha256,
+                "rows": each.rows,
+                "rows_used": len(each.problems),
+                "answer_type": each.benchmark.answer_type,
             }
-            for found in loaded
+            for each in loaded
         },
     }
 
@@ -83,8 +66,8 @@ def problem_rows(prompter: Prompter, loaded: Iterable[Loaded]) -> list[dict[str,
             "multiple": problem.multiple,
             "prompt": prompter.render(problem.text),
         }
-        for found in loaded
-        for problem in found.problems
+        for each in loaded
+        for problem in each.problems
     ]
 
 

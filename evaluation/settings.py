@@ -1,8 +1,12 @@
 """The flags of `evaluation.run`, YAML under them, and what is refused before anything starts."""
 
+# ruff: noqa: RUF009 (`_flag` calls `dataclasses.field`)
+
 import argparse
 import difflib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +15,99 @@ import yaml
 from evaluation.command_line import OneLineParser
 
 PAPER_BENCHMARKS = ("aime24", "aime25", "amc23")
+GROUPS = {  # headings of --help, by the first flag below each
+    "model": "what is evaluated",
+    "benchmarks": "benchmarks and prompts",
+    "n": "sampling",
+    "dp": "engine and machine",
+}
+
+
+def _number(kind: type, rule: str, holds: Callable[[Any], bool], text: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")
+    if not holds(value) or value == float("inf"):
+        raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
+    return value
+
+
+# Types of flags; nan fails every comparison.
+_positive = partial(_number, int, "a whole number from 1", lambda value: value >= 1)
+_positive_float = partial(_number, float, "a number above 0", lambda value: value > 0)
+_non_negative = partial(_number, float, "0 or more", lambda value: value >= 0)
+_fraction = partial(_number, float, "above 0 and at most 1", lambda value: 0 < value <= 1)
+_top_k = partial(_number, int, "-1 (all tokens) or a whole number from 1", lambda value: value == -1 or value >= 1)
+
+
+def _flag(help: str | None = None, default: Any = None, **options: Any) -> Any:
+    """A field and its flag: `options` are those of argparse."""
+    return field(default=default, metadata={"help": help, "default": default, **options})
+
+
+def _switch(help: str | None = None, default: bool | None = False) -> Any:
+    return _flag(help, default, action=argparse.BooleanOptionalAction)
 
 
 @dataclass(frozen=True)
 class Settings:
     """One invocation. Field names are the flags' names with underscores."""
 
-    model: str | None
-    checkpoints: Path | None
-    server: str | None
-    output: Path
-    benchmarks: tuple[str, ...]
-    n: int
-    temperature: float
-    top_p: float
-    top_k: int
-    max_tokens: int
-    seed: int
-    limit: int | None
-    data_dir: Path | None
-    benchmark_file: Path | None
-    train_data: Path | None
-    reward: Path | None
-    prompt: str
-    chat_template: bool | None
-    system: str | None
-    label: str | None
-    start: str | None
-    watch: bool
-    watch_seconds: float
-    dtype: str
-    max_model_len: int | None
-    dp: int
-    tp: int
-    ray_address: str | None
-    gpu_memory_utilization: float
-    max_num_seqs: int
-    enforce_eager: bool | None
-    trust_remote_code: bool
-    concurrency: int
-    request_timeout: float
-    dry_run: bool
+    model: str | None = _flag("Hugging Face folder or hub id; with --server the served name")
+    checkpoints: Path | None = _flag("every Hugging Face checkpoint below it", type=Path, metavar="RUN_DIR")
+    server: str | None = _flag("an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1", metavar="URL")
+    start: str | None = _flag("with --checkpoints: the model the run began from, as step 0", metavar="MODEL")
+    watch: bool = _switch("wait for new checkpoints")
+    watch_seconds: float = _flag("between two looks (%(default)s)", 30.0, type=_positive_float)
+    output: Path = _flag("created; reused to go on", type=Path, required=True, metavar="DIR")
+    label: str | None = _flag("name in tables (the folder's)")
+    config: Path | None = _flag("flags as a mapping; the command line wins", type=Path, metavar="YAML")
+    dry_run: bool = _switch("count, render, stop")
+
+    benchmarks: tuple[str, ...] = _flag("names or .jsonl files", PAPER_BENCHMARKS, nargs="+")
+    benchmark_file: Path | None = _flag("more benchmarks, a row each", type=Path, metavar="YAML")
+    data_dir: Path | None = _flag("NAME.jsonl files instead of the hub", type=Path, metavar="DIR")
+    limit: int | None = _flag("only the first so many problems of each benchmark", type=_positive)
+    train_data: Path | None = _flag("report the problems that training has seen", type=Path, metavar="JSONL")
+    reward: Path | None = _flag("your reward_func decides what is right", type=Path, metavar="FILE.py")
+    prompt: str = _flag("dapo, boxed, raw, or a text file with one {problem}", "dapo")
+    chat_template: bool | None = _switch("default: on if the model has one", None)
+    system: str | None = _flag("system message; needs the chat template")
+
+    n: int = _flag("samples a problem (%(default)s)", 32, type=_positive)
+    temperature: float = _flag("%(default)s, the paper's", 1.0, type=_non_negative)
+    top_p: float = _flag("%(default)s", 1.0, type=_fraction)
+    top_k: int = _flag("%(default)s: all tokens", -1, type=_top_k)
+    max_tokens: int = _flag("of a response (%(default)s)", 4096, type=_positive)
+    seed: int = _flag("each sample's own seed is derived from it (%(default)s)", 0, type=int)
+
+    dp: int = _flag("engines side by side (%(default)s)", 1, type=_positive)
+    tp: int = _flag("GPUs of one engine (%(default)s)", 1, type=_positive)
+    ray_address: str | None = _flag("an existing Ray cluster, for engines on several nodes")
+    dtype: str = _flag(default="auto", choices=("auto", "bfloat16", "float16", "float32"))
+    max_model_len: int | None = _flag("prompt and response (the model's own)", type=_positive)
+    gpu_memory_utilization: float = _flag("%(default)s", 0.9, type=_fraction)
+    max_num_seqs: int = _flag("sequences in one step (%(default)s)", 256, type=_positive)
+    enforce_eager: bool | None = _switch("default: on a CPU only", None)
+    trust_remote_code: bool = _switch()
+    concurrency: int = _flag("requests at a server (%(default)s)", 64, type=_positive)
+    request_timeout: float = _flag("seconds, server (%(default)s)", 600.0, type=_positive_float)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    group = parser = OneLineParser(
+        prog="evaluation.run",
+        allow_abbrev=False,
+        description="Sample, grade and report: checkpoints on benchmarks, with intervals and provenance. "
+        "Killed at any moment, the same command resumes.",
+    )
+    for each in fields(Settings):
+        if each.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[each.name])
+        group.add_argument("--" + each.name.replace("_", "-"), **each.metadata)
+    return parser
 
 
 def parse(argv: list[str]) -> Settings:
@@ -62,7 +118,6 @@ def parse(argv: list[str]) -> Settings:
     path = config.parse_known_args(argv)[0].config
     # YAML becomes flags before the user's own, so that both pass through the same checks and the later one wins.
     args = vars(parser.parse_args([*(_yaml_flags(parser, path) if path else []), *argv]))
-    args.pop("config")
     settings = Settings(**args | {"benchmarks": tuple(dict.fromkeys(args["benchmarks"]))})
     _check(parser, settings)
     return settings
@@ -82,85 +137,16 @@ def _yaml_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
         if flag not in known or flag == "--config":
             near = difflib.get_close_matches(flag, known, 1)
             parser.error(f"--config {path}: unknown key {key!r}{f', did you mean {near[0][2:]!r}?' if near else ''}")
-        flags += _flag(flag, value, isinstance(known[flag], argparse.BooleanOptionalAction))
+        flags += _as_flags(flag, value, isinstance(known[flag], argparse.BooleanOptionalAction))
     return flags
 
 
-def _flag(flag: str, value: Any, is_switch: bool) -> list[str]:
+def _as_flags(flag: str, value: Any, is_switch: bool) -> list[str]:
     if value is None:
         return []
     if is_switch or isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
     return [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = OneLineParser(
-        prog="evaluation.run",
-        allow_abbrev=False,
-        description="Sample, grade and report: checkpoints on benchmarks, with intervals and provenance. "
-        "Killed at any moment, the same command resumes.",
-    )
-    _add_subject(parser.add_argument_group("what is evaluated"))
-    _add_problems(parser.add_argument_group("benchmarks and prompts"))
-    _add_sampling(parser.add_argument_group("sampling"))
-    _add_machine(parser.add_argument_group("engine and machine"))
-    return parser
-
-
-def _add_subject(what: argparse._ArgumentGroup) -> None:
-    what.add_argument("--model", help="Hugging Face folder or hub id; with --server the served name")
-    what.add_argument("--checkpoints", type=Path, metavar="RUN_DIR", help="every Hugging Face checkpoint below it")
-    what.add_argument("--server", metavar="URL", help="an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1")
-    what.add_argument("--start", metavar="MODEL", help="with --checkpoints: the model the run began from, as step 0")
-    what.add_argument("--watch", action=argparse.BooleanOptionalAction, default=False, help="wait for new checkpoints")
-    what.add_argument("--watch-seconds", type=_positive_float, default=30.0, help="between two looks (%(default)s)")
-    what.add_argument("--output", type=Path, required=True, metavar="DIR", help="created; reused to go on")
-    what.add_argument("--label", help="name in tables (the folder's)")
-    what.add_argument("--config", type=Path, metavar="YAML", help="flags as a mapping; the command line wins")
-    what.add_argument("--dry-run", action=argparse.BooleanOptionalAction, default=False, help="count, render, stop")
-
-
-def _add_problems(data: argparse._ArgumentGroup) -> None:
-    data.add_argument("--benchmarks", nargs="+", default=list(PAPER_BENCHMARKS), help="names or .jsonl files")
-    data.add_argument("--benchmark-file", type=Path, metavar="YAML", help="more benchmarks, a row each")
-    data.add_argument("--data-dir", type=Path, metavar="DIR", help="NAME.jsonl files instead of the hub")
-    data.add_argument("--limit", type=_positive, help="only the first so many problems of each benchmark")
-    data.add_argument("--train-data", type=Path, metavar="JSONL", help="report the problems that training has seen")
-    data.add_argument("--reward", type=Path, metavar="FILE.py", help="your reward_func decides what is right")
-    data.add_argument("--prompt", default="dapo", help="dapo, boxed, raw, or a text file with one {problem}")
-    data.add_argument(
-        "--chat-template", action=argparse.BooleanOptionalAction, default=None, help="default: on if the model has one"
-    )
-    data.add_argument("--system", help="system message; needs the chat template")
-
-
-def _add_sampling(sampling: argparse._ArgumentGroup) -> None:
-    sampling.add_argument("--n", type=_positive, default=32, help="samples a problem (%(default)s)")
-    sampling.add_argument("--temperature", type=_non_negative, default=1.0, help="%(default)s, the paper's")
-    sampling.add_argument("--top-p", type=_fraction, default=1.0, help="%(default)s")
-    sampling.add_argument("--top-k", type=_top_k, default=-1, help="%(default)s: all tokens")
-    sampling.add_argument("--max-tokens", type=_positive, default=4096, help="of a response (%(default)s)")
-    sampling.add_argument(
-        "--seed", type=int, default=0, help="each sample's own seed is derived from it (%(default)s)"
-    )
-
-
-def _add_machine(engine: argparse._ArgumentGroup) -> None:
-    engine.add_argument("--dp", type=_positive, default=1, help="engines side by side (%(default)s)")
-    engine.add_argument("--tp", type=_positive, default=1, help="GPUs of one engine (%(default)s)")
-    engine.add_argument("--ray-address", help="an existing Ray cluster, for engines on several nodes")
-    engine.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))
-    engine.add_argument("--max-model-len", type=_positive, help="prompt and response (the model's own)")
-    engine.add_argument("--gpu-memory-utilization", type=_fraction, default=0.9, help="%(default)s")
-    engine.add_argument("--max-num-seqs", type=_positive, default=256, help="sequences in one step (%(default)s)")
-    engine.add_argument(
-        "--enforce-eager", action=argparse.BooleanOptionalAction, default=None, help="default: on a CPU only"
-    )
-    engine.add_argument("--trust-remote-code", action=argparse.BooleanOptionalAction, default=False)
-    engine.add_argument("--concurrency", type=_positive, default=64, help="requests at a server (%(default)s)")
-    engine.add_argument("--request-timeout", type=_positive_float, default=600.0, help="seconds, server (%(default)s)")
 
 
 def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
@@ -190,36 +176,3 @@ def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
             parser.error(f"--{flag.replace('_', '-')} {path} does not exist")
     if settings.system is not None and settings.chat_template is False:
         parser.error("--system needs the chat template: leave --no-chat-template out")
-
-
-def _number(text: str, kind: type, low: float, rule: str, high: float = float("inf"), open_low: bool = False) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = float("nan")
-    if not (low < value <= high if open_low else low <= value <= high) or value == float("inf"):
-        raise argparse.ArgumentTypeError(f"must be {rule}, not {text!r}")
-    return value
-
-
-def _positive(text: str) -> int:
-    return _number(text, int, 1, "a whole number from 1")
-
-
-def _positive_float(text: str) -> float:
-    return _number(text, float, 0, "a number above 0", open_low=True)
-
-
-def _non_negative(text: str) -> float:
-    return _number(text, float, 0, "0 or more")
-
-
-def _fraction(text: str) -> float:
-    return _number(text, float, 0, "above 0 and at most 1", 1, open_low=True)
-
-
-def _top_k(text: str) -> int:
-    value = _number(text, int, -1, "-1 (all tokens) or a whole number from 1")
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be -1 (all tokens) or a whole number from 1, not '0'")
-    return value

@@ -61,18 +61,17 @@ class SampleStore:
 
     def append(self, rows: list[dict[str, Any]]) -> None:
         """Whole lines, handed to the kernel, where a kill cannot reach them. OSError if the disk is full."""
-        fresh = [row for row in rows if (row["benchmark"], row["problem"], row["sample"]) not in self.done]
+        fresh = {(row["benchmark"], row["problem"], row["sample"]): row for row in rows}
+        lines = [json.dumps(row) + "\n" for key, row in fresh.items() if key not in self.done]
         with naming(self.path):
-            self.file.write(b"".join(json.dumps(row).encode() + b"\n" for row in fresh))
+            self.file.write("".join(lines).encode())
             self.file.flush()
-        self.done.update((row["benchmark"], row["problem"], row["sample"]) for row in fresh)
+        self.done.update(fresh)
 
     def close(self) -> None:
         """Give the folder back. What a full disk kept in the buffer is dropped: it will be sampled again."""
-        try:
+        with contextlib.suppress(OSError):
             self.file.close()
-        except OSError:
-            return
 
 
 def write_json(path: Path, content: Any) -> None:

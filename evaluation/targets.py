@@ -1,5 +1,6 @@
 """The models of one invocation: a folder, a hub name, a server, or every checkpoint of a run; checked and opened."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from evaluation import checkpoints
 from evaluation.problems.benchmarks import Loaded
 from evaluation.problems.prompting import Prompter, Style, prompter_for
 from evaluation.provenance import listing, model_hash
-from evaluation.run_folder import Model, describe, prepare, problem_rows
+from evaluation.run_folder import describe, prepare, problem_rows
 from evaluation.settings import Settings
 from evaluation.store import read_json
 
@@ -56,39 +57,63 @@ def targets_of(settings: Settings) -> list[Target]:
 
 @dataclass(frozen=True)
 class Opened:
-    """A target whose folder is ready. `rows` are those of problems.jsonl that this invocation samples."""
+    """A target whose folder is ready.
+
+    `name` is the model's, as the user gave it or the server calls it. `path` is its local folder, None at a server.
+    `rows` are those of problems.jsonl that this invocation samples.
+    """
 
     target: Target
-    model: Model
+    name: str
+    path: Path | None
     prompter: Prompter
     rows: list[dict[str, Any]]
 
 
 def open_target(settings: Settings, target: Target, style: Style, loaded: Sequence[Loaded]) -> Opened:
     """Check the model, render the prompts, write the folder's settings. TargetError, FolderError or PromptError."""
-    path = None if settings.server else _local(target)
-    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
-    prompter = prompter_for(style, settings.chat_template, settings.system, tokenizer)
+    path, prompter = prompter_of(settings, target, style)
     name = target.source if path else _served(settings)
-    model = Model(name, path, _hash(path, target.folder) if path else None, target.step, target.label or name)
+    model = {
+        "name": name,
+        "hash": _hash(path, target.folder) if path else None,
+        "listing": listing(path) if path else None,
+        "step": target.step,
+        "kind": "checkpoint" if path else "server",
+        "checkpoint": str(path) if path else None,
+    }
     rows = problem_rows(prompter, loaded)
-    prepare(target.folder, describe(settings, model, prompter, loaded), list(rows))
-    return Opened(target, model, prompter, rows)
+    prepare(target.folder, describe(settings, target.label or name, model, prompter, loaded), list(rows))
+    return Opened(target, name, path, prompter, rows)
+
+
+def prompter_of(
+    settings: Settings, target: Target, style: Style, weights: bool = True
+) -> tuple[Path | None, Prompter]:
+    """The model's folder, None at a server, and the prompter, which needs no weights."""
+    path = None if settings.server else _local(target, weights)
+    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
+    return path, prompter_for(style, settings.chat_template, settings.system, tokenizer)
 
 
 def _served(settings: Settings) -> str:
-    """The served model's name: samples of two models must not meet in one folder."""
+    """The served model's name, --model or the only one there is: samples of two models must not meet in one folder."""
     # Imported late: only a server needs the client.
-    from evaluation.sampling.replicas import ReplicaDied, ReplicaRefused
-    from evaluation.sampling.server import served_model
+    from evaluation.sampling.replicas import EngineSettings, ReplicaDied, ReplicaRefused
+    from evaluation.sampling.server import ServerReplica
 
     assert settings.server is not None
-    try:
-        return served_model(settings.server, settings.model)
-    except ReplicaRefused as error:
-        raise TargetError(f"--server {error}") from None
-    except ReplicaDied as error:
-        raise ConnectionError(f"--server {error}") from None
+    with contextlib.closing(ServerReplica(settings.server, settings.model, EngineSettings(""))) as replica:
+        try:
+            replica.start()
+            while not replica.ready():
+                replica.poll(0.05)
+        except ReplicaRefused as error:
+            raise TargetError(f"--server {error}") from None
+        except ReplicaDied as error:
+            raise ConnectionError(f"--server {error}") from None
+        assert replica.model is not None
+        return replica.model
 
 
 def _hash(path: Path, folder: Path) -> str:
@@ -102,14 +127,7 @@ def _hash(path: Path, folder: Path) -> str:
     return model_hash(path)
 
 
-def preview(settings: Settings, target: Target, style: Style) -> Prompter:
-    """Target of --dry-run: the prompter alone; nothing is written."""
-    path = None if settings.server else _local(target, weights=False)
-    tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
-    return prompter_for(style, settings.chat_template, settings.system, tokenizer)
-
-
-def _local(target: Target, weights: bool = True) -> Path:
+def _local(target: Target, weights: bool) -> Path:
     """The model's folder, fetched from the hub if it is a name there; `weights` False fetches only the small files."""
     path = Path(target.source).expanduser()
     if not path.is_dir() and not _is_hub_name(target.source):

@@ -7,14 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from evaluation import checkpoints, settings
 from evaluation.problems.benchmarks import Loaded, load
 from evaluation.problems.prompting import Style, style_of
 from evaluation.settings import Settings
 from evaluation.store import read_json, write_json
-from evaluation.targets import Opened, Target, open_target, preview, targets_of
+from evaluation.targets import Opened, Target, open_target, prompter_of, targets_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,11 +31,10 @@ def main(argv: list[str] | None = None) -> int:
             use_reward(chosen.reward)
         if chosen.dry_run:
             return _dry_run(chosen, style, loaded)
-        return _watch(chosen, style, loaded) if chosen.watch else _once(chosen, style, loaded, targets_of(chosen))
-    except ValueError as error:
-        return _fail(2, error)
-    except (OSError, RuntimeError) as error:  # RuntimeError: Ray does not start
-        return _fail(1, error)
+        return _run(chosen, style, loaded)
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: Ray does not start
+        print(f"evaluation.run: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
 
 
 def _refuse_twins(loaded: Sequence[Loaded]) -> None:
@@ -46,70 +44,29 @@ def _refuse_twins(loaded: Sequence[Loaded]) -> None:
             raise ValueError(f"--benchmarks: two are named {name}: give one of the files another name")
 
 
-def _fail(status: int, reason: object) -> int:
-    print(f"evaluation.run: error: {' '.join(str(reason).split())}", file=sys.stderr)
-    return status
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _once(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]) -> int:
-    """Every target; a bad one is told of at the end and stops no other."""
-    _write_series(chosen, targets, {})
-    errors = _evaluate(chosen, style, loaded, targets)
-    return _finish(chosen, targets, errors)
-
-
-def _watch(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
-    """Checkpoint after checkpoint as they come, until the run's final model is there and evaluated."""
-    assert chosen.checkpoints is not None
+def _run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
+    """Every target, a bad one stops no other; --watch takes checkpoints as they come, up to the run's final model."""
     errors: dict[Path, str] = {}
     done: list[Target] = []
     status = 0
     while True:
-        over = checkpoints.finished(chosen.checkpoints)
+        is_last = not chosen.watch or chosen.checkpoints is None or checkpoints.finished(chosen.checkpoints)
         targets = targets_of(chosen)
-        if not over:  # a checkpoint that is being written is not whole yet: it is looked at again
+        if not is_last:  # a checkpoint that is being written is not whole yet: it is looked at again
             targets = [t for t in targets if t.flag == "--start" or checkpoints.problem(Path(t.source)) is None]
         fresh = [target for target in targets if target not in done]
         if fresh:
+            _write_series(chosen, targets, errors)  # before sampling too: an interrupted series is a series
             errors |= _evaluate(chosen, style, loaded, fresh)
             done = targets
             status = _finish(chosen, targets, errors)
-        if over:
+        if is_last:
             return status
         time.sleep(chosen.watch_seconds)
 
 
 def _evaluate(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]) -> dict[Path, str]:
     """Sample and grade; the errors by folder."""
-    opened, errors = _open(chosen, style, loaded, targets)
-    if not opened and chosen.checkpoints is None:
-        raise ValueError(next(iter(errors.values())))
-    if chosen.train_data:
-        _contamination(chosen, opened)
-    if opened:
-        # Imported late: a refusal loads neither the graders nor the engine's side.
-        from evaluation.sampling.sampler import Sampler
-
-        sampler = Sampler(chosen, _say)
-        sampler.run(opened)
-        errors |= sampler.errors
-    return errors
-
-
-def _finish(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
-    status = _report(chosen, targets, errors)
-    for folder, reason in errors.items():
-        print(f"evaluation.run: error: {folder.name}: {reason}", file=sys.stderr)
-    return 1 if errors or status else 0
-
-
-def _open(
-    chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]
-) -> tuple[list[Opened], dict[Path, str]]:
     opened, errors = [], {}
     for target in targets:
         try:
@@ -118,7 +75,27 @@ def _open(
             if isinstance(error, ConnectionError) or len(targets) == 1:
                 raise
             errors[target.folder] = str(error)
-    return opened, errors
+    if chosen.train_data:
+        _contamination(chosen, opened)
+    if opened:
+        # Imported late: a refusal loads neither the graders nor the engine's side.
+        from evaluation.sampling.sampler import sample
+
+        errors |= sample(chosen, opened)
+    return errors
+
+
+def _finish(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
+    """Report and tell of the errors; without anything sampled there is nothing to report."""
+    _write_series(chosen, targets, errors)
+    status = 0
+    if any((target.folder / "results.json").exists() for target in targets):
+        from evaluation.commands.report import main as report
+
+        status = report([str(chosen.output)])
+    for folder, reason in errors.items():
+        print(f"evaluation.run: error: {folder.name}: {reason}", file=sys.stderr)
+    return 1 if errors or status else 0
 
 
 def _contamination(chosen: Settings, opened: Sequence[Opened]) -> None:
@@ -135,50 +112,30 @@ def _contamination(chosen: Settings, opened: Sequence[Opened]) -> None:
         write_json(model.target.folder / "contamination.json", content[key])
 
 
-def _report(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
-    """The report's exit status; without anything sampled there is nothing to report."""
-    _write_series(chosen, targets, errors)
-    if not any((target.folder / "results.json").exists() for target in targets):
-        return 0
-    from evaluation.commands.report import main as report
-
-    return report([str(chosen.output)])
-
-
 def _write_series(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> None:
-    """series.json, before sampling too: an interrupted series is a series."""
-    if chosen.checkpoints:
-        chosen.output.mkdir(parents=True, exist_ok=True)
-        write_json(chosen.output / "series.json", _series(chosen, targets, errors))
-
-
-def _series(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> dict[str, Any]:
-    assert chosen.checkpoints is not None
-    log = checkpoints.training_log(chosen.checkpoints)
-    rows = {target.folder.name: _series_row(target, errors.get(target.folder)) for target in targets}
+    """series.json: the checkpoints in step order, each done, failed or missing."""
+    if chosen.checkpoints is None:
+        return
+    rows = {}
+    for target in targets:
+        folder, error = target.folder, errors.get(target.folder)
+        status = "failed" if error else "done" if (folder / "results.json").exists() else "missing"
+        row = {"step": target.step, "path": target.source, "folder": folder.name, "status": status, "error": error}
+        rows[folder.name] = row
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    path = chosen.output / "series.json"
     # A checkpoint that was evaluated and then deleted keeps its numbers.
-    before = chosen.output / "series.json"
-    for row in read_json(before)["checkpoints"] if before.exists() else ():
+    for row in read_json(path)["checkpoints"] if path.exists() else ():
         if (chosen.output / row["folder"] / "results.json").exists():
             rows.setdefault(row["folder"], row)
-    return {
+    log = checkpoints.training_log(chosen.checkpoints)
+    series = {
         "run_dir": str(chosen.checkpoints.resolve()),
         "label": targets[0].label if targets else chosen.checkpoints.resolve().name,
         "training_log": os.path.abspath(log) if log else None,
         "checkpoints": [rows[folder] for folder in sorted(rows, key=lambda name: (name == "final", name))],
     }
-
-
-def _series_row(target: Target, error: str | None) -> dict[str, Any]:
-    done = (target.folder / "results.json").exists()
-    status = "failed" if error else "done" if done else "missing"
-    return {
-        "step": target.step,
-        "path": target.source,
-        "folder": target.folder.name,
-        "status": status,
-        "error": error,
-    }
+    write_json(path, series)
 
 
 def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
@@ -186,22 +143,18 @@ def _dry_run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
     targets = targets_of(chosen)
     if not targets:
         raise ValueError(f"--checkpoints {chosen.checkpoints}: no checkpoint there yet")
-    prompter = preview(chosen, targets[0], style)
-    problems = sum(len(benchmark.problems) for benchmark in loaded)
-    for benchmark in loaded:
-        prompt = prompter.render(benchmark.problems[0].text)
-        _say(
-            f"--- {benchmark.benchmark.name}: {len(benchmark.problems)} problems from {benchmark.source}; "
-            "the first prompt ---"
-        )
-        _say(
-            prompt if isinstance(prompt, str) else "\n".join(f"[{turn['role']}] {turn['content']}" for turn in prompt)
-        )
+    _, prompter = prompter_of(chosen, targets[0], style, weights=False)
+    problems = sum(len(each.problems) for each in loaded)
+    for each in loaded:
+        prompt = prompter.render(each.problems[0].text)
+        if not isinstance(prompt, str):
+            prompt = "\n".join(f"[{turn['role']}] {turn['content']}" for turn in prompt)
+        print(f"--- {each.benchmark.name}: {len(each.problems)} problems from {each.source}; the first prompt ---")
+        print(prompt)
+    for target in targets if chosen.checkpoints else ():
+        print(f"step {'unknown' if target.step is None else target.step}: {target.source}")
     samples = problems * chosen.n * len(targets)
-    if chosen.checkpoints:
-        for target in targets:
-            _say(f"step {'unknown' if target.step is None else target.step}: {target.source}")
-    _say(
+    print(
         f"--- {len(targets)} model(s) x {problems} problems x {chosen.n} samples = {samples:,} samples, "
         f"at most {samples * chosen.max_tokens:,} tokens; chat template {'on' if prompter.chat else 'off'}; "
         "nothing was started ---"

@@ -1,13 +1,11 @@
 """The child that holds a vLLM engine: requests in, completions out, as each finishes; the only file that imports vllm.
 
-    python -m evaluation.sampling.engine_process SOCKET_FD PARENT_PID        (started by replicas.LocalReplica)
+    python -m evaluation.sampling.engine_process SOCKET_FD PARENT_PID        (started by local_replica.LocalReplica)
 
 The engine runs step after step and takes what has arrived in between, so it never drains between batches, problems or
 benchmarks. When the parent is gone, however it went, the child kills its process group, and vLLM's workers with it.
 """
 
-import contextlib
-import functools
 import json
 import os
 import queue
@@ -17,12 +15,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.checkpoints import base_model
+from evaluation.sampling.local_replica import send_all
 from rpg_openrlhf import garbage
 
 if TYPE_CHECKING:
@@ -41,7 +39,8 @@ def main() -> None:
     inbox: queue.SimpleQueue = queue.SimpleQueue()
     outbox: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=read, args=(connection, parent, inbox), daemon=True).start()
-    sender = threading.Thread(target=send, args=(connection, outbox), daemon=True)
+    # A thread sends: a parent that reads slowly must not hold the engine up.
+    sender = threading.Thread(target=send_all, args=(connection, outbox), daemon=True)
     sender.start()
     engine, status, failure = None, 0, "refused"
     try:
@@ -77,24 +76,22 @@ def read(connection: Connection, parent: int, inbox: queue.SimpleQueue) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def send(connection: Connection, outbox: queue.SimpleQueue) -> None:
-    """Write messages until None; a parent that reads slowly must not hold the engine up."""
-    while (message := outbox.get()) is not None:
-        connection.send_bytes(json.dumps(message).encode())
-
-
 class Engine:
     """A vLLM engine fed between steps; `settings` are the fields of replicas.EngineSettings and a `scratch` folder."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        scratch = Path(settings["scratch"])
-        with whole_model(Path(settings["model"]), scratch, settings["trust_remote_code"]) as model:
-            self.llm = build(settings | {"model": str(model)})
+        model, merged = Path(settings["model"]), Path(settings["scratch"]) / "merged"
+        if base_model(model) is not None:
+            # Imported late: peft takes seconds.
+            from rpg_openrlhf.weight_sync.adapters import write_merged
+
+            write_merged(model, merged, settings["trust_remote_code"])
+            model = merged
+        self.llm = build(settings | {"model": str(model)})
+        shutil.rmtree(merged, ignore_errors=True)
         self.engine = self.llm.llm_engine
         self.room = self.engine.model_config.max_model_len
-        tokenizer = self.llm.get_tokenizer()
-        self.encode: Callable[[str], list[int]] = functools.lru_cache(1024)(tokenizer.encode)
         self.keys: dict[str, list] = {}  # of the requests inside the engine, by vLLM's name for them
         self.accepted = 0
         self.params(0, settings["max_tokens"])  # settings that vLLM refuses are refused now
@@ -119,9 +116,8 @@ class Engine:
         spoke = time.monotonic()
         while True:
             done = []
-            while not self.keys or not inbox.empty():
-                if done and not self.keys:
-                    break  # all were refused: say so before waiting for more
+            # Waits only where nothing is left to do or to tell of.
+            while not inbox.empty() or not (self.keys or done):
                 message = inbox.get()
                 if message is None:
                     return
@@ -133,10 +129,9 @@ class Engine:
                 outbox.put({"done": done})
                 spoke = now
 
-    def add(self, key: list, prompt: str | None, token_ids: list[int] | None, seed: int) -> list | None:
+    def add(self, key: list, ids: list[int], seed: int) -> list | None:
         """Hand one request to vLLM; the finished row where it cannot be sampled."""
         try:
-            ids = self.encode(prompt) if token_ids is None else token_ids
             room = self.room - len(ids)
             if room < 1 or not ids:
                 raise ValueError(f"a prompt of {len(ids)} tokens leaves no room in {self.room}")
@@ -174,16 +169,15 @@ def build(settings: dict[str, Any]) -> "LLM":
 
     on_cpu = current_platform.is_cpu()
     if on_cpu:
-        prepare_cpu(settings["tensor_parallel"])
+        prepare_cpu(settings["tp"])
     from vllm import LLM
 
     eager = settings["enforce_eager"]
     return LLM(
         model=settings["model"],
-        tokenizer=settings["tokenizer"],
         dtype=settings["dtype"],
         max_model_len=settings["max_model_len"],
-        tensor_parallel_size=settings["tensor_parallel"],
+        tensor_parallel_size=settings["tp"],
         gpu_memory_utilization=settings["gpu_memory_utilization"],
         enforce_eager=on_cpu if eager is None else eager,
         trust_remote_code=settings["trust_remote_code"],
@@ -194,23 +188,6 @@ def build(settings: dict[str, Any]) -> "LLM":
         enable_prefix_caching=True,  # the samples of one problem share its prefill
         generation_config="vllm",  # else top_p, top_k and more of the checkpoint's own sharpen what is measured
     )
-
-
-@contextlib.contextmanager
-def whole_model(path: Path, scratch: Path, trust_remote_code: bool) -> Iterator[Path]:
-    """The model at `path`; of an adapter, the model merged from it, below `scratch` until it is loaded."""
-    if base_model(path) is None:
-        yield path
-        return
-    # Imported late: peft takes seconds.
-    from rpg_openrlhf.weight_sync.adapters import write_merged
-
-    merged = scratch / "merged"
-    write_merged(path, merged, trust_remote_code)
-    try:
-        yield merged
-    finally:
-        shutil.rmtree(merged, ignore_errors=True)
 
 
 def prepare_cpu(tensor_parallel: int) -> None:

@@ -4,12 +4,12 @@ Samples go to disk as they finish, each with its verdict.
 """
 
 import contextlib
-import sys
+import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,8 +18,8 @@ from evaluation.grading.graded_folder import SampleGrader, grade_folder
 from evaluation.interruption import postponed
 from evaluation.provenance import OURS, machine, positions, versions
 from evaluation.sampling.dispatch import Dispatcher, Job
-from evaluation.sampling.replicas import Completion, EngineSettings, LocalReplica, Replica, Request
-from evaluation.sampling.seeds import seed_of
+from evaluation.sampling.local_replica import LocalReplica
+from evaluation.sampling.replicas import Completion, EngineSettings, Replica, Request
 from evaluation.scores.results import write_results
 from evaluation.settings import Settings
 from evaluation.store import SampleStore, read_json, write_json
@@ -28,224 +28,187 @@ from evaluation.targets import Opened
 PROVENANCE_SECONDS = 30.0  # between two writings while samples come, so that a kill loses no more
 
 
-@dataclass(eq=False)
-class _Sampling:
-    """One target's open files while its samples come in."""
-
-    opened: Opened
-    store: SampleStore
-    job: Job
-    seeds: dict[tuple, int]
-    grader: SampleGrader | None = None
-    sessions: list[dict] = field(default_factory=list)  # earlier ones, of provenance.json
-    replicas: list[Replica] = field(default_factory=list)
-    told: float = float("-inf")  # when provenance.json was last written
-    last: float = 0.0
-    tokens: int = 0
-    samples: int = 0
-
-    @property
-    def seconds(self) -> float:
-        """Seconds from the first request given to an engine, after its start, to the last sample."""
-        return max(self.last - self.job.started, 0.0) if self.job.started else 0.0
-
-
-class Sampler:
-    """Samples opened targets. `errors` tells, by folder, which could not be finished and why."""
-
-    def __init__(self, settings: Settings, say: Callable[[str], None]):
-        self.settings, self.say = settings, say
-        self.errors: dict[Path, str] = {}
-        self._by_job: dict[int, _Sampling] = {}
-        self._bar: tqdm | None = None
-
-    def run(self, targets: Sequence[Opened]) -> None:
-        """Sample until every sample of every target is on disk and graded, or its error known."""
-        with contextlib.ExitStack() as stack:
-            samplings = [sampling for opened in targets if (sampling := self._opened(opened, stack))]
-            self._by_job = {id(sampling.job): sampling for sampling in samplings}
-            planned = sum(len(sampling.opened.rows) for sampling in samplings) * self.settings.n
-            missing = sum(sampling.job.remaining for sampling in samplings)
-            with postponed():
-                stack.enter_context(self._ray(bool(missing)))
-            self._bar = stack.enter_context(
-                tqdm(total=planned, initial=planned - missing, unit="sample", desc="sampling", disable=not missing)
-            )
-            # Votes and intervals of a finished checkpoint are made beside the sampling of the next.
-            finisher = stack.enter_context(ThreadPoolExecutor(1))
-            endings: list[tuple[_Sampling, Future]] = []
-
-            def end(job: Job) -> None:
-                sampling = self._by_job[id(job)]
-                endings.append((sampling, finisher.submit(self._finish, sampling)))
-
-            slots = 1 if self.settings.server else self.settings.dp
+def sample(settings: Settings, targets: Sequence[Opened]) -> dict[Path, str]:
+    """Sample until every sample of every target is on disk and graded; the errors of the others, by folder."""
+    errors = {}
+    with contextlib.ExitStack() as stack:
+        samplings = []
+        for opened in targets:
             try:
-                with postponed() as check:
-                    Dispatcher([s.job for s in samplings], slots, self._take, end, self._note, check).run()
-                for sampling, ending in endings:
-                    try:
-                        ending.result()
-                    except (ValueError, OSError) as error:
-                        sampling.job.error = sampling.job.error or str(error)
-            except BaseException:
-                self._abandon(samplings, finisher)
-                raise
-            for sampling in samplings:
-                if sampling.job.error:
-                    self.errors[sampling.opened.target.folder] = sampling.job.error
-
-    def _abandon(self, samplings: Sequence[_Sampling], finisher: ThreadPoolExecutor) -> None:
-        """Leave what is on disk; a rerun grades it and resumes."""
-        finisher.shutdown(wait=False, cancel_futures=True)
+                samplings.append(Sampling(settings, opened, stack))
+            except (ValueError, OSError) as error:
+                errors[opened.target.folder] = str(error)
+        planned = sum(len(sampling.opened.rows) for sampling in samplings) * settings.n
+        missing = sum(sampling.remaining for sampling in samplings)
+        with postponed():
+            stack.enter_context(ray_for(settings) if missing else contextlib.nullcontext())
+        bar = stack.enter_context(
+            tqdm(total=planned, initial=planned - missing, unit="sample", desc="sampling", disable=not missing)
+        )
+        # Votes and intervals of a finished checkpoint are made beside the sampling of the next.
+        finisher = stack.enter_context(ThreadPoolExecutor(1))
         for sampling in samplings:
-            if sampling.grader:
-                sampling.grader.close()
-            with contextlib.suppress(OSError):
-                self._provenance(sampling)
-
-    def _opened(self, opened: Opened, stack: contextlib.ExitStack) -> "_Sampling | None":
-        """None for a folder that cannot be gone on with, its error noted: the others go on."""
+            sampling.bar, sampling.finisher = bar, finisher
         try:
-            return self._open(opened, stack)
-        except (ValueError, OSError) as error:
-            self.errors[opened.target.folder] = str(error)
-            return None
+            with postponed() as check:
+                Dispatcher(samplings, 1 if settings.server else settings.dp, check).run()
+            for sampling in samplings:
+                try:
+                    sampling.ending.result()
+                except (ValueError, OSError) as error:
+                    sampling.error = sampling.error or str(error)
+        except BaseException:
+            # What is on disk stays; a rerun grades it and resumes.
+            finisher.shutdown(wait=False, cancel_futures=True)
+            for sampling in samplings:
+                sampling.abandon()
+            raise
+    return errors | {sampling.folder: sampling.error for sampling in samplings if sampling.error}
 
-    def _open(self, opened: Opened, stack: contextlib.ExitStack) -> _Sampling:
-        settings, folder = self.settings, opened.target.folder
-        store = stack.enter_context(contextlib.closing(SampleStore(folder)))
-        seeds, pending, longest = {}, deque(), 0
-        for row in opened.rows:
-            ids = None
-            for sample in range(settings.n):
-                key = (row["benchmark"], row["problem"], sample)
-                if key in store.done:
-                    continue
-                if ids is None and opened.prompter.tokenizer is not None:
-                    ids = opened.prompter.token_ids(row["prompt"])
-                    longest = max(longest, len(ids))
-                seeds[key] = seed_of(settings.seed, *key)
-                pending.append(Request(key, row["prompt"], ids, seeds[key]))
-        room = settings.max_model_len or positions(opened.model.path)
+
+class Sampling(Job):
+    """One target's job, with its open files while its samples come in."""
+
+    bar: tqdm
+    finisher: ThreadPoolExecutor
+    ending: Future
+
+    def __init__(self, settings: Settings, opened: Opened, stack: contextlib.ExitStack) -> None:
+        """ValueError or OSError for a folder that cannot be resumed."""
+        self.settings, self.opened, self.folder = settings, opened, opened.target.folder
+        self.store = stack.enter_context(contextlib.closing(SampleStore(self.folder)))
+        super().__init__(self.folder.name, self._missing())
+        self.grader = stack.enter_context(contextlib.closing(SampleGrader(self.folder))) if self.pending else None
+        path = self.folder / "provenance.json"
+        self.sessions: list[dict] = read_json(path)["sessions"] if path.exists() else []  # earlier ones
+        self.replicas: list[Replica] = []
+        self.noted = float("-inf")  # when provenance.json was last written
+        self.last = 0.0
+        self.tokens = self.samples = 0
+
+    def _missing(self) -> deque[Request]:
+        settings, prompter = self.settings, self.opened.prompter
+        pending, longest = deque(), 0
+        for row in self.opened.rows:
+            keys = [(row["benchmark"], row["problem"], sample) for sample in range(settings.n)]
+            keys = [key for key in keys if key not in self.store.done]
+            ids = prompter.token_ids(row["prompt"]) if keys and prompter.tokenizer is not None else None
+            longest = max(longest, len(ids or ()))
+            pending.extend(Request(key, row["prompt"], ids, seed_of(settings.seed, *key)) for key in keys)
+        room = settings.max_model_len or positions(self.opened.path)
         if room and longest >= room:
             raise ValueError(
                 f"a prompt of {longest} tokens leaves no room for a response in {room} (--max-model-len, or the "
                 "model's own): another --prompt, or a model of longer context"
             )
-        sampling = _Sampling(opened, store, Job(folder.name, pending, lambda slot: self._noted(sampling, slot)), seeds)
-        if pending:
-            sampling.grader = stack.enter_context(contextlib.closing(SampleGrader(folder)))
-        path = folder / "provenance.json"
-        sampling.sessions = read_json(path)["sessions"] if path.exists() else []
-        return sampling
+        return pending
 
-    def _noted(self, sampling: _Sampling, slot: int) -> Replica:
-        replica = self._replica(sampling.opened, slot)
-        sampling.replicas.append(replica)
-        return replica
+    @property
+    def seconds(self) -> float:
+        """Seconds from the first request given to an engine, after its start, to the last sample."""
+        return max(self.last - self.started, 0.0) if self.started else 0.0
 
-    def _ray(self, needed: bool) -> contextlib.AbstractContextManager:
-        settings = self.settings
-        if not needed or settings.server or (settings.dp == 1 and settings.ray_address is None):
-            return contextlib.nullcontext()
-        # Imported late: one engine on this machine needs no Ray.
-        from evaluation.sampling import ray_replicas
+    def make_replica(self, slot: int) -> Replica:
+        """An engine or the server's client, not started."""
+        self.replicas.append(replica_of(self.settings, self.opened, slot))
+        return self.replicas[-1]
 
-        return ray_replicas.cluster(settings.ray_address, settings.dp, settings.tp)
-
-    def _replica(self, opened: Opened, slot: int) -> Replica:
-        settings, folder = self.settings, opened.target.folder
-        if settings.server:
-            # Imported late: only a server needs the client.
-            from evaluation.sampling.server import ServerReplica
-
-            return ServerReplica(
-                settings.server,
-                opened.model.name,
-                self._engine(opened.model.name, settings),
-                settings.concurrency,
-                request_timeout=settings.request_timeout,
-            )
-        engine = self._engine(str(opened.model.path), settings)
-        if settings.dp == 1 and settings.ray_address is None:
-            return LocalReplica(engine, folder / "engine.log")
-        from evaluation.sampling.ray_replicas import RayReplica
-
-        return RayReplica(engine, folder / f"engine_{slot}.log", settings.tp)
-
-    @staticmethod
-    def _engine(model: str, settings: Settings) -> EngineSettings:
-        names = ("temperature", "top_p", "top_k", "max_tokens", "max_model_len", "dtype", "gpu_memory_utilization")
-        more = ("enforce_eager", "trust_remote_code", "max_num_seqs")
-        chosen = {name: getattr(settings, name) for name in (*names, *more)}
-        return EngineSettings(model=model, tokenizer=None, tensor_parallel=settings.tp, **chosen)
-
-    def _take(self, job: Job, completions: list[Completion]) -> None:
+    def take(self, completions: list[Completion]) -> None:
         """Samples to disk first, then their verdicts."""
-        sampling = self._by_job[id(job)]
-        rows = [_row(completion, sampling.seeds[completion.key]) for completion in completions]
-        sampling.store.append(rows)
-        assert sampling.grader is not None
+        rows = [_row(completion, self.settings.seed) for completion in completions]
+        self.store.append(rows)
+        assert self.grader is not None
         for row in rows:
-            sampling.grader.put(row)
-        sampling.last = time.monotonic()
-        sampling.tokens += sum(completion.tokens for completion in completions)
-        sampling.samples += len(completions)
-        if sampling.last - sampling.told > PROVENANCE_SECONDS:
-            self._provenance(sampling)
-            sampling.told = sampling.last
-        assert self._bar is not None
-        seconds = sampling.seconds
-        self._bar.set_postfix_str(
-            f"{job.name}, {sampling.tokens / seconds:,.0f} tokens/s" if seconds else job.name, False
-        )
-        self._bar.update(len(rows))
+            self.grader.put(row)
+        self.last = time.monotonic()
+        self.tokens += sum(completion.tokens for completion in completions)
+        self.samples += len(completions)
+        if self.last - self.noted > PROVENANCE_SECONDS:
+            self._provenance()
+            self.noted = self.last
+        rate = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.seconds else ""
+        self.bar.set_postfix_str(self.name + rate, False)
+        self.bar.update(len(rows))
 
-    def _finish(self, sampling: _Sampling) -> None:
-        if sampling.grader:
-            sampling.grader.close()
-        self._provenance(sampling)
-        grade_folder(sampling.opened.target.folder)
-        write_results(sampling.opened.target.folder)
+    def end(self) -> None:
+        """Grade, count votes and write the results, in the finisher's thread."""
+        self.ending = self.finisher.submit(self._finish)
 
-    def _provenance(self, sampling: _Sampling) -> None:
+    def abandon(self) -> None:
+        """Note the session, and leave what is on disk."""
+        if self.grader:
+            self.grader.close()
+        with contextlib.suppress(OSError):
+            self._provenance()
+
+    def _finish(self) -> None:
+        if self.grader:
+            self.grader.close()
+        self._provenance()
+        grade_folder(self.folder)
+        write_results(self.folder)
+
+    def _provenance(self) -> None:
         """One entry a session, so that a resumed run tells of all its machines and of its time in all."""
-        if not sampling.samples:
+        if not self.samples:
             return
-        path = sampling.opened.target.folder / "provenance.json"
-        sessions = [*sampling.sessions, self._session(sampling)]
-        wall = sum(session["wall_seconds"] for session in sessions)
-        tokens = sum(session["generated_tokens"] for session in sessions)
-        write_json(
-            path,
-            {
-                "versions": sessions[-1]["versions"],
-                "machine": sessions[-1]["machine"],
-                "dtype": sessions[-1]["dtype"],
-                "wall_seconds": wall,
-                "generated_tokens": tokens,
-                "tokens_per_second": tokens / wall if wall else None,
-                "sessions": sessions,
-            },
-        )
-
-    def _session(self, sampling: _Sampling) -> dict:
         server = self.settings.server
-        dtypes = [dtype for replica in sampling.replicas if (dtype := getattr(replica, "dtype", None))]
-        return {
-            "samples": sampling.samples,
-            "generated_tokens": sampling.tokens,
-            "wall_seconds": round(sampling.seconds, 3),
+        dtypes = [replica.dtype for replica in self.replicas if replica.dtype]
+        session = {
+            "samples": self.samples,
+            "generated_tokens": self.tokens,
+            "wall_seconds": round(self.seconds, 3),
             "dtype": dtypes[-1] if dtypes else None,
             "versions": {name: number for name, number in versions().items() if not server or name in OURS},
             "machine": None if server else machine(),  # a server's is not known
             "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": server},
         }
+        sessions = [*self.sessions, session]
+        wall = sum(session["wall_seconds"] for session in sessions)
+        tokens = sum(session["generated_tokens"] for session in sessions)
+        totals = {
+            "wall_seconds": wall,
+            "generated_tokens": tokens,
+            "tokens_per_second": tokens / wall if wall else None,
+        }
+        latest = {name: session[name] for name in ("versions", "machine", "dtype")}
+        write_json(self.folder / "provenance.json", latest | totals | {"sessions": sessions})
 
-    def _note(self, text: str) -> None:
-        """A line that leaves the progress bar whole."""
-        tqdm.write(text, file=sys.stderr)
+
+def ray_for(settings: Settings) -> contextlib.AbstractContextManager:
+    """The Ray cluster that these settings need, if any."""
+    if settings.server or (settings.dp == 1 and settings.ray_address is None):
+        return contextlib.nullcontext()
+    # Imported late: one engine on this machine needs no Ray.
+    from evaluation.sampling.ray_replicas import cluster
+
+    return cluster(settings.ray_address, settings.dp, settings.tp)
+
+
+def replica_of(settings: Settings, opened: Opened, slot: int) -> Replica:
+    """A replica of a model, not started; its log is named after the slot where there are several."""
+    model = opened.name if settings.server else str(opened.path)
+    names = [each.name for each in fields(EngineSettings) if each.name != "model"]
+    engine = EngineSettings(model, **{name: getattr(settings, name) for name in names})
+    if settings.server:
+        # Imported late: only a server needs the client.
+        from evaluation.sampling.server import ServerReplica
+
+        return ServerReplica(settings.server, model, engine, settings.concurrency, settings.request_timeout)
+    if settings.dp == 1 and settings.ray_address is None:
+        return LocalReplica(engine, opened.target.folder / "engine.log")
+    from evaluation.sampling.ray_replicas import RayReplica
+
+    return RayReplica(engine, opened.target.folder / f"engine_{slot}.log")
+
+
+def seed_of(seed: int, benchmark: str, problem: str, sample: int) -> int:
+    """A seed of its own for every sample, so that no choice about other samples can change it.
+
+    31 bits: torch's CPU generator reads no more than 32 of a seed, and some servers refuse larger ones.
+    """
+    digest = hashlib.sha256(f"{seed}\0{benchmark}\0{problem}\0{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def _row(completion: Completion, seed: int) -> dict:
@@ -254,7 +217,7 @@ def _row(completion: Completion, seed: int) -> dict:
         "benchmark": benchmark,
         "problem": problem,
         "sample": sample,
-        "seed": seed,
+        "seed": seed_of(seed, *completion.key),
         "text": completion.text,
         "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,

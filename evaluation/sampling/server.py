@@ -5,26 +5,28 @@ tokens. 429, 5xx, timeouts and lost connections are tried again with the library
 """
 
 import asyncio
+import concurrent.futures
 import os
-import queue
 import threading
 import time
 import warnings
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import openai
 
-from evaluation.sampling.replicas import Completion, EngineSettings, ReplicaDied, ReplicaRefused, Request, squeeze
+from evaluation.sampling.replicas import (
+    Completion,
+    EngineSettings,
+    Replica,
+    ReplicaDied,
+    ReplicaRefused,
+    Request,
+    squeeze,
+)
 
 BAD_PROMPT = (openai.BadRequestError, openai.UnprocessableEntityError)  # or settings that no prompt goes with
-REFUSALS = (
-    openai.BadRequestError,
-    openai.AuthenticationError,
-    openai.PermissionDeniedError,
-    openai.NotFoundError,
-    openai.UnprocessableEntityError,
-)
+KEY_NAME = "OPENAI_API_KEY"
 NO_KEY = "EMPTY"  # what servers without one are sent
 CONNECT_SECONDS = 10.0
 PROBE_SECONDS = 30.0  # for the list of models, which costs a server nothing
@@ -32,12 +34,12 @@ BACKOFF_SECONDS = 60.0  # the library's pauses between nine tries are 40 s toget
 LEAVE_SECONDS = 5.0
 
 
-class ServerReplica:
+class ServerReplica(Replica):
     """Samples from `model` (None: the only one there is) at `url`, at most `concurrency` requests at a time.
 
     `request_timeout` seconds bound one answer, `patience` the time in which none comes at all (twice as long, and no
-    less than the pauses between tries); `retries` is the number of attempts after the first. The key is read from the
-    variable `api_key_env` and never printed.
+    less than the pauses between tries); `retries` is the number of attempts after the first. The key is read from
+    OPENAI_API_KEY and never printed. A thread runs the requests, for grading between two polls may take long.
     """
 
     def __init__(
@@ -46,98 +48,83 @@ class ServerReplica:
         model: str | None,
         settings: EngineSettings,
         concurrency: int = 64,
-        api_key_env: str = "OPENAI_API_KEY",
         request_timeout: float = 1800,
         retries: int = 8,
         patience: float | None = None,
     ) -> None:
         self.url, self.model, self.settings = url.rstrip("/"), model, settings
-        self.concurrency, self.timeout, self.retries = concurrency, request_timeout, retries
-        self.patience = max(2 * request_timeout, BACKOFF_SECONDS) if patience is None else patience
-        self.name = f"server {self.url}"
-        self.capacity = 2 * concurrency  # the next ones wait here, not a round of dispatch away
-        self._key_name, self._key = api_key_env, os.environ.get(api_key_env) or NO_KEY
-        self._inbox: queue.SimpleQueue[Completion | ReplicaDied] = queue.SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._outstanding = 0
-        self._refused: list[tuple[Request, Exception]] = []  # while it is not known whose fault it is
+        self.timeout, self.retries = request_timeout, retries
+        patience = max(2 * request_timeout, BACKOFF_SECONDS) if patience is None else patience
+        # The next requests wait here, not a round of dispatch away.
+        super().__init__(f"server {self.url}", 2 * concurrency, float("inf"), patience)
+        self._key = os.environ.get(KEY_NAME) or NO_KEY
+        self._gate = asyncio.Semaphore(concurrency)
+        self._asked: dict[concurrent.futures.Future[Completion], Request] = {}
+        self._refused: list[tuple[Request, BaseException]] = []  # while it is not known whose fault it is
         self._has_answered = False
-        self._heard = 0.0
-        self._ready = threading.Event()
-        self._failure: ReplicaDied | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> None:
+    def _open(self) -> None:
         """Begin to look for the model."""
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(self._loop,), daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), daemon=True)
         self._thread.start()
         limits = openai.Timeout(self.timeout, connect=min(CONNECT_SECONDS, self.timeout))
         self._client = openai.AsyncOpenAI(
             base_url=self.url, api_key=self._key, timeout=limits, max_retries=self.retries
         )
-        self._gate = asyncio.Semaphore(self.concurrency)
-        self._run(self._find_model())
+        self._search = asyncio.run_coroutine_threadsafe(self._find_model(), self._loop)
 
-    def ready(self) -> bool:
-        """True once the model is found. Raises if something else was found."""
-        if not self._ready.is_set():
-            self._drain(0.0)
-            if self._failure:
-                raise self._failure
-        return self._ready.is_set()
-
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Hand requests over."""
-        if self._failure:
-            raise self._failure
-        if not self._outstanding:
-            self._heard = time.monotonic()
-        self._outstanding += len(requests)
+    def _send(self, requests: Sequence[Request]) -> None:
+        assert self._loop is not None
         for request in requests:
-            self._run(self._sample(request))
+            self._asked[asyncio.run_coroutine_threadsafe(self._ask(request), self._loop)] = request
 
-    def poll(self, timeout: float) -> list[Completion]:
-        """Completions, as soon as there is one; a failure is raised once those before it are handed out."""
-        completions = self._drain(0.0 if self._failure else timeout)
+    def _receive(self, timeout: float) -> list[Completion]:
+        futures = [*self._asked] if self._search.done() else [self._search]
+        if futures:
+            concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
+        else:
+            time.sleep(timeout)
+        completions = []
+        for future in [future for future in self._asked if future.done()]:
+            request, error = self._asked.pop(future), future.exception()
+            if error is None:
+                completions.append(future.result())
+            elif isinstance(error, BAD_PROMPT):
+                self._refused.append((request, error))
+            else:
+                self._failure = self._failure or self._explain(error)
         if completions:
-            self._heard = time.monotonic()
-        elif self._failure:
-            raise self._failure
-        elif self._outstanding and time.monotonic() - self._heard > self.patience:
-            self._failure = ReplicaDied(f"{self.url} answered nothing in {self.patience:g} s: is it overloaded?")
-            raise self._failure
+            self._has_answered, self._heard = True, time.monotonic()
+        # A refused prompt costs its own sample where others are answered; where none is, it is the run's fault.
+        if self._has_answered:
+            completions += [Completion(request.key, "", 0, "error") for request, _ in self._refused]
+            self._refused.clear()
+        elif self._refused and not self._asked:
+            self._failure = self._failure or self._explain(self._refused[0][1])
         return completions
 
-    def close(self) -> None:
+    def _leave(self) -> None:
         """Drop the open requests; the server stays."""
         loop, self._loop = self._loop, None
-        self._failure = self._failure or ReplicaDied(f"{self.name} is closed")
         if loop:
             # anyio's connection attempts that are cancelled before they begin would be told of.
             warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\b.*never awaited", RuntimeWarning)
-            asyncio.run_coroutine_threadsafe(self._leave(), loop)
+            asyncio.run_coroutine_threadsafe(self._stop(), loop)
             self._thread.join(LEAVE_SECONDS)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._loop is None:
-            work.close()
-            raise ReplicaDied(f"{self.name} was not started")
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+    async def _stop(self) -> None:
+        """End every task before the loop: one that has not ended would say so on the user's terminal."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._client.close()
+        asyncio.get_running_loop().stop()
 
-    def _drain(self, timeout: float) -> list[Completion]:
-        """Everything that is there, waiting `timeout` seconds for the first."""
-        completions: list[Completion] = []
-        try:
-            while not self._failure:
-                item = self._inbox.get(block=timeout > 0 and not completions, timeout=timeout or None)
-                if isinstance(item, ReplicaDied):
-                    self._failure = item
-                else:
-                    completions.append(item)
-        except queue.Empty:
-            pass
-        self._outstanding -= len(completions)
-        return completions
+    def _silence(self) -> ReplicaDied:
+        return ReplicaDied(f"{self.url} answered nothing in {self.stall_seconds:g} s: is it overloaded?")
 
     async def _find_model(self) -> None:
         try:
@@ -148,35 +135,15 @@ class ServerReplica:
             if self.model is None and len(names) == 1:
                 self.model = names[0]
             if self.model not in names:
-                self._inbox.put(ReplicaRefused(self._no_model(names)))
-                return
-            self._ready.set()
+                self._failure = ReplicaRefused(self._no_model(names))
+            else:
+                self._is_ready = True
         except Exception as error:
-            self._inbox.put(self._explain(error))
+            self._failure = self._explain(error)
 
     def _no_model(self, names: list[str]) -> str:
         asked = f"has no model {self.model!r}" if self.model else "serves not one model but several or none"
         return squeeze(f"{self.url} {asked}: name one of {', '.join(names) or '(none)'} with --model")
-
-    async def _sample(self, request: Request) -> None:
-        async with self._gate:
-            try:
-                self._inbox.put(await self._ask(request))
-                self._has_answered = True
-            except BAD_PROMPT as error:
-                self._refused.append((request, error))
-            except Exception as error:
-                self._inbox.put(self._explain(error))
-        self._settle_refused()
-
-    def _settle_refused(self) -> None:
-        """A refused prompt costs its own sample where others are answered; where none is, it is the run's fault."""
-        if self._has_answered:
-            for request, _ in self._refused:
-                self._inbox.put(Completion(request.key, "", 0, "error"))
-            self._refused.clear()
-        elif self._refused and len(self._refused) == self._outstanding:
-            self._inbox.put(self._explain(self._refused[0][1]))
 
     async def _ask(self, request: Request) -> Completion:
         s = self.settings
@@ -185,32 +152,20 @@ class ServerReplica:
         if s.top_k != -1:
             common["extra_body"] = {"top_k": s.top_k}  # not OpenAI's, but vLLM's, SGLang's, llama.cpp's
         if isinstance(request.prompt, str):
-            answer = await self._client.completions.create(prompt=request.prompt, **common)
+            async with self._gate:
+                answer = await self._client.completions.create(prompt=request.prompt, **common)
             text = answer.choices[0].text
         else:
-            answer = await self._client.chat.completions.create(messages=request.prompt, **common)
+            async with self._gate:
+                answer = await self._client.chat.completions.create(messages=request.prompt, **common)
             text = text_of(answer.choices[0].message.content)
         tokens = answer.usage.completion_tokens if answer.usage else 0
         return Completion(request.key, text or "", tokens or 0, answer.choices[0].finish_reason or "error")
 
-    @staticmethod
-    def _serve(loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_forever()
-        loop.close()
-
-    async def _leave(self) -> None:
-        """Every task has ended before the loop does: one that has not would say so on the user's terminal."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._client.close()
-        asyncio.get_running_loop().stop()
-
     def _hide_key(self, text: str) -> str:
         return text if self._key == NO_KEY else text.replace(self._key, "***")
 
-    def _explain(self, error: Exception) -> ReplicaDied:
+    def _explain(self, error: BaseException) -> ReplicaDied:
         """One line with the address, what came back and what to do; never the key."""
         if isinstance(error, openai.APIStatusError):
             problem = f"{self.url} answered {error.status_code}: {self._hide_key(squeeze(error.message))}"
@@ -222,14 +177,19 @@ class ServerReplica:
             problem = f"{self.url} answered what is no completion ({type(error).__name__}: {squeeze(error)})"
             return ReplicaDied(f"{problem}  (is it an OpenAI-compatible server, its address ending in /v1?)")
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return ReplicaRefused(f"{problem}  (set {self._key_name})")
+            return ReplicaRefused(f"{problem}  (set {KEY_NAME})")
         if isinstance(error, openai.NotFoundError):
             return ReplicaRefused(f"{problem}  (is it the address that ends in /v1, and is the model served?)")
-        if isinstance(error, REFUSALS):
+        if isinstance(error, BAD_PROMPT):
             return ReplicaRefused(problem)
         if isinstance(error, openai.RateLimitError):
             return ReplicaDied(f"{problem}  (tried {self.retries + 1} times: lower --concurrency)")
         return ReplicaDied(f"{problem}  (tried up to {self.retries + 1} times: is the server running?)")
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 def text_of(content: Any) -> str:
@@ -241,16 +201,3 @@ def text_of(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     raise ValueError(f"a message's content is no text but {squeeze(content)}")
-
-
-def served_model(url: str, model: str | None) -> str:
-    """The name of the model at `url`: `model` if it is served, or the only one there is. ReplicaDied otherwise."""
-    replica = ServerReplica(url, model, EngineSettings(""))
-    try:
-        replica.start()
-        while not replica.ready():
-            time.sleep(0.05)
-        assert replica.model is not None
-        return replica.model
-    finally:
-        replica.close()

@@ -31,18 +31,24 @@ def cluster(monkeypatch):
     assert not ray.is_initialized()
 
 
+def pids(actor) -> tuple[int, int | None]:
+    """The actor's own process and its engine's."""
+    return os.getpid(), actor.pid
+
+
 def test_two_engines_and_the_death_of_one(cluster, tiny, tmp_path):
     settings = EngineSettings(model=str(tiny), max_tokens=24, max_num_seqs=16)
-    first, second = (RayReplica(settings, tmp_path / f"engine_{i}.log", tp=1) for i in range(2))
-    refused = RayReplica(EngineSettings(model=str(tmp_path / "none")), tmp_path / "none.log", tp=1)
+    first, second = (RayReplica(settings, tmp_path / f"engine_{i}.log") for i in range(2))
+    refused = RayReplica(EngineSettings(model=str(tmp_path / "none")), tmp_path / "none.log")
     for replica in (first, second):
         replica.start()
         assert replica.poll(0) == []  # before it is ready
     for replica in (first, second):
         wait_ready(replica)
+    assert first.dtype == second.dtype == "bfloat16"
     assert sample(first, requests(range(12))) == sample(second, requests(range(12)))
-    actor, engine = ray.get(first.actor.pids.remote())
-    other = ray.get(second.actor.pids.remote())[1]
+    actor, engine = ray.get(first.actor.__ray_call__.remote(pids))
+    other = ray.get(second.actor.__ray_call__.remote(pids))[1]
     first.submit(requests(range(400)))
     os.kill(actor, signal.SIGKILL)
     with pytest.raises(ReplicaDied, match=r"engine_0 is gone"):
@@ -81,8 +87,9 @@ def test_a_cluster_with_too_few_gpus_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     ray.init(address="local", num_gpus=1, num_cpus=1, include_dashboard=False)
     try:
-        with pytest.raises(RuntimeError, match=r"--dp 2 --tp 2 needs 4 GPUs, the Ray cluster has 1: lower --dp"):
-            ray_replicas.start_ray(None, 2, 2)
+        refusal = pytest.raises(RuntimeError, match=r"--dp 2 --tp 2 needs 4 GPUs, the Ray cluster has 1: lower --dp")
+        with refusal, ray_replicas.cluster(None, 2, 2):
+            pass
         assert ray.is_initialized()  # it was not ours to stop
     finally:
         ray.shutdown()
@@ -92,5 +99,6 @@ def test_an_address_where_no_cluster_is():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(RuntimeError, match=rf"--ray-address {address}: cannot be joined \(.*refused\)"):
-        ray_replicas.start_ray(address, 1, 1)
+    refusal = pytest.raises(RuntimeError, match=rf"--ray-address {address}: cannot be joined \(.*refused\)")
+    with refusal, ray_replicas.cluster(address, 1, 1):
+        pass

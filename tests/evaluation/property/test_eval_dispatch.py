@@ -57,22 +57,29 @@ class World:
         return bool(self.deaths) and self.deaths.popleft()
 
 
-def make_job(world, name, count, restarts=100, capacity=4):
-    requests = deque(Request((name, str(i), 0), "text", None, i) for i in range(count))
-    return Job(name, requests, lambda slot: FakeReplica(world, f"{name}/{slot}", capacity), restarts)
+class FakeJob(Job):
+    """Remembers what it is handed."""
+
+    def __init__(self, world, name, count, restarts=100, capacity=4):
+        super().__init__(name, deque(Request((name, str(i), 0), "text", None, i) for i in range(count)), restarts)
+        self.world, self.capacity = world, capacity
+        self.answered, self.ends = [], 0
+
+    def make_replica(self, slot):
+        return FakeReplica(self.world, f"{self.name}/{slot}", self.capacity)
+
+    def take(self, completions):
+        self.answered += [(self.name, completion.key) for completion in completions]
+
+    def end(self):
+        self.ends += 1
 
 
 def run(world, jobs, slots):
-    answered, ended = [], []
-
-    def take(job, done):
-        answered.extend((job.name, completion.key) for completion in done)
-
-    Dispatcher(jobs, slots, take, ended.append, lambda text: None).run()
+    Dispatcher(jobs, slots).run()
     assert all(replica.is_closed for replica in world.opened)
-    assert {job.name for job in ended} == {job.name for job in jobs}
-    assert len(ended) == len(jobs)
-    return answered
+    assert [job.ends for job in jobs] == [1] * len(jobs)
+    return [answer for job in jobs for answer in job.answered]
 
 
 @settings(max_examples=150, deadline=None)
@@ -84,7 +91,7 @@ def run(world, jobs, slots):
 )
 def test_every_request_is_answered_once(counts, slots, burst, deaths):
     world = World(deaths, burst)
-    jobs = [make_job(world, f"job{i}", count) for i, count in enumerate(counts)]
+    jobs = [FakeJob(world, f"job{i}", count) for i, count in enumerate(counts)]
     answered = run(world, jobs, slots)
     assert len(answered) == len(set(answered)) == sum(counts)
     assert all(name == key[0] for name, key in answered)
@@ -94,7 +101,7 @@ def test_every_request_is_answered_once(counts, slots, burst, deaths):
 
 def test_a_refused_model_does_not_stop_the_others():
     bad, good = World(refuse=True), World()
-    jobs = [make_job(bad, "bad", 5), make_job(good, "good", 5)]
+    jobs = [FakeJob(bad, "bad", 5), FakeJob(good, "good", 5)]
     answered = run(good, jobs, 1)
     assert {name for name, _ in answered} == {"good"}
     assert jobs[0].error == "no weights"
@@ -103,7 +110,7 @@ def test_a_refused_model_does_not_stop_the_others():
 
 def test_an_engine_that_always_dies_is_given_up():
     world = World([True] * 100)
-    job = make_job(world, "job", 3, restarts=2)
+    job = FakeJob(world, "job", 3, restarts=2)
     assert run(world, [job], 1) == []
     assert job.error == "killed"
     assert len(world.opened) == 3
@@ -112,24 +119,24 @@ def test_an_engine_that_always_dies_is_given_up():
 
 def test_work_is_shared_between_engines():
     world = World(burst=1)
-    run(world, [make_job(world, "job", 8, capacity=100)], 2)
+    run(world, [FakeJob(world, "job", 8, capacity=100)], 2)
     assert len(world.opened) == 2
     assert world.most <= 4, "the first engine to start does not take everything"
 
 
 def test_finished_jobs_start_no_engine():
     world = World()
-    run(world, [make_job(world, "job", 0)], 3)
+    run(world, [FakeJob(world, "job", 0)], 3)
     assert not world.opened
 
 
 def test_an_error_while_storing_closes_the_engines():
+    class FullDisk(FakeJob):
+        def take(self, completions):
+            raise OSError(28, "No space left on device")
+
     world = World()
-
-    def full(job, completions):
-        raise OSError(28, "No space left on device")
-
     with pytest.raises(OSError, match="No space"):
-        Dispatcher([make_job(world, "job", 3)], 2, full, lambda job: None, lambda text: None).run()
+        Dispatcher([FullDisk(world, "job", 3)], 2).run()
     assert world.opened
     assert all(replica.is_closed for replica in world.opened)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from evaluation.problems.prompting import prompter_for, style_of
-from evaluation.run_folder import Model
 from evaluation.sampling import sampler as module
 from evaluation.sampling.replicas import Completion, ReplicaRefused
 from evaluation.settings import parse
@@ -44,14 +43,12 @@ class Replica:
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
     """Sample folders named as their models, two samples of three problems each; the errors."""
-    monkeypatch.setattr(module.Sampler, "_replica", lambda self, opened, slot: Replica(opened.model.name))
+    monkeypatch.setattr(module, "replica_of", lambda settings, opened, slot: Replica(opened.name))
 
     def run(*names, n=2):
         settings = parse(["--model", "m", "--output", str(tmp_path), "--prompt", "raw", "--n", str(n)])
         opened = [prepared(tmp_path / name, name, n) for name in names]
-        sampler = module.Sampler(settings, print)
-        sampler.run(opened)
-        return {folder.name: reason for folder, reason in sampler.errors.items()}
+        return {folder.name: reason for folder, reason in module.sample(settings, opened).items()}
 
     return run
 
@@ -76,7 +73,7 @@ def prepared(folder: Path, name: str, n: int) -> Opened:
     settings |= {"prompt": {"style": "raw", "template": "{problem}"}, "benchmarks": {"b": benchmark}}
     (folder / "settings.json").write_text(json.dumps(settings))
     prompter = prompter_for(style_of("raw"), False, None, None)
-    return Opened(Target(name, folder, None, name), Model(name, None, None, None, name), prompter, rows)
+    return Opened(Target(name, folder, None, name), name, None, prompter, rows)
 
 
 def read(path: Path) -> dict:

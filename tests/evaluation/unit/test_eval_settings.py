@@ -81,4 +81,4 @@ def test_something_must_be_evaluated(capsys):
 
 def test_every_field_is_a_flag():
     known = {action.dest for action in settings.build_parser()._actions}
-    assert known - {"help", "config"} == set(settings.Settings.__dataclass_fields__)
+    assert known - {"help"} == set(settings.Settings.__dataclass_fields__)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.sampling.seeds import seed_of
+from evaluation.sampling.sampler import seed_of
 from evaluation.store import SampleStore, StoreError, read_json, write_json, write_text
 
 
