@@ -45,16 +45,9 @@ def training_rows(path: Path) -> Iterator[Row]:
     for number, raw in rows_of(path, "--train-data"):
         empty = False
         try:
-            if isinstance(raw, BadRow):
-                raise raw
             row = read_row(raw)
         except BadRow as error:
             raise Refusal(f"--train-data {path}:{number} {error}") from None
         yield Row(number, row.text, row.answer) if row.id is None else row
     if empty:
         raise Refusal(f"--train-data {path}: no rows in it")
-
-
-def find(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, dict[str, Any]]:
-    """{problem id: {"kind", "rows"}} for the problems of one benchmark, as in `report`."""
-    return {name: entry for of in report(problems, training_file)["benchmarks"].values() for name, entry in of.items()}
