@@ -97,14 +97,14 @@ def _interval(differences: Sequence[FloatArray]) -> tuple[float, float]:
         centre = float(np.mean([d[0] for d in differences]))
         return max(centre - half, -1.0), min(centre + half, 1.0)
     # A lone problem cannot be resampled: it enters as a constant.
-    moving = [d[None] for d in differences if len(d) > 1]
+    moving = [d for d in differences if len(d) > 1]
     fixed = sum(float(d[0]) for d in differences if len(d) == 1)
 
     def mean_of_means(*parts: FloatArray, axis: int) -> FloatArray:
         return (np.asarray(sum(part.mean(axis=axis) for part in parts)) + fixed) / len(differences)
 
-    low, high, _ = bootstrap(moving, mean_of_means, method="percentile")
-    return low[0], high[0]
+    interval = bootstrap(moving, mean_of_means, method="percentile")
+    return interval.low, interval.high
 
 
 def sign_flip_p(differences: FloatArray) -> tuple[float, bool]:

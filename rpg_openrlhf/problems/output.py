@@ -25,20 +25,19 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def write_rows(path: Path, rows: Iterable[Row], raw: bool) -> Written:
+def write_rows(path: Path, rows: list[Row], raw: bool) -> Written:
     """Write a file under its temporary name, with the columns that configs/base.yaml names: prompt and gold answer.
 
     The validation file has a benchmark's columns too, for evaluation.run. raw: the prompt is the problem alone.
     """
-    count = 0
     with partial(path).open("w", encoding="utf-8") as file:
-        for count, row in enumerate(rows, start=1):
+        for row in rows:
             prompt = row.text if raw else render_prompt(row.text)
             columns = {"id": row.id, "input": prompt, "label": row.answer}
             if path.name == VALIDATION:
                 columns |= {"problem": row.text, "answer": row.answer}
             file.write(json.dumps(columns, ensure_ascii=False) + "\n")
-    return Written(path.name, count, partial(path).stat().st_size, sha256(partial(path)))
+    return Written(path.name, len(rows), partial(path).stat().st_size, sha256(partial(path)))
 
 
 def publish(folder: Path, files: Iterable[Written], report: str) -> None:

@@ -73,7 +73,8 @@ def distinct(rows: Iterable[tuple[str, Any]], chosen: Settings, counts: Counts) 
             continue
         reason, text = EXACT, digest(row.text)
         if text not in by_text:
-            reason, spaced = SPACING, digest("\0" + spacing_key(row.text))  # the \0: a text is never the key of another
+            # The \0: a text is never the key of another.
+            reason, spaced = SPACING, digest("\0" + spacing_key(row.text))
             if spaced not in by_text:
                 problems.append(Distinct(place, row))
                 by_text[text] = by_text[spaced] = problems[-1]
@@ -98,9 +99,7 @@ def _read(raw: Any, chosen: Settings) -> Row:
     return row
 
 
-def sift(
-    problems: Iterable[Distinct], chosen: Settings, index: ProblemIndex | None, counts: Counts
-) -> Iterator[Row]:
+def sift(problems: Iterable[Distinct], chosen: Settings, index: ProblemIndex | None, counts: Counts) -> Iterator[Row]:
     """The rows that are left, in the order read; one without an id gets its number among the distinct problems."""
     for number, problem in enumerate(problems, start=1):
         row, place = problem.row, problem.place
