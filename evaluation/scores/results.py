@@ -86,7 +86,10 @@ def summarize_benchmark(
     )
     ballots = [_ballot(votes[i]) for i in ids]
     total = int(samples.sum())
-    clean = np.asarray([i not in (repeated or ()) for i in ids], bool)
+    counts = {key: sum(votes[i][key] for i in ids) for key in ("truncated", "no_answer", "timeout")}
+    counts["failed"] = sum(row["finish_reason"] == "error" for i in ids for row in rows[i])
+    kept = np.asarray([i not in (repeated or ()) for i in ids], bool)
+    clean = {"problems": int(kept.sum()), "repeated": int((~kept).sum())}
     return {
         "problems": len(ids),
         "planned_problems": planned_problems,
@@ -96,25 +99,17 @@ def summarize_benchmark(
         "n_max": int(samples.max(initial=0)),
         **all_scores(correct, strict, samples, ballots, k_grid(n)),
         "tokens": length_quantiles([row["tokens"] for i in ids for row in rows[i]]),
-        **{key: rate(sum(votes[i][key] for i in ids), total) for key in ("truncated", "no_answer", "timeout")},
-        "failed": rate(sum(row["finish_reason"] == "error" for i in ids for row in rows[i]), total),
+        **{key: rate(count, total) for key, count in counts.items()},
         # The problems that the training data does not repeat; None if nobody looked.
-        "clean": None
-        if repeated is None
-        else {
-            "problems": int(clean.sum()),
-            "repeated": int((~clean).sum()),
-            "mean": count_score(correct[clean], samples[clean], mean_at_n),
-        },
-        "per_problem": {
-            i: {key: votes[i][key] for key in ("n", "correct", "strict")}
-            | {
-                "majority": majority(ballot.votes, ballot.right),
-                "tokens": sum(row["tokens"] for row in rows[i]) / len(rows[i]),
-            }
-            for i, ballot in zip(ids, ballots, strict=True)
-        },
+        "clean": None if repeated is None else clean | {"mean": count_score(correct[kept], samples[kept], mean_at_n)},
+        "per_problem": {i: _problem(votes[i], rows[i], ballot) for i, ballot in zip(ids, ballots, strict=True)},
     }
+
+
+def _problem(votes: Mapping[str, Any], rows: list[dict[str, Any]], ballot: Ballot) -> dict[str, Any]:
+    counts = {key: votes[key] for key in ("n", "correct", "strict")}
+    tokens = sum(row["tokens"] for row in rows) / len(rows)
+    return counts | {"majority": majority(ballot.votes, ballot.right), "tokens": tokens}
 
 
 def _ballot(problem: Mapping[str, Any]) -> Ballot:
