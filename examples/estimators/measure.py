@@ -33,25 +33,29 @@ def measure(
             [coefficients_of(method, tree, now, before, ref) for ref in anchors for method in methods]
         )
         exact = torch.stack([_true_coefficients(name, tree, now, ref, beta) for ref in anchors for name in targets])
-        gradients = tree.gradients(policy)
         rows = torch.zeros(len(tokens), len(now), dtype=torch.float64)
         rows.index_add_(1, tree.rows[tree.mask], (tokens * weights.unsqueeze(-1))[:, tree.mask])
-        means.append(rows @ gradients)
-        truths.append(exact @ gradients)
-        traces.append(_mean_squares(tree, gradients, tokens, weights) - means[-1].square().sum(-1))
+        sums, squares = _contract(tree, policy, torch.cat([rows, exact]), tokens, weights)
+        means.append(sums[: len(tokens)])
+        truths.append(sums[len(tokens) :])
+        traces.append(squares - means[-1].square().sum(-1))
     mean, trace = (torch.stack(parts).mean(0).unflatten(0, (len(refs), -1)) for parts in (means, traces))
     truth = torch.stack(truths).mean(0).unflatten(0, (len(refs), -1))  # (R, K, P)
     goals = truth[:, [targets.index(method.target) for method in methods]]
     return (mean - goals).norm(dim=-1) / goals.norm(dim=-1), trace / goals.square().sum(-1)
 
 
-def _mean_squares(tree: Tree, gradients: Tensor, tokens: Tensor, weights: Tensor) -> Tensor:
-    """E_old of |Σ_t c_t ∇ log π|², from the inner products of the rows of a reply; tokens is c, (R·M, Y, T)."""
+def _contract(tree: Tree, policy: Policy, rows: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows, (·, N·V), times ∇ log π, (·, P); and E_old of |Σ_t c_t ∇ log π|², (R·M,).
+
+    tokens is c, (R·M, Y, T). The square needs the inner products of the rows of a reply.
+    """
+    gradients = tree.gradients(policy)
     squares = torch.zeros(len(tokens), dtype=torch.float64)
     for chunk in torch.arange(len(weights)).split(CHUNK):
         path, c = gradients[tree.rows[chunk]], tokens[:, chunk]
         squares += torch.einsum("myt,yts,mys,y->m", c, path @ path.mT, c, weights[chunk])
-    return squares
+    return rows @ gradients, squares
 
 
 @torch.no_grad()
