@@ -157,8 +157,8 @@ def load(
 def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
     problems: list[Problem] = []
     places: dict[str, str] = {}
-    for number, (place, row) in enumerate(source.rows, start=1):
-        problem = _problem(benchmark, place, str(number), row)
+    for place, row in source.rows:
+        problem = _problem(benchmark, place, row)
         if problem.id in places:
             raise BenchmarkError(f"{place}: id {problem.id!r} is also that of {places[problem.id]}")
         places[problem.id] = place
@@ -174,7 +174,7 @@ def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
     return problems
 
 
-def _problem(benchmark: Benchmark, place: str, number: str, row: dict[str, Any]) -> Problem:
+def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     def value(name: str) -> Any:
         value = row.get(benchmark.columns.get(name, name))
         # The columns of a shipped row are the hub's; a file in --data-dir has our own names. A user's row is exact.
@@ -196,7 +196,7 @@ def _problem(benchmark: Benchmark, place: str, number: str, row: dict[str, Any])
     further = value("golds") if isinstance(value("golds"), list) else []
     golds = golds_of(gold, meta, multiple, [released, *map(answer_text, further)])
     # Line numbers, for files whose rows have no names of their own.
-    name = answer_text(identity) or place.rpartition(":")[2] or number
+    name = answer_text(identity) or place.rpartition(":")[2]
     return Problem(benchmark.name, name, text, gold, golds, tolerance, multiple)
 
 

@@ -3,14 +3,15 @@
 What exact and near mean is said in `rpg_openrlhf/problems/overlap.py`, which preparing the data uses too.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.overlap import ProblemIndex
 from rpg_openrlhf.problems.reading import rows_of, sha256
-from rpg_openrlhf.problems.rows import BadRow, Row, read_row
+from rpg_openrlhf.problems.rows import BadRow, read_row
 
 
 def report(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, Any]:
@@ -23,38 +24,23 @@ def report(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[s
     problems, count = list(problems), 0
     index = ProblemIndex(problems)
     repeats: dict[str, dict[str, Any]] = {row["benchmark"]: {} for row in problems}
-    for row in training_rows(training_file):
+    for number, raw in rows_of(training_file, "--train-data"):
         count += 1
+        try:
+            row = read_row(raw)
+        except BadRow as error:
+            raise Refusal(f"--train-data {training_file}:{number} {error}") from None
         for (benchmark, problem), kind in index.matches(row.text, row.answer).items():
             entry = repeats[benchmark].setdefault(problem, {"kind": kind, "rows": []})
-            entry["rows"].append(row.id)
+            entry["rows"].append(number if row.id is None else row.id)
             if kind == "exact":
                 entry["kind"] = kind
+    if not count:
+        raise Refusal(f"--train-data {training_file}: no rows in it")
     return {
-        "examined": {name: sum(row["benchmark"] == name for row in problems) for name in repeats},
+        "examined": Counter(row["benchmark"] for row in problems),
         "training_file": training_file.name,
         "sha256": sha256(training_file),
         "rows": count,
         "benchmarks": repeats,
     }
-
-
-def training_rows(path: Path) -> Iterator[Row]:
-    """Every row of a training file; its place is the name of one without an id."""
-    empty = True
-    for number, raw in rows_of(path, "--train-data"):
-        empty = False
-        try:
-            if isinstance(raw, BadRow):
-                raise raw
-            row = read_row(raw)
-        except BadRow as error:
-            raise Refusal(f"--train-data {path}:{number} {error}") from None
-        yield Row(number, row.text, row.answer) if row.id is None else row
-    if empty:
-        raise Refusal(f"--train-data {path}: no rows in it")
-
-
-def find(problems: Iterable[Mapping[str, Any]], training_file: Path) -> dict[str, dict[str, Any]]:
-    """{problem id: {"kind", "rows"}} for the problems of one benchmark, as in `report`."""
-    return {name: entry for of in report(problems, training_file)["benchmarks"].values() for name, entry in of.items()}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rpg_openrlhf.problems.prompt import PROMPT_TEMPLATE, render_prompt
+from rpg_openrlhf.problems.prompt import render_prompt
 
 HOLE = "{problem}"
 BOXED = HOLE + "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -25,12 +25,12 @@ class Style:
 
     def render(self, problem: str) -> str:
         """The user's turn. Replaced, not formatted: braces in a problem or a template are characters."""
-        return render_prompt(problem) if self.name == "dapo" else self.template.replace(HOLE, problem)
+        return self.template.replace(HOLE, problem)
 
 
 def style_of(name: str) -> Style:
     """One of the named styles, or a text file that holds {problem} once. PromptError otherwise."""
-    named = {"dapo": PROMPT_TEMPLATE.replace("{}", HOLE), "boxed": BOXED, "raw": HOLE}
+    named = {"dapo": render_prompt(HOLE), "boxed": BOXED, "raw": HOLE}
     if name in named:
         return Style(name, named[name])
     path = Path(name)

@@ -4,7 +4,7 @@ Differences are A minus B. A row is one benchmark; pure: takes what results.json
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from evaluation.scores.intervals import EQUAL, RESAMPLES, SEED, bootstrap, holm,
 from evaluation.scores.metrics import FloatArray
 
 EXACT_PROBLEMS = 13  # all 2^13 sign patterns are looked at; above that, random ones
-COLUMNS = ("correct", "strict", "majority")
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "max_model_len", "dtype")
 PROMPT = ("style", "chat_template", "system", "template")
 
@@ -23,15 +22,13 @@ class ComparisonError(ValueError):
     """Two runs whose difference would mean nothing, in one line."""
 
 
-def compare(results_a: Mapping[str, Any], results_b: Mapping[str, Any], column: str = "correct") -> dict[str, Any]:
-    """A minus B on the benchmarks and problems that both have; `column` is correct, strict or majority.
+def compare(results_a: Mapping[str, Any], results_b: Mapping[str, Any]) -> dict[str, Any]:
+    """A minus B on the benchmarks and problems that both have, by the shares of correct samples.
 
-    -> {"a", "b": labels, "column", "benchmarks": {NAME: row}, "pooled": row | None, "warnings": [str]}; a row is as
-    `paired` gives it plus "p_holm", Holm's correction over the benchmarks. `pooled` is the mean of the benchmarks'
-    differences, every benchmark one vote, when there are two or more. ComparisonError if nothing can be compared.
+    -> {"benchmarks": {NAME: row}, "pooled": row | None, "warnings": [str]}; a row is as `paired` gives it plus
+    "p_holm", Holm's correction over the benchmarks. `pooled` is the mean of the benchmarks' differences, every
+    benchmark one vote, when there are two or more. ComparisonError if nothing can be compared.
     """
-    if column not in COLUMNS:
-        raise ComparisonError(f"column {column!r}: must be one of {', '.join(COLUMNS)}")
     names = [name for name in results_a["benchmarks"] if name in results_b["benchmarks"]]
     if not names:
         ours, theirs = (", ".join(results["benchmarks"]) or "none" for results in (results_a, results_b))
@@ -41,33 +38,34 @@ def compare(results_a: Mapping[str, Any], results_b: Mapping[str, Any], column: 
     notes = _differing_settings(results_a["settings"], results_b["settings"])
     if results_a.get("grader") != results_b.get("grader"):
         notes.append("graded by different graders: run evaluation.grade on both folders")
-    rows, pairs = {}, {}
+    rows, differences = {}, []
     for name in names:
-        values_a, values_b, found = _pair(name, results_a, results_b, column)
-        notes += found
-        pairs[name] = np.round(values_a - values_b, 12)
+        values_a, values_b, unequal = _pair(name, results_a, results_b)
+        notes += unequal
+        differences.append(_difference(values_a, values_b))
         rows[name] = paired(values_a, values_b)
     for row, adjusted in zip(rows.values(), holm([row["p"] for row in rows.values()]), strict=True):
         row["p_holm"] = adjusted
-    pooled = _pool(list(rows.values()), list(pairs.values())) if len(rows) > 1 else None
-    labels = {"a": _label(results_a), "b": _label(results_b)}
-    return {**labels, "column": column, "benchmarks": rows, "pooled": pooled, "warnings": notes}
+    pooled = _pool(list(rows.values()), differences) if len(rows) > 1 else None
+    return {"benchmarks": rows, "pooled": pooled, "warnings": notes}
+
+
+def _difference(values_a: FloatArray, values_b: FloatArray) -> FloatArray:
+    """Rounded, so that equal differences are equal and a tie is a tie: 1/3 - 2/9 against 4/9 - 1/3."""
+    return np.round(values_a - values_b, 12)
 
 
 def paired(values_a: FloatArray, values_b: FloatArray) -> dict[str, Any]:
     """One row; values (P,) of the same problems in the same order, in [0, 1].
 
-    -> {"problems", "a", "b", "difference", "low", "high", "p", "exact", "se_paired", "se_unpaired", "won", "lost",
-    "tied"}. The interval resamples problems, a pair at a time; p is two-sided, from swapping A and B within problems.
+    -> {"problems", "a", "b", "difference", "low", "high", "p", "se_paired", "se_unpaired", "won", "lost", "tied"}.
+    The interval resamples problems, a pair at a time; p is two-sided, from swapping A and B within problems.
     se_unpaired is what two separate scores would give: the gap to se_paired is what pairing buys. Null with 1 problem.
     """
-    # Rounded, so that equal differences are equal and a tie is a tie: 1/3 - 2/9 against 4/9 - 1/3.
-    difference = np.round(values_a - values_b, 12)
+    difference = _difference(values_a, values_b)
     low, high = _interval([difference])
-    p, exact = sign_flip_p(difference)
     size = len(difference)
     enough = size > 1
-    variances = values_a.var(ddof=1) + values_b.var(ddof=1) if enough else 0.0
     return {
         "problems": size,
         "a": float(values_a.mean()),
@@ -75,10 +73,9 @@ def paired(values_a: FloatArray, values_b: FloatArray) -> dict[str, Any]:
         "difference": float(difference.mean()),
         "low": low,
         "high": high,
-        "p": p,
-        "exact": exact,
+        "p": sign_flip_p(difference),
         "se_paired": float(difference.std(ddof=1) / math.sqrt(size)) if enough else None,
-        "se_unpaired": math.sqrt(variances / size) if enough else None,
+        "se_unpaired": math.sqrt((values_a.var(ddof=1) + values_b.var(ddof=1)) / size) if enough else None,
         "won": int((difference > 0).sum()),
         "lost": int((difference < 0).sum()),
         "tied": int((difference == 0).sum()),
@@ -97,36 +94,35 @@ def _interval(differences: Sequence[FloatArray]) -> tuple[float, float]:
         centre = float(np.mean([d[0] for d in differences]))
         return max(centre - half, -1.0), min(centre + half, 1.0)
     # A lone problem cannot be resampled: it enters as a constant.
-    moving = [d[None] for d in differences if len(d) > 1]
+    moving = [d for d in differences if len(d) > 1]
     fixed = sum(float(d[0]) for d in differences if len(d) == 1)
 
     def mean_of_means(*parts: FloatArray, axis: int) -> FloatArray:
         return (np.asarray(sum(part.mean(axis=axis) for part in parts)) + fixed) / len(differences)
 
-    low, high, _ = bootstrap(moving, mean_of_means, method="percentile")
-    return low[0], high[0]
+    interval = bootstrap(moving, mean_of_means, method="percentile")
+    return interval.low, interval.high
 
 
-def sign_flip_p(differences: FloatArray) -> tuple[float, bool]:
-    """Two-sided p of the sum under random signs, and whether all signs were tried; differences (P,).
+def sign_flip_p(differences: FloatArray) -> float:
+    """Two-sided p of the sum under random signs, all of them where there are few; differences (P,).
 
     Problems without a difference are left out: their sign changes nothing, and the rest may then be few enough to
     try them all. p = 1 where none or one is left: both signs of one are equally far from 0.
     """
     moving = differences[differences != 0]
     if moving.size < 2:
-        return 1.0, True
-    exact = moving.size <= EXACT_PROBLEMS
+        return 1.0
     test = stats.permutation_test(
         (moving,),
         lambda x, axis: x.sum(axis=axis),
         permutation_type="samples",
         vectorized=True,
-        n_resamples=2**EXACT_PROBLEMS if exact else RESAMPLES,
+        n_resamples=2**EXACT_PROBLEMS if moving.size <= EXACT_PROBLEMS else RESAMPLES,
         batch=1000,
         rng=np.random.default_rng(SEED),
     )
-    return float(test.pvalue), exact
+    return float(test.pvalue)
 
 
 def _pool(rows: Sequence[dict[str, Any]], differences: Sequence[FloatArray]) -> dict[str, Any]:
@@ -134,44 +130,31 @@ def _pool(rows: Sequence[dict[str, Any]], differences: Sequence[FloatArray]) -> 
     pooled: dict[str, Any] = {key: float(np.mean([row[key] for row in rows])) for key in ("a", "b", "difference")}
     pooled |= {key: sum(row[key] for row in rows) for key in ("problems", "won", "lost", "tied")}
     pooled["low"], pooled["high"] = _interval(differences)
-    pooled["p"], pooled["exact"] = sign_flip_p(np.concatenate([d / len(d) for d in differences]))
+    pooled["p"] = sign_flip_p(np.concatenate([d / len(d) for d in differences]))
     for key in ("se_paired", "se_unpaired"):
         errors = [row[key] for row in rows]
         pooled[key] = None if None in errors else math.hypot(*errors) / len(errors)
     return pooled
 
 
-def _pair(name: str, results_a: Mapping, results_b: Mapping, column: str) -> tuple[FloatArray, FloatArray, list[str]]:
+def _pair(name: str, results_a: Mapping, results_b: Mapping) -> tuple[FloatArray, FloatArray, list[str]]:
     """Values of the shared problems in the order of their ids, and what a reader must know. ComparisonError."""
     labels = f"{_label(results_a)} and {_label(results_b)}"
     sources = [results["settings"].get("benchmarks", {}).get(name, {}) for results in (results_a, results_b)]
     if sources[0].get("sha256") != sources[1].get("sha256"):
         raise ComparisonError(f"{name}: {labels} read different files of it (sha256): sample both from one source")
-    problems_a, problems_b = (results["benchmarks"][name]["per_problem"] for results in (results_a, results_b))
-    shared = sorted(problems_a.keys() & problems_b.keys())
+    both = [results["benchmarks"][name]["per_problem"] for results in (results_a, results_b)]
+    shared = sorted(both[0].keys() & both[1].keys())
     if not shared:
         raise ComparisonError(f"{name}: {labels} share no sampled problem: finish both runs")
     notes = []
-    if len(shared) < max(len(problems_a), len(problems_b)):
-        notes.append(
-            f"{name}: compared on the {len(shared)} problems of both, of {len(problems_a)} and {len(problems_b)}"
-        )
-    drawn = [sorted({problems[i]["n"] for i in shared}) for problems in (problems_a, problems_b)]
-    if drawn[0] != drawn[1]:
-        if column == "majority":
-            raise ComparisonError(
-                f"{name}: a majority of {_span(drawn[0])} samples is no match for one of {_span(drawn[1])}"
-            )
-        notes.append(
-            f"{name}: {_span(drawn[0])} samples a problem against {_span(drawn[1])}: same scale, unequal noise"
-        )
-    return _values(problems_a, shared, column), _values(problems_b, shared, column), notes
-
-
-def _values(problems: Mapping[str, Mapping[str, Any]], ids: Iterable[str], column: str) -> FloatArray:
-    if column == "majority":
-        return np.asarray([problems[i]["majority"] for i in ids], np.float64)
-    return np.asarray([problems[i][column] / problems[i]["n"] for i in ids], np.float64)
+    if len(shared) < max(map(len, both)):
+        notes.append(f"{name}: compared on the {len(shared)} problems of both, of {len(both[0])} and {len(both[1])}")
+    ours, theirs = ({problems[i]["n"] for i in shared} for problems in both)
+    if ours != theirs:
+        notes.append(f"{name}: {_span(ours)} samples a problem against {_span(theirs)}: same scale, unequal noise")
+    values = [np.asarray([problems[i]["correct"] / problems[i]["n"] for i in shared]) for problems in both]
+    return values[0], values[1], notes
 
 
 def _differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
@@ -194,5 +177,5 @@ def _label(results: Mapping[str, Any]) -> str:
     return str(settings.get("label") or settings.get("model", {}).get("name") or "unnamed")
 
 
-def _span(drawn: Sequence[int]) -> str:
-    return f"{drawn[0]}" if len(drawn) == 1 else f"{drawn[0]} to {drawn[-1]}"
+def _span(drawn: set[int]) -> str:
+    return f"{min(drawn)}" if len(drawn) == 1 else f"{min(drawn)} to {max(drawn)}"

@@ -53,21 +53,17 @@ def wilson(fraction: float, trials: float) -> Bounds:
     return (0.0 if fraction == 0 else float(centre - half)), (1.0 if fraction == 1 else float(centre + half))
 
 
-def over_problems(values: FloatArray) -> list[Interval]:
-    """Cluster bootstrap of each row's mean; values (M, P) in [0, 1], without NaN.
+def over_problems(values: FloatArray) -> Interval:
+    """Cluster bootstrap of the mean, BCa, percentile where that is undefined; values (P,) in [0, 1], without NaN.
 
     Whole problems are drawn with replacement, each with the value that its samples gave. Samples are not drawn again
     within a problem: a problem's value already differs from its expectation by its samples' noise, so the spread of
     values over problems is the sum of both variances, and drawing twice would count the second one twice.
     """
-    values = np.sort(np.asarray(values, np.float64), axis=1)
-    constant = values[:, -1] - values[:, 0] < EQUAL
-    intervals = [Interval(*wilson(row[0], len(row)), "Wilson") for row in values]
-    if not constant.all():
-        moving = np.flatnonzero(~constant)
-        for row, interval in zip(moving, bootstrap_means(values[moving]), strict=True):
-            intervals[row] = interval
-    return intervals
+    values = np.sort(values)
+    if values[-1] - values[0] < EQUAL:
+        return Interval(*wilson(values[0], len(values)), "Wilson")
+    return bootstrap([values], lambda x, axis: x.mean(axis=axis))
 
 
 def expanded_level(size: int) -> float:
@@ -79,16 +75,8 @@ def expanded_level(size: int) -> float:
     return 1 - 2 * float(stats.norm.sf(np.sqrt(size / (size - 1)) * stats.t.ppf(TAILS[1], size - 1)))
 
 
-def bootstrap_means(values: FloatArray) -> list[Interval]:
-    """scipy's BCa for the mean of each row, percentile where BCa is undefined; values (M, P), no row constant."""
-    result = bootstrap((values,), lambda x, axis: x.mean(axis=axis))
-    return [Interval(low, high, method) for low, high, method in zip(*result, strict=True)]
-
-
-def bootstrap(
-    data: Sequence[FloatArray], statistic: Callable[..., FloatArray], method: str = "BCa"
-) -> tuple[list[float], list[float], list[str]]:
-    """Lows, highs and methods; each array of `data` is (M, P_i), resampled along its last axis on its own.
+def bootstrap(data: Sequence[FloatArray], statistic: Callable[..., FloatArray], method: str = "BCa") -> Interval:
+    """scipy's interval of a statistic; each array of `data`, (P_i,), is resampled on its own.
 
     BCa counts resamples below and equal to the observed statistic. Scores lie on a grid, so many are equal, and the
     last bit of a sum must not decide which: statistics are rounded, to 12 decimals.
@@ -97,21 +85,20 @@ def bootstrap(
     def rounded(*arrays: FloatArray, axis: int) -> FloatArray:
         return np.round(statistic(*arrays, axis=axis), 12)
 
-    batch = max(1, CELLS // sum(array.size for array in data))
-    level = expanded_level(min(array.shape[-1] for array in data))
-    options = {"axis": -1, "n_resamples": RESAMPLES, "batch": batch, "confidence_level": level}
+    batch = max(1, CELLS // sum(map(len, data)))
+    level = expanded_level(min(map(len, data)))
+    options = {"n_resamples": RESAMPLES, "batch": batch, "confidence_level": level}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(data, rounded, method=method, rng=np.random.default_rng(SEED), **options)
-    low, high = np.atleast_1d(*result.confidence_interval)
-    tails = (1 - level) / 2, (1 + level) / 2
-    plain = np.quantile(np.atleast_2d(result.bootstrap_distribution), tails, axis=-1)
-    undefined = ~(np.isfinite(low) & np.isfinite(high))
-    methods = ["percentile" if missing else method for missing in undefined]
-    return np.where(undefined, plain[0], low).tolist(), np.where(undefined, plain[1], high).tolist(), methods
+    bounds = result.confidence_interval
+    if not np.isfinite(bounds).all():
+        method = "percentile"
+        bounds = np.quantile(result.bootstrap_distribution, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(bounds[0]), float(bounds[1]), method)
 
 
-def over_runs(correct: IntArray, samples: IntArray, statistics: Sequence[Statistic]) -> list[Bounds | None]:
+def over_runs(correct: IntArray, samples: IntArray, statistic: Statistic) -> Bounds | None:
     """Interval for the expected score of runs on these very problems; correct, samples (P,). None if every n is 1.
 
     Each problem's samples are drawn again, a binomial count for a vector of 0 and 1, at Jeffreys' rate (c+1/2)/(n+1):
@@ -119,22 +106,18 @@ def over_runs(correct: IntArray, samples: IntArray, statistics: Sequence[Statist
     enter as deviations from their own expectation, because drawing with replacement turns pass@k into best@k. Where
     most problems are never or always solved this errs on the wide side; for pass@k near 1 it is a little narrow.
     """
-    if samples.max() < 2:
-        return [None] * len(statistics)
+    if samples.max(initial=0) < 2:
+        return None
     order = np.lexsort((correct, samples))
     correct, samples = correct[order], samples[order]
     rates = (correct + 0.5) / (samples + 1)
     draws = np.random.default_rng(SEED).binomial(samples, rates, size=(RUNS, len(samples)))
-    return [_run_interval(correct, samples, draws, statistic) for statistic in statistics]
-
-
-def _run_interval(correct: IntArray, samples: IntArray, draws: IntArray, statistic: Statistic) -> Bounds:
     offsets = np.zeros(RUNS)
     for n in np.unique(samples):
         possible = np.arange(n + 1)
         table = statistic(possible, np.full(n + 1, n))
         columns = np.flatnonzero(samples == n)
-        chance = stats.binom.pmf(possible, n, (correct[columns, None] + 0.5) / (n + 1))
+        chance = stats.binom.pmf(possible, n, rates[columns, None])
         offsets += table[draws[:, columns]].sum(axis=1) - (chance @ table).sum()
     return _around(float(statistic(correct, samples).mean()), offsets / len(samples))
 
@@ -142,7 +125,7 @@ def _run_interval(correct: IntArray, samples: IntArray, draws: IntArray, statist
 def votes_over_runs(ballots: Sequence[Ballot]) -> Bounds | None:
     """The same for maj@n: every problem's votes are drawn again from its own groups, silence included."""
     sizes = [sum(ballot.votes) + ballot.silent for ballot in ballots]
-    if max(sizes) < 2:
+    if max(sizes, default=0) < 2:
         return None
     rng = np.random.default_rng(SEED)
     total, offsets = 0.0, np.zeros(VOTE_RUNS)

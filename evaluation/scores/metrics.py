@@ -16,8 +16,7 @@ QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 def k_grid(n: int) -> list[int]:
     """1, 2, 4, ... up to n, and n itself where it is no power of two."""
-    powers = [1 << i for i in range(n.bit_length()) if 1 << i <= n]
-    return powers if not powers or powers[-1] == n else [*powers, n]
+    return sorted({*(1 << i for i in range(n.bit_length())), n} - {0})
 
 
 def counts(correct: ArrayLike, samples: ArrayLike) -> tuple[IntArray, IntArray]:
@@ -83,9 +82,8 @@ def length_quantiles(tokens: ArrayLike) -> dict[str, float] | None:
     lengths = np.asarray(tokens, np.float64)
     if not lengths.size:
         return None
-    quantiles = np.quantile(lengths, list(QUANTILES.values()))
-    named = dict(zip(QUANTILES, map(float, quantiles), strict=True))
-    return {"mean": float(lengths.mean()), **named, "max": float(lengths.max())}
+    quantiles = np.quantile(lengths, list(QUANTILES.values())).tolist()
+    return {"mean": float(lengths.mean()), **dict(zip(QUANTILES, quantiles, strict=True)), "max": float(lengths.max())}
 
 
 def rate(count: int, total: int) -> float | None:

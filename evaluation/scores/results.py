@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.scores.intervals import Ballot
 from evaluation.scores.metrics import k_grid, length_quantiles, majority, mean_at_n, rate
-from evaluation.scores.scoring import NO_SCORE, all_scores, count_scores
+from evaluation.scores.scoring import all_scores, count_score
 from evaluation.scores.summary import percent, summary_markdown
 from evaluation.store import read_json, write_json, write_text
 
@@ -81,60 +81,41 @@ def summarize_benchmark(
 ) -> dict[str, Any]:
     """One benchmark's entry, warnings aside; `votes` and graded `rows` by problem id, `repeated`: in training data."""
     ids = sorted(votes)
-    drawn = [votes[i]["n"] for i in ids]
-    total = sum(drawn)
-    tokens = [row["tokens"] for i in ids for row in rows[i]]
+    correct, strict, samples = (
+        np.asarray([votes[i][key] for i in ids], np.int64) for key in ("correct", "strict", "n")
+    )
+    ballots = [_ballot(votes[i]) for i in ids]
+    total = int(samples.sum())
+    counts = {key: sum(votes[i][key] for i in ids) for key in ("truncated", "no_answer", "timeout")}
+    counts["failed"] = sum(row["finish_reason"] == "error" for i in ids for row in rows[i])
+    kept = np.asarray([i not in (repeated or ()) for i in ids], bool)
+    clean = {"problems": int(kept.sum()), "repeated": int((~kept).sum())}
     return {
         "problems": len(ids),
         "planned_problems": planned_problems,
         "samples": total,
         "planned": planned_problems * n,
-        "n_min": min(drawn, default=0),
-        "n_max": max(drawn, default=0),
-        **_scores(votes, ids, n),
-        "tokens": length_quantiles(tokens),
-        **{key: rate(sum(votes[i][key] for i in ids), total) for key in ("truncated", "no_answer", "timeout")},
-        "failed": rate(sum(row["finish_reason"] == "error" for i in ids for row in rows[i]), total),
-        "clean": _clean(votes, ids, repeated),
-        "per_problem": {i: _problem(votes[i], rows[i]) for i in ids},
+        "n_min": int(samples.min()) if ids else 0,
+        "n_max": int(samples.max(initial=0)),
+        **all_scores(correct, strict, samples, ballots, k_grid(n)),
+        "tokens": length_quantiles([row["tokens"] for i in ids for row in rows[i]]),
+        **{key: rate(count, total) for key, count in counts.items()},
+        # The problems that the training data does not repeat; None if nobody looked.
+        "clean": None if repeated is None else clean | {"mean": count_score(correct[kept], samples[kept], mean_at_n)},
+        "per_problem": {i: _problem(votes[i], rows[i], ballot) for i, ballot in zip(ids, ballots, strict=True)},
     }
 
 
-def _scores(votes: Mapping[str, Mapping[str, Any]], ids: list[str], n: int) -> dict[str, Any]:
-    if not ids:
-        return {"mean": NO_SCORE, "strict": NO_SCORE, "pass@k": {}, "best@k": {}, "majority": NO_SCORE}
-    correct, strict, samples = (
-        np.asarray([votes[i][key] for i in ids], np.int64) for key in ("correct", "strict", "n")
-    )
-    return all_scores(correct, strict, samples, [_ballot(votes[i]) for i in ids], k_grid(n))
+def _problem(votes: Mapping[str, Any], rows: list[dict[str, Any]], ballot: Ballot) -> dict[str, Any]:
+    counts = {key: votes[key] for key in ("n", "correct", "strict")}
+    tokens = sum(row["tokens"] for row in rows) / len(rows)
+    return counts | {"majority": majority(ballot.votes, ballot.right), "tokens": tokens}
 
 
 def _ballot(problem: Mapping[str, Any]) -> Ballot:
     groups = problem["groups"]
     counted = tuple(group["count"] for group in groups)
     return Ballot(counted, tuple(group["correct"] for group in groups), problem["n"] - sum(counted))
-
-
-def _problem(problem: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    ballot = _ballot(problem)
-    lengths = [row["tokens"] for row in rows]
-    return {
-        **{key: problem[key] for key in ("n", "correct", "strict")},
-        "majority": majority(ballot.votes, ballot.right),
-        "tokens": sum(lengths) / len(lengths),
-    }
-
-
-def _clean(votes: Mapping[str, Any], ids: list[str], repeated: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """mean@n on the problems that the training data does not repeat; None if nobody looked."""
-    if repeated is None:
-        return None
-    rest = [i for i in ids if i not in repeated]
-    mean = NO_SCORE
-    if rest:
-        correct, samples = (np.asarray([votes[i][key] for i in rest], np.int64) for key in ("correct", "n"))
-        mean = count_scores(correct, samples, {"mean": mean_at_n})["mean"]
-    return {"problems": len(rest), "repeated": len(ids) - len(rest), "mean": mean}
 
 
 def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

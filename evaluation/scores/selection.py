@@ -32,10 +32,8 @@ class Selection:
     last: Evaluation
     best: Evaluation
     evaluations: int
-    problems: int
     corrected: float | None
     method: str | None
-    splits: int
     warnings: tuple[str, ...]
 
 
@@ -64,29 +62,27 @@ def last_and_best(series: Sequence[tuple[int, Counts]]) -> Selection:
     means = mean_at_n(table[..., 0], table[..., 1]).mean(axis=1)
     evaluations = [Evaluation(step, float(value)) for (step, _), value in zip(kept, means, strict=True)]
     best = evaluations[int(np.argmax(means))]
-    corrected, method, splits = _corrected(table[..., 0], table[..., 1])
+    corrected, method = _corrected(table[..., 0], table[..., 1])
     if corrected is not None:
         corrected = min(corrected, best.value)  # exceeds it by the splits' own noise only
-    return Selection(evaluations[-1], best, len(kept), len(ids), corrected, method, splits, tuple(notes))
+    return Selection(evaluations[-1], best, len(kept), corrected, method, tuple(notes))
 
 
-def _corrected(correct: IntArray, samples: IntArray) -> tuple[float | None, str | None, int]:
-    """Estimate, method and number of splits; correct, samples (evaluations, P)."""
+def _corrected(correct: IntArray, samples: IntArray) -> tuple[float | None, str | None]:
+    """Estimate and method; correct, samples (evaluations, P)."""
     if len(correct) == 1:
-        return float(mean_at_n(correct, samples).mean()), None, 0
-    rng = np.random.default_rng(SEED)
-    splits = int(np.clip(CELLS // correct.size, *SPLITS))
+        return float(mean_at_n(correct, samples).mean()), None
     if samples.min() >= 2:
         method, halves = "samples", _sample_halves
     elif correct.shape[1] >= 2:
         method, halves = "problems", _problem_halves
     else:
-        return None, None, 0
-    scores = []
-    for _ in range(splits):
+        return None, None
+    rng, scores = np.random.default_rng(SEED), []
+    for _ in range(int(np.clip(CELLS // correct.size, *SPLITS))):
         one, other = halves(rng, correct, samples)
         scores += [other[one.argmax()], one[other.argmax()]]
-    return float(np.mean(scores)), method, splits
+    return float(np.mean(scores)), method
 
 
 def _sample_halves(rng: np.random.Generator, correct: IntArray, samples: IntArray):

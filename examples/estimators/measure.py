@@ -1,159 +1,93 @@
 """Error and noise of every estimator at one policy, by enumeration in float64.
 
-Legend: M methods; Y replies, T tokens, N·V rows, P parameters of tree.py. A reply's gradient is Σ_t c_t ∇ log π of its
-tokens, with c from the loss. Its mean over π_old and its square need ∇ log π of each row once for all methods.
+Legend: R references, M methods, K targets; Y replies, T tokens, N·V rows, P parameters of tree.py. A reply's
+gradient is Σ_t c_t ∇ log π of its tokens, with c from the loss. Its mean over π_old and its square need ∇ log π of
+each row once for all methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Qwen3ForCausalLM
 
-from examples.estimators import model as task
-from examples.estimators import tree as trees
 from examples.estimators.methods import Method
+from examples.estimators.tree import CHUNK, Policy, Tree
 from tests import oracle
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Result of one method: |E ĝ - ∇J| / |∇J|, and the trace of the covariance of one reply's ĝ over |∇J|²."""
-
-    error: float
-    noise: float
-
-
 def measure(
-    model: Qwen3ForCausalLM,
-    policy: dict[str, Tensor],
-    old: dict[str, Tensor],
-    refs: Sequence[dict[str, Tensor]],
-    forest: Sequence[trees.Tree],
-    methods: Sequence[Method],
-    beta: float,
-) -> list[list[Measured]]:
-    """Return one Measured a method for each reference.
+    forest: Sequence[Tree], policy: Policy, old: Policy, refs: Sequence[Policy], methods: Sequence[Method], beta: float
+) -> tuple[Tensor, Tensor]:
+    """Return errors |E ĝ - ∇J| / |∇J| and noises, the trace of the covariance of one reply's ĝ over |∇J|²; (R, M).
 
     ∇J is that of E[R] - β·D of whole replies, mean over prompts; the noise that of replies to one prompt.
     """
     targets = sorted({method.target for method in methods})
-    count = len(refs) * len(methods)
-    means, truths, noise = [], [], torch.zeros(count, dtype=torch.float64)
+    means, truths, traces = [], [], []
     for tree in forest:
-        now, before = (trees.log_probs(model, each, tree) for each in (policy, old))
-        weights, coefficients, left, exact = trees.reply_probs(tree, before), [], [], []
-        for ref in refs:
-            anchor = trees.log_probs(model, ref, tree)
-            coefficients += [coefficients_of(method, tree, now, before, anchor) for method in methods]
-            exact += [_true_coefficients(target, tree, now, anchor, beta) for target in targets]
-        stacked = torch.stack(coefficients)
-        left = torch.zeros(count, len(now), dtype=torch.float64)
-        left.index_add_(1, tree.rows[tree.mask], (stacked * weights.unsqueeze(-1))[:, tree.mask])
-        sums, squares = _contract(model, policy, tree, torch.cat([left, torch.stack(exact)]), stacked, weights)
-        means.append(sums[:count])
-        truths.append(sums[count:])
-        noise += (squares - sums[:count].square().sum(-1)) / len(forest)
-    mean, truth = torch.stack(means).mean(0), torch.stack(truths).mean(0)
-    results: list[list[Measured]] = []
-    for r in range(len(refs)):
-        goals = [truth[r * len(targets) + targets.index(method.target)] for method in methods]
-        rows = range(r * len(methods), (r + 1) * len(methods))
-        results.append(
-            [
-                Measured(float((mean[i] - goal).norm() / goal.norm()), float(noise[i] / goal.square().sum()))
-                for i, goal in zip(rows, goals, strict=True)
-            ]
+        now, before = tree.log_probs(policy), tree.log_probs(old)
+        anchors, weights = [tree.log_probs(ref) for ref in refs], tree.reply_probs(before)
+        tokens = torch.stack(
+            [coefficients_of(method, tree, now, before, ref) for ref in anchors for method in methods]
         )
-    return results
+        exact = torch.stack([_true_coefficients(name, tree, now, ref, beta) for ref in anchors for name in targets])
+        rows = torch.zeros(len(tokens), len(now), dtype=torch.float64)
+        rows.index_add_(1, tree.rows[tree.mask], (tokens * weights.unsqueeze(-1))[:, tree.mask])
+        sums, squares = _contract(tree, policy, torch.cat([rows, exact]), tokens, weights)
+        means.append(sums[: len(tokens)])
+        truths.append(sums[len(tokens) :])
+        traces.append(squares - means[-1].square().sum(-1))
+    mean, trace = (torch.stack(parts).mean(0).unflatten(0, (len(refs), -1)) for parts in (means, traces))
+    truth = torch.stack(truths).mean(0).unflatten(0, (len(refs), -1))  # (R, K, P)
+    goals = truth[:, [targets.index(method.target) for method in methods]]
+    return (mean - goals).norm(dim=-1) / goals.norm(dim=-1), trace / goals.square().sum(-1)
+
+
+def _contract(tree: Tree, policy: Policy, rows: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows, (·, N·V), times ∇ log π, (·, P); and E_old of |Σ_t c_t ∇ log π|², (R·M,).
+
+    tokens is c, (R·M, Y, T). The square needs the inner products of the rows of a reply.
+    """
+    gradients = tree.gradients(policy)
+    squares = torch.zeros(len(tokens), dtype=torch.float64)
+    for chunk in torch.arange(len(weights)).split(CHUNK):
+        path, c = gradients[tree.rows[chunk]], tokens[:, chunk]
+        squares += torch.einsum("myt,yts,mys,y->m", c, path @ path.mT, c, weights[chunk])
+    return rows @ gradients, squares
 
 
 @torch.no_grad()
-def kl_of_replies(
-    model: Qwen3ForCausalLM, policy: dict[str, Tensor], old: dict, forest: Sequence[trees.Tree]
-) -> float:
+def kl_of_replies(forest: Sequence[Tree], policy: Policy, old: Policy) -> float:
     """KL(π_θ‖π_old) of a reply in nats, mean over prompts."""
     total = 0.0
     for tree in forest:
-        now, before = (trees.reply_probs(tree, trees.log_probs(model, each, tree)) for each in (policy, old))
+        now, before = (tree.reply_probs(tree.log_probs(each)) for each in (policy, old))
         total += float((now * (now / before).log()).sum())
     return total / len(forest)
 
 
 @torch.no_grad()
-def accuracy(model: Qwen3ForCausalLM, policy: dict[str, Tensor], forest: Sequence[trees.Tree]) -> float:
+def accuracy(forest: Sequence[Tree], policy: Policy) -> float:
     """Probability of the right reply, mean over prompts."""
-    probs = [trees.reply_probs(tree, trees.log_probs(model, policy, tree)) @ tree.is_right for tree in forest]
-    return float(torch.stack(probs).mean())
+    return float(torch.stack([tree.reply_probs(tree.log_probs(policy)) @ tree.is_right for tree in forest]).mean())
 
 
-def coefficients_of(method: Method, tree: trees.Tree, now: Tensor, old: Tensor, ref: Tensor) -> Tensor:
-    """c of every reply: minus the gradient of its loss by each token's log-probability, (Y, T)."""
+def coefficients_of(method: Method, tree: Tree, now: Tensor, old: Tensor, ref: Tensor) -> Tensor:
+    """c of every reply: minus the gradient of its loss by each token's log-probability, (Y, T), 0 where masked."""
     rewards = 2 * tree.is_right - 1
-    advantages = rewards - trees.reply_probs(tree, old) @ rewards  # the exact baseline
-    leaf = torch.where(tree.mask, now[tree.rows], 0.0).requires_grad_()
-    before, anchor = (torch.where(tree.mask, each[tree.rows], 0.0) for each in (old, ref))
-    losses = method.loss(leaf, before, anchor, advantages.unsqueeze(-1), tree.mask)
-    return -torch.autograd.grad(torch.where(tree.mask, losses, 0.0).sum(), leaf)[0]
+    advantages = rewards - tree.reply_probs(old) @ rewards  # the exact baseline
+    leaf, before, anchor = (torch.where(tree.mask, each[tree.rows], 0.0) for each in (now, old, ref))
+    losses = method.loss(leaf.requires_grad_(), before, anchor, advantages.unsqueeze(-1), tree.mask)
+    (gradient,) = torch.autograd.grad(torch.where(tree.mask, losses, 0.0).sum(), leaf)
+    return torch.where(tree.mask, -gradient, 0.0)
 
 
-def _true_coefficients(target: str, tree: trees.Tree, now: Tensor, ref: Tensor, beta: float) -> Tensor:
+def _true_coefficients(target: str, tree: Tree, now: Tensor, ref: Tensor, beta: float) -> Tensor:
     """∂J/∂ log π of every row, J added up over all replies as the oracle defines it; (N·V,)."""
     leaf = now.clone().requires_grad_()
-    rewards = 2 * tree.is_right - 1
     divergence, strength = ("rkl", 0.0) if target == "none" else (target, beta)
-    value = oracle.objective(
-        divergence, trees.reply_probs(tree, leaf), trees.reply_probs(tree, ref), rewards, strength
-    )
+    policy, reference = tree.reply_probs(leaf), tree.reply_probs(ref)
+    value = oracle.objective(divergence, policy, reference, 2 * tree.is_right - 1, strength)
     return torch.autograd.grad(value, leaf)[0]
-
-
-def _contract(
-    model: Qwen3ForCausalLM,
-    policy: dict[str, Tensor],
-    tree: trees.Tree,
-    left: Tensor,
-    coefficients: Tensor,
-    weights: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """left (K, N·V) times ∇ log π, (K, P); and E_old of |Σ_t c_t ∇ log π|² of each method, (M,).
-
-    The square needs the inner products of a row with itself and with the rows before it in its reply, no others.
-    """
-    sums = torch.zeros(len(left), sum(value.numel() for value in policy.values()), dtype=torch.float64)
-    inner = torch.zeros(tree.first_node[-1], task.VOCABULARY, task.LENGTH, dtype=torch.float64)
-    below = tree.first_node[-2]  # nodes from here on are nobody's ancestors
-    above = torch.empty(0, sums.shape[1], dtype=torch.float64)  # ∇ log π of the rows that are
-    paths = _paths(tree)
-    for first, chunk in trees.gradients(model, policy, tree):  # (nodes, V, P)
-        nodes = slice(first, first + len(chunk))
-        flat = chunk.flatten(0, 1)
-        sums.addmm_(left[:, first * task.VOCABULARY :][:, : len(flat)], flat)
-        inner[nodes, :, 0] = chunk.square().sum(-1)
-        for back in range(1, task.LENGTH):
-            ancestors = paths[nodes, back - 1]
-            has = ancestors >= 0
-            inner[nodes, :, back][has] = torch.einsum("nvp,np->nv", chunk[has], above[ancestors[has]])
-        if first < below:
-            above = torch.cat([above, flat])
-    inner = inner.flatten(0, 1)
-    squares = torch.zeros(len(coefficients), dtype=torch.float64)
-    for t in range(task.LENGTH):
-        for back in range(t + 1):
-            product = inner[tree.rows[:, t], back] * tree.mask[:, t] * weights
-            pair = coefficients[:, :, t] * coefficients[:, :, t - back]
-            squares += (1.0 if back == 0 else 2.0) * (pair @ product)
-    return sums, squares
-
-
-def _paths(tree: trees.Tree) -> Tensor:
-    """(N, T - 1): the rows that lead to a node, the nearest first, -1 where there is none."""
-    paths = torch.full((tree.first_node[-1], task.LENGTH - 1), -1)
-    for t in range(1, task.LENGTH):
-        seen = tree.mask[:, t]
-        for back in range(1, t + 1):
-            paths[tree.rows[seen, t] // task.VOCABULARY, back - 1] = tree.rows[seen, t - back]
-    return paths

@@ -15,6 +15,7 @@ from torch import Tensor
 from rpg_openrlhf.objectives.losses import rpg_token_losses
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Term = Callable[[Tensor], Tensor]  # a function of log π_θ/π_ref
 CLIP = {"clip_eps_low": 0.2, "clip_eps_high": 0.28, "dual_clip": 10.0}  # the published bounds
 GRPO_CLIP = {"clip_eps_low": 0.2, "clip_eps_high": 0.2, "dual_clip": 10.0}
 LEVELS = {
@@ -49,53 +50,40 @@ def methods(beta: float) -> Iterator[Method]:
             }.items():
                 yield Method(divergence, level, clip, divergence, _rpg(**options, **more))
     plain = {"divergence": "urkl", "gradient_estimator": "differentiable", "beta": 0.0}
-    for name, term in _TERMS.items():
-        target = "fkl" if name == "k3 as a loss" else "rkl"
-        yield Method(name, "token", "none", target, _with_loss(term, beta, plain))
+    for name, term in TERMS.items():
+        target = "fkl" if name == "k3" else "rkl"
+        yield Method(f"{name} as a loss", "token", "none", target, _rpg(**plain, strength=beta, as_loss=term))
     for name in ("k1", "k3"):
-        yield Method(
-            f"{name} in the reward", "token", "none", "rkl", _in_reward(_TERMS[f"{name} as a loss"], beta, plain)
-        )
-    grpo = _with_loss(_TERMS["k3 as a loss"], beta, {**plain, **GRPO_CLIP})
+        loss = _rpg(**plain, strength=beta, in_reward=TERMS[name])
+        yield Method(f"{name} in the reward", "token", "none", "rkl", loss)
+    grpo = _rpg(**plain, **GRPO_CLIP, strength=beta, as_loss=TERMS["k3"])
     yield Method("GRPO as released", "token", "differentiable, gate", "rkl", grpo)
-    cispo = {"gradient_estimator": "reinforce", "clip_mode": "truncate", "clip_eps_low": 1.0, "clip_eps_high": 0.28}
-    yield Method("CISPO", "token", "reinforce, truncate", "none", _rpg("urkl", 0.0, dual_clip=1.28, **cispo))
+    clip = {"clip_mode": "truncate", "clip_eps_low": 1.0, "clip_eps_high": 0.28, "dual_clip": 1.28}
+    cispo = _rpg(**plain | {"gradient_estimator": "reinforce"}, **clip)
+    yield Method("CISPO", "token", "reinforce, truncate", "none", cispo)
 
 
-_TERMS: dict[str, Callable[[Tensor], Tensor]] = {  # functions of log π_θ/π_ref
-    "k1 as a loss": lambda x: x,
-    "k2 as a loss": lambda x: x.square() / 2,
-    "k3 as a loss": lambda x: torch.exp(-x) - 1 + x,
+TERMS: dict[str, Term] = {
+    "k1": lambda x: x,
+    "k2": lambda x: x.square() / 2,
+    "k3": lambda x: torch.exp(-x) - 1 + x,
 }
 
 
-def _rpg(divergence: str, beta: float, **options) -> Loss:
-    def loss(log_probs: Tensor, old: Tensor, ref: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-        return rpg_token_losses(
-            log_probs, old, advantages, ref, mask, divergence=divergence, beta=beta, **options
-        ).losses
+def _rpg(strength: float = 0.0, as_loss: Term | None = None, in_reward: Term | None = None, **options) -> Loss:
+    """RPG's loss with these options, and a KL term as other programs have it, times strength.
 
-    return loss
-
-
-def _with_loss(term: Callable[[Tensor], Tensor], beta: float, options: dict) -> Loss:
-    """PPO's surrogate and a KL term beside it, without the importance weight, as other programs have it."""
-    surrogate = _rpg(**options)
+    as_loss: beside the surrogate, without the importance weight. in_reward: taken off the reward at sampling time, so
+    that a token's advantage loses the terms from it to the end.
+    """
 
     def loss(log_probs: Tensor, old: Tensor, ref: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-        penalty = torch.where(mask, term(log_probs - ref), 0.0)
-        return surrogate(log_probs, old, ref, advantages, mask) + beta * penalty
-
-    return loss
-
-
-def _in_reward(term: Callable[[Tensor], Tensor], beta: float, options: dict) -> Loss:
-    """The KL taken off the reward at sampling time: a token's advantage loses the terms from it to the end."""
-    surrogate = _rpg(**options)
-
-    def loss(log_probs: Tensor, old: Tensor, ref: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-        cost = torch.where(mask, term(old - ref), 0.0)
-        to_go = cost.flip(-1).cumsum(-1).flip(-1)
-        return surrogate(log_probs, old, ref, advantages - beta * to_go, mask)
+        if in_reward is not None:
+            cost = torch.where(mask, in_reward(old - ref), 0.0)
+            advantages = advantages - strength * cost.flip(-1).cumsum(-1).flip(-1)
+        losses = rpg_token_losses(log_probs, old, advantages, ref, mask, **options).losses
+        if as_loss is not None:
+            losses = losses + strength * torch.where(mask, as_loss(log_probs - ref), 0.0)
+        return losses
 
     return loss

@@ -16,25 +16,28 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports deepspeed
 
 import argparse
 import json
-import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from examples.estimators import model as task
 from examples.estimators import policies
-from examples.estimators import tree as trees
 from examples.estimators.measure import accuracy, kl_of_replies, measure
-from examples.estimators.methods import Method, methods
+from examples.estimators.methods import methods
+from examples.estimators.tree import Tree
 
 BETA = 0.2
-STALENESS = (0.01, 0.05, 0.2, 0.5)  # KL(π_θ‖π_old) of a reply, nats; and 0
+STALENESS = (0.01, 0.05, 0.2, 0.5)  # KL(π_θ‖π_old) of a reply, nats
+LEVELS = (0.0, *STALENESS)
 WARM_UP_STEPS, RL_STEPS = 250, 8
-REFERENCES = ("fixed", "old")
-SHOWN = (  # rows of the page's tables: (kind, level, clip), in order
+NAMES = ("estimator", "level", "clip")
+Curves = dict[tuple[str, str, str], pd.DataFrame]  # records by (kind, level, clip)
+SHOWN = (  # rows of the page's tables, in order
     *((kind, "token", "none") for kind in ("fkl", "ufkl", "rkl", "urkl")),
     *(("urkl", "token", clip) for clip in ("differentiable, gate", "reinforce, gate", "reinforce, truncate")),
     ("urkl", "prefix", "none"),
@@ -66,68 +69,62 @@ def compute(prompts: Sequence[str] = task.PROMPTS, staleness: Sequence[float] = 
     """One record for each policy, way there, staleness, reference and method."""
     model = task.build(0)
     task.warm_up(model, WARM_UP_STEPS, 0)
-    forest = [trees.tree_of(prompt) for prompt in prompts]
+    forest = [Tree(model, prompt) for prompt in prompts]
     start = task.parameters_of(model)
-    old = policies.after_rl(model, start, forest, RL_STEPS, BETA)
+    old = policies.after_rl(start, forest, RL_STEPS, BETA)
     every = list(methods(BETA))
     records = []
-    for name, sampler, refs in (("after RL", old, (start, old)), ("after warm-up", start, (start,))):
-        paths = {"optimizer steps": [], "a random direction": []}
-        paths["optimizer steps"] = policies.by_optimizer_steps(model, sampler, start, forest, staleness, BETA)
-        paths["a random direction"] = policies.in_a_random_direction(model, sampler, forest, staleness)
+    for name, sampler, refs in (
+        ("after RL", old, {"fixed": start, "old": old}),
+        ("after warm-up", start, {"old": start}),
+    ):
+        by_steps = policies.by_optimizer_steps(sampler, start, forest, staleness, BETA)
+        at_random = policies.in_a_random_direction(sampler, forest, staleness)
         places = [("both", 0.0, sampler)]
-        places += [
-            (way, kl, at) for way, estimators in paths.items() for kl, at in zip(staleness, estimators, strict=True)
-        ]
+        places += [("optimizer steps", kl, policy) for kl, policy in zip(staleness, by_steps, strict=True)]
+        places += [("a random direction", kl, policy) for kl, policy in zip(staleness, at_random, strict=True)]
         for way, kl, policy in tqdm(places, desc=name, unit="policy"):
-            known = {
-                "policy": name, "accuracy": accuracy(model, sampler, forest), "way": way, "staleness": kl,
-                "kl": kl_of_replies(model, policy, sampler, forest),
+            place = {
+                "policy": name, "accuracy": accuracy(forest, sampler), "way": way, "staleness": kl,
+                "kl": kl_of_replies(forest, policy, sampler),
             }  # fmt: skip
-            estimators = measure(model, policy, sampler, refs, forest, every, BETA)
-            for reference, measured in zip(REFERENCES if len(refs) > 1 else REFERENCES[1:], estimators, strict=True):
-                records += [
-                    known | {"reference": reference} | _row(m, r) for m, r in zip(every, measured, strict=True)
-                ]
+            errors, noises = measure(forest, policy, sampler, list(refs.values()), every, BETA)
+            for r, reference in enumerate(refs):
+                for m, method in enumerate(every):
+                    labels = {label: getattr(method, label) for label in ("kind", "level", "clip", "target")}
+                    numbers = {"error": float(errors[r, m]), "noise": float(noises[r, m])}
+                    records.append(place | {"reference": reference} | labels | numbers)
     return records
 
 
-def _row(method: Method, measured) -> dict:
-    return {
-        "kind": method.kind, "level": method.level, "clip": method.clip, "target": method.target,
-        "error": measured.error, "noise": measured.noise,
-    }  # fmt: skip
+def curves_of(records: pd.DataFrame, policy: str, reference: str, way: str) -> Curves:
+    """Records of each method in the order of staleness; those of no staleness are both ways'."""
+    is_meant = (records.policy == policy) & (records.reference == reference) & records.way.isin((way, "both"))
+    return dict(iter(records[is_meant].sort_values("staleness").groupby(["kind", "level", "clip"])))
 
 
-def series(records: list[dict], key: tuple[str, str, str], policy: str, reference: str, way: str) -> list[dict]:
-    """Records of one method in the order of staleness; those of no staleness are both ways'."""
-    wanted = {"policy": policy, "reference": reference}
-    rows = [
-        row for row in records
-        if all(row[name] == value for name, value in wanted.items())
-        and row["way"] in (way, "both") and (row["kind"], row["level"], row["clip"]) == key
-    ]  # fmt: skip
-    return sorted(rows, key=lambda row: row["staleness"])
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
-def table(records: list[dict], policy: str, reference: str, way: str) -> str:
+def table(curves: Curves) -> str:
     """Markdown: error at each staleness, then the noise at none and at the largest."""
-    levels = (0.0, *STALENESS)
-    head = [*(f"error at KL {kl:g}" for kl in levels), "noise at 0", f"noise at {levels[-1]:g}"]
-    lines = ["| estimator | level | clip | " + " | ".join(head) + " |", "|---" * (3 + len(head)) + "|"]
+    head = [*NAMES, *(f"error at KL {kl:g}" for kl in LEVELS), "noise at 0", f"noise at {LEVELS[-1]:g}"]
+    rows = []
     for key in SHOWN:
-        rows = series(records, key, policy, reference, way)
-        cells = [f"{row['error']:.3f}" if row["error"] > 5e-4 else f"{row['error']:.0e}" for row in rows]
-        cells += [f"{rows[0]['noise']:.3g}", f"{rows[-1]['noise']:.3g}"]
-        lines.append(f"| {' | '.join(key)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        errors, noises = curves[key].error, curves[key].noise
+        cells = [f"{error:.3f}" if error > 5e-4 else f"{error:.0e}" for error in errors]
+        rows.append([*key, *cells, f"{noises.iloc[0]:.3g}", f"{noises.iloc[-1]:.3g}"])
+    return _markdown(head, rows)
 
 
-def crossing(rows: list[dict], other: list[dict]) -> list[str]:
+def crossing(base: pd.DataFrame, other: pd.DataFrame) -> list[str]:
     """Number N of replies up to which the second has the smaller error² + noise / N, at each staleness."""
     cells = []
-    for a, b in zip(rows, other, strict=True):
-        gain, price = a["error"] ** 2 - b["error"] ** 2, b["noise"] - a["noise"]
+    gains = base.error.to_numpy() ** 2 - other.error.to_numpy() ** 2
+    prices = other.noise.to_numpy() - base.noise.to_numpy()
+    for gain, price in zip(gains, prices, strict=True):
         if gain > 0 and price > 0:
             cells.append(f"from {price / gain:,.0f}")
         elif gain < 0 and price < 0:
@@ -137,52 +134,43 @@ def crossing(rows: list[dict], other: list[dict]) -> list[str]:
     return cells
 
 
-def crossings(records: list[dict], policy: str, reference: str, way: str) -> str:
+def crossings(curves: Curves) -> str:
     """Markdown: for how many replies each is better than URKL at level token without a clip."""
-    base = series(records, ("urkl", "token", "none"), policy, reference, way)
-    lines = ["| better than `urkl` at level token | " + " | ".join(f"KL {kl:g}" for kl in (0.0, *STALENESS)) + " |"]
-    lines.append("|---" * (2 + len(STALENESS)) + "|")
-    for label, key in DRAWN.items():
-        if key != ("urkl", "token", "none"):
-            cells = crossing(base, series(records, key, policy, reference, way))
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    base = ("urkl", "token", "none")
+    rows = [[label, *crossing(curves[base], curves[key])] for label, key in DRAWN.items() if key != base]
+    return _markdown(["better than `urkl` at level token", *(f"KL {kl:g}" for kl in LEVELS)], rows)
 
 
-def deviations(records: list[dict], policy: str, reference: str, way: str, replies: int) -> str:
+def deviations(curves: Curves, replies: int) -> str:
     """Markdown: sqrt(error² + noise / N), the root mean squared error of a mean over N replies."""
-    lines = ["| estimator | level | clip | " + " | ".join(f"KL {kl:g}" for kl in (0.0, *STALENESS)) + " |"]
-    lines.append("|---" * (4 + len(STALENESS)) + "|")
-    values = {}
-    for key in SHOWN:
-        rows = series(records, key, policy, reference, way)
-        values[key] = [math.hypot(row["error"], math.sqrt(row["noise"] / replies)) for row in rows]
-    least = [min(column) for column in zip(*values.values(), strict=True)]
+    values = {key: np.hypot(curves[key].error, np.sqrt(curves[key].noise / replies)).to_numpy() for key in SHOWN}
+    near = 1.05 * np.min(list(values.values()), axis=0)
+    rows = []
     for key, row in values.items():
-        near = [value <= 1.05 * low for value, low in zip(row, least, strict=True)]
-        cells = [f"**{value:.2f}**" if bold else f"{value:.2f}" for value, bold in zip(row, near, strict=True)]
-        lines.append(f"| {' | '.join(key)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells = [
+            f"**{value:.2f}**" if value <= bound else f"{value:.2f}" for value, bound in zip(row, near, strict=True)
+        ]
+        rows.append([*key, *cells])
+    return _markdown([*NAMES, *(f"KL {kl:g}" for kl in LEVELS)], rows)
 
 
-def draw(records: list[dict], path: Path) -> None:
+def draw(records: pd.DataFrame, path: Path) -> None:
     """Error and noise against staleness, a column for each way there; after RL, with a fixed reference."""
     import matplotlib.pyplot as plt  # late: only a drawing needs it
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
-    for column, way in enumerate(("optimizer steps", "a random direction")):
+    for column, way in zip(axes.T, ("optimizer steps", "a random direction"), strict=True):
+        curves = curves_of(records, "after RL", "fixed", way)
         for label, key in DRAWN.items():
-            rows = series(records, key, "after RL", "fixed", way)
-            x = range(len(rows))
             style = "-" if key[2] == "none" else "--"
-            axes[0][column].plot(x, [max(row["error"], 1e-3) for row in rows], style, marker="o", ms=3, label=label)
-            axes[1][column].plot(x, [row["noise"] for row in rows], style, marker="o", ms=3, label=label)
-        axes[0][column].set_title(f"away from π_old by {way}")
-        axes[1][column].set_xticks(range(1 + len(STALENESS)), [f"{kl:g}" for kl in (0.0, *STALENESS)])
-        axes[1][column].set_xlabel("KL(π_θ‖π_old) of a reply, nats")
-    for row, name in enumerate(("relative error of the mean gradient", "noise of one reply / |∇J|²")):
-        axes[row][0].set_ylabel(name)
-        for axis in axes[row]:
+            for axis, values in zip(column, (curves[key].error.clip(lower=1e-3), curves[key].noise), strict=True):
+                axis.plot(range(len(values)), values, style, marker="o", ms=3, label=label)
+        column[0].set_title(f"away from π_old by {way}")
+        column[1].set_xticks(range(len(LEVELS)), [f"{kl:g}" for kl in LEVELS])
+        column[1].set_xlabel("KL(π_θ‖π_old) of a reply, nats")
+    for row, name in zip(axes, ("relative error of the mean gradient", "noise of one reply / |∇J|²"), strict=True):
+        row[0].set_ylabel(name)
+        for axis in row:
             axis.set_yscale("log")
             axis.grid(alpha=0.3)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -216,15 +204,17 @@ def main(argv: list[str] | None = None) -> int:
         records = compute()
         args.records.parent.mkdir(parents=True, exist_ok=True)
         args.records.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
+    frame = pd.DataFrame(records)
+    curves = curves_of(frame, "after RL", "fixed", "optimizer steps")
     parts = {
-        "steps": table(records, "after RL", "fixed", "optimizer steps"),
-        "random": table(records, "after RL", "fixed", "a random direction"),
-        "old": table(records, "after RL", "old", "optimizer steps"),
-        "crossings": crossings(records, "after RL", "fixed", "optimizer steps"),
-        "deviations": deviations(records, "after RL", "fixed", "optimizer steps", 8192),
+        "steps": table(curves),
+        "random": table(curves_of(frame, "after RL", "fixed", "a random direction")),
+        "old": table(curves_of(frame, "after RL", "old", "optimizer steps")),
+        "crossings": crossings(curves),
+        "deviations": deviations(curves, 8192),
     }
     update(args.out / "estimators.md", parts)
-    draw(records, args.out / "estimators.png")
+    draw(frame, args.out / "estimators.png")
     print(f"{len(records)} numbers, {time.monotonic() - began:.0f} s: {args.out / 'estimators.md'}, {args.records}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Every reply of a prompt, and the gradient of every token's log-probability.
+"""Every reply to a prompt, and the gradient of every token's log-probability.
 
 Legend: N nodes (prefixes of replies), V tokens; a row is a (node, token) pair, N·V of them; Y replies, T tokens of the
 longest; P parameters.
@@ -6,8 +6,7 @@ longest; P parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -16,78 +15,56 @@ from transformers import Qwen3ForCausalLM
 
 from examples.estimators import model as task
 
-CHUNK = 256  # nodes whose gradients are held at once
+CHUNK = 256  # nodes, or replies, that are worked on at once
+
+Policy = dict[str, Tensor]  # parameters by name
 
 
-@dataclass(frozen=True)
 class Tree:
-    """All replies of a prompt up to LENGTH tokens."""
+    """All replies to a prompt up to LENGTH tokens; they end with eos or at LENGTH.
 
-    prompt: list[int]
-    nodes: list[list[list[int]]]  # by depth: prefixes without eos
-    rows: Tensor  # (Y, T) row of each token of each reply, 0 where masked
-    mask: Tensor  # (Y, T) bool
-    is_right: Tensor  # (Y,) float64: 1 for the right answer
+    nodes: token ids of the prompt and a prefix, a tensor for each depth; rows: the row of each token of each reply,
+    (Y, T), 0 where mask, (Y, T) bool, is False; is_right: 1 for the right answer, (Y,) float64.
+    """
 
-    @property
-    def first_node(self) -> list[int]:
-        """The number of each depth's first node."""
-        starts = [0]
-        for prefixes in self.nodes:
-            starts.append(starts[-1] + len(prefixes))
-        return starts
+    def __init__(self, model: Qwen3ForCausalLM, prompt: str):
+        self.model = model
+        question, spoken = task.encode(prompt), range(task.EOS + 1, task.VOCABULARY)
+        depths = [list(product(spoken, repeat=depth)) for depth in range(task.LENGTH)]
+        self.nodes = [torch.tensor([[*question, *prefix] for prefix in prefixes]) for prefixes in depths]
+        number = {prefix: i for i, prefix in enumerate(prefix for prefixes in depths for prefix in prefixes)}
+        replies = [
+            (*prefix, token)
+            for prefix in number
+            for token in range(task.VOCABULARY)
+            if token == task.EOS or len(prefix) == task.LENGTH - 1
+        ]
+        rows = [[number[reply[:t]] * task.VOCABULARY + token for t, token in enumerate(reply)] for reply in replies]
+        self.rows = torch.tensor([row + [0] * (task.LENGTH - len(row)) for row in rows])
+        self.mask = torch.tensor([[t < len(row) for t in range(task.LENGTH)] for row in rows])
+        right = tuple(task.answer(prompt))
+        self.is_right = torch.tensor([float(reply == right) for reply in replies], dtype=torch.float64)
 
+    def log_probs(self, policy: Policy) -> Tensor:
+        """log π of every row, (N·V,); with gradient where a parameter wants one."""
+        logits = [functional_call(self.model, policy, (nodes,)).logits[:, -1] for nodes in self.nodes]
+        return torch.cat([part.log_softmax(-1) for part in logits]).flatten()
 
-def tree_of(prompt: str) -> Tree:
-    """Replies end with eos or at LENGTH."""
-    nodes: list[list[list[int]]] = [[[]]]
-    ids = {(): 0}
-    rows, right = [], []
-    truth = task.answer(prompt)
-    for depth in range(task.LENGTH):
-        following = []
-        for prefix in nodes[depth]:
-            path = [ids[tuple(prefix[:i])] * task.VOCABULARY + token for i, token in enumerate(prefix)]
-            for token in range(task.VOCABULARY):
-                if token == task.EOS or depth == task.LENGTH - 1:
-                    rows.append([*path, ids[tuple(prefix)] * task.VOCABULARY + token])
-                    right.append(float([*prefix, token] == truth))
-                else:
-                    following.append([*prefix, token])
-                    ids[tuple(following[-1])] = len(ids)
-        if following:
-            nodes.append(following)
-    mask = torch.tensor([[t < len(row) for t in range(task.LENGTH)] for row in rows])
-    padded = torch.tensor([row + [0] * (task.LENGTH - len(row)) for row in rows])
-    return Tree(task.encode(prompt), nodes, padded, mask, torch.tensor(right, dtype=torch.float64))
+    def reply_probs(self, rows: Tensor) -> Tensor:
+        """π of every reply, (Y,), from log_probs."""
+        return torch.where(self.mask, rows[self.rows], 0.0).sum(-1).exp()
 
+    def gradients(self, policy: Policy) -> Tensor:
+        """∇ log π of every row by all parameters, (N·V, P): 2.4 GB for a whole tree."""
 
-def _inputs(tree: Tree, depth: int) -> Tensor:
-    return torch.tensor([tree.prompt + prefix for prefix in tree.nodes[depth]])
+        def last(weights: Policy, tokens: Tensor) -> Tensor:
+            return functional_call(self.model, weights, (tokens.unsqueeze(0),)).logits[0, -1].log_softmax(-1)
 
-
-def log_probs(model: Qwen3ForCausalLM, parameters: dict[str, Tensor], tree: Tree) -> Tensor:
-    """log π of every row, (N·V,); with gradient where a parameter wants one."""
-    replies = [
-        functional_call(model, parameters, (_inputs(tree, depth),)).logits[:, -1].log_softmax(-1)
-        for depth in range(len(tree.nodes))
-    ]
-    return torch.cat(replies).flatten()
-
-
-def reply_probs(tree: Tree, rows: Tensor) -> Tensor:
-    """π of every reply, (Y,), from log_probs."""
-    return torch.where(tree.mask, rows[tree.rows], 0.0).sum(-1).exp()
-
-
-def gradients(model: Qwen3ForCausalLM, parameters: dict[str, Tensor], tree: Tree) -> Iterator[tuple[int, Tensor]]:
-    """(first node, ∇ log π of a chunk of nodes by all parameters, (nodes, V, P)), in the order of nodes."""
-
-    def last(weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
-        return functional_call(model, weights, (tokens.unsqueeze(0),)).logits[0, -1].log_softmax(-1)
-
-    for depth, start in enumerate(tree.first_node[:-1]):
-        inputs = _inputs(tree, depth)
-        for first in range(0, len(inputs), CHUNK):
-            chunk = vmap(jacrev(last), in_dims=(None, 0))(parameters, inputs[first : first + CHUNK])
-            yield start + first, torch.cat([value.flatten(2) for value in chunk.values()], -1)
+        size = sum(value.numel() for value in policy.values())
+        gradients = torch.empty(sum(map(len, self.nodes)), task.VOCABULARY, size, dtype=torch.float64)
+        first = 0
+        for chunk in (chunk for nodes in self.nodes for chunk in nodes.split(CHUNK)):
+            parts = vmap(jacrev(last), in_dims=(None, 0))(policy, chunk)
+            gradients[first : first + len(chunk)] = torch.cat([part.flatten(2) for part in parts.values()], -1)
+            first += len(chunk)
+        return gradients.flatten(0, 1)

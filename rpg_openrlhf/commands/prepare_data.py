@@ -14,6 +14,7 @@ from typing import NoReturn
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems import benchmarks, decontaminate, gym, output, pipeline
 from rpg_openrlhf.problems.raw_sources import HUB, Source, open_source
+from rpg_openrlhf.problems.rows import Row
 
 
 class Parser(argparse.ArgumentParser):
@@ -90,8 +91,6 @@ def _prepare(args: argparse.Namespace, words: str) -> str:
         answers=args.answers or source.answers,
         text_field=args.problem_key,
         answer_field=args.answer_key,
-        validation=args.validation,
-        seed=args.seed,
     )
     facts = [("command", f"`python -m rpg_openrlhf.commands.prepare_data {words}`"), *source.facts]
     facts += [("kept", f"language {args.language}, answers {chosen.answers}"), ("prompt", args.prompt)]
@@ -102,31 +101,30 @@ def _prepare(args: argparse.Namespace, words: str) -> str:
         facts.append(("compared with", ", ".join(f"{name} ({size} problems)" for name, size in sizes.items())))
     args.output.mkdir(parents=True, exist_ok=True)
     try:
-        counts = _write(args, source, chosen, index)
-        files = [output.written(args.output / name) for name in output.names(args.validation)]
+        counts = pipeline.Counts()
+        problems = pipeline.distinct(source.rows, chosen, counts)
+        rows = list(pipeline.sift(problems, chosen, index, counts))
+        files = _write(args, rows, source, counts)
         text = output.report(args.source, facts, counts, files)
-        output.publish(args.output, args.validation, text)
+        output.publish(args.output, files, text)
     finally:
         output.remove_partial(args.output)
     return text
 
 
-def _write(args: argparse.Namespace, source: Source, chosen: pipeline.Settings, index) -> pipeline.Counts:
-    counts = pipeline.Counts()
-    spool, sifted = (output.partial(args.output / name) for name in output.SPOOLS)
-    conflicting = pipeline.spool(source.rows, chosen, spool, counts)
-    left = pipeline.save(pipeline.sift(spool, conflicting, chosen, index, counts), sifted)
-    if left <= args.validation:
+def _write(args: argparse.Namespace, rows: list[Row], source: Source, counts: pipeline.Counts) -> list[output.Written]:
+    if len(rows) <= args.validation:
         reasons = "; ".join(f"{number:,} {reason}" for reason, number in output.in_order(counts))
         raise Refusal(
-            f"{args.source}: {left:,} of {counts.read:,} rows are left, with --validation {args.validation}"
+            f"{args.source}: {len(rows):,} of {counts.read:,} rows are left, with --validation {args.validation}"
             f" ({reasons or 'none dropped'}); nothing is written"
         )
-    is_held = source.is_held or pipeline.held_out(sifted, chosen)
-    output.write_rows(
-        args.output, (row for _, row in pipeline.spooled(sifted)), is_held, args.validation, args.prompt == "raw"
-    )
-    return counts
+    parts = {output.TRAIN: rows}
+    if args.validation:
+        is_held = source.is_held or pipeline.held_out(rows, args.validation, args.seed)
+        parts[output.TRAIN] = [row for row in rows if not is_held(row)]
+        parts[output.VALIDATION] = [row for row in rows if is_held(row)]
+    return [output.write_rows(args.output / name, part, args.prompt == "raw") for name, part in parts.items()]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The benchmarks that training rows are compared with: files, folders of files, or six by name."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,10 @@ from rpg_openrlhf.problems.rows import BadRow, read_row
 FLAG = "--decontaminate"
 
 
-def benchmark_index(names: list[str], folder: Path | None) -> tuple[ProblemIndex, dict[str, int]]:
+def benchmark_index(names: list[str], folder: Path | None) -> tuple[ProblemIndex, Counter[str]]:
     """The index of all problems, and how many each benchmark has. folder: where NAME.jsonl of a bare name lies."""
     problems = [problem for name in names for problem in _problems(name, folder)]
-    sizes: dict[str, int] = {}
-    for problem in problems:
-        sizes[problem["benchmark"]] = sizes.get(problem["benchmark"], 0) + 1
-    return ProblemIndex(problems), sizes
+    return ProblemIndex(problems), Counter(problem["benchmark"] for problem in problems)
 
 
 def _problems(name: str, folder: Path | None) -> Iterator[dict[str, Any]]:
@@ -46,10 +44,8 @@ def _problems(name: str, folder: Path | None) -> Iterator[dict[str, Any]]:
 
 def _problem(benchmark: str, number: int, raw: Any, place: str) -> dict[str, Any]:
     """A bad row of a benchmark is refused, not counted: a problem that is not compared with would seem clean."""
-    if isinstance(raw, BadRow):
-        raise Refusal(f"{FLAG} {place} {raw}")
     try:
-        row = read_row(raw, "text" if "text" in raw else None)
+        row = read_row(raw, "text" if isinstance(raw, Mapping) and "text" in raw else None)
     except BadRow as error:
         raise Refusal(f"{FLAG} {place} {error}") from None
     golds = raw.get("golds") or raw.get("final_answer")

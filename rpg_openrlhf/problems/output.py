@@ -1,8 +1,7 @@
 """Output of preparing: train.jsonl, validation.jsonl and DATA.md, each whole or not there."""
 
-import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from rpg_openrlhf.problems.reading import sha256
 from rpg_openrlhf.problems.rows import Row
 
 TRAIN, VALIDATION, REPORT = "train.jsonl", "validation.jsonl", "DATA.md"
-SPOOLS = ("spool", "sifted")
 
 
 class Written(NamedTuple):
@@ -22,59 +20,40 @@ class Written(NamedTuple):
     sha256: str
 
 
-def names(validation: int) -> tuple[str, ...]:
-    return (TRAIN, VALIDATION) if validation else (TRAIN,)
-
-
 def partial(path: Path) -> Path:
     """The name under which a file is written: one that exists under its own name is whole."""
     return path.with_name(path.name + ".partial")
 
 
-def written(path: Path) -> Written:
-    """Content under the temporary name."""
-    with partial(path).open("rb") as file:
-        rows = sum(1 for _ in file)
-    return Written(path.name, rows, partial(path).stat().st_size, sha256(partial(path)))
+def write_rows(path: Path, rows: list[Row], raw: bool) -> Written:
+    """Write a file under its temporary name, with the columns that configs/base.yaml names: prompt and gold answer.
 
-
-def write_rows(folder: Path, rows: Iterable[Row], is_held: Callable[[Row], bool], validation: int, raw: bool) -> None:
-    """Every row to the training or the validation file."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(partial(folder / name).open("w", encoding="utf-8")) for name in names(validation)]
+    The validation file has a benchmark's columns too, for evaluation.run. raw: the prompt is the problem alone.
+    """
+    with partial(path).open("w", encoding="utf-8") as file:
         for row in rows:
-            held = bool(validation) and is_held(row)
-            columns = validation_row(row, raw) if held else train_row(row, raw)
-            files[held].write(json.dumps(columns, ensure_ascii=False) + "\n")
+            prompt = row.text if raw else render_prompt(row.text)
+            columns = {"id": row.id, "input": prompt, "label": row.answer}
+            if path.name == VALIDATION:
+                columns |= {"problem": row.text, "answer": row.answer}
+            file.write(json.dumps(columns, ensure_ascii=False) + "\n")
+    return Written(path.name, len(rows), partial(path).stat().st_size, sha256(partial(path)))
 
 
-def publish(folder: Path, validation: int, report: str) -> None:
+def publish(folder: Path, files: Iterable[Written], report: str) -> None:
     """Give the files their names, DATA.md last: it names the hashes of the others. An older validation part goes."""
     partial(folder / REPORT).write_text(report, encoding="utf-8")
-    if not validation:
+    names = [each.name for each in files]
+    if VALIDATION not in names:
         (folder / VALIDATION).unlink(missing_ok=True)
-    for name in (*names(validation), REPORT):
+    for name in (*names, REPORT):
         partial(folder / name).replace(folder / name)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove the spools, which are all that is left where nothing failed."""
-    for name in (*SPOOLS, TRAIN, VALIDATION, REPORT):
+    """Remove what an interrupted run leaves."""
+    for name in (TRAIN, VALIDATION, REPORT):
         partial(folder / name).unlink(missing_ok=True)
-
-
-def train_row(row: Row, raw: bool) -> dict[str, str | int]:
-    """The columns that configs/base.yaml names: the prompt's text, and the gold answer."""
-    return {
-        "id": row.id if row.id is not None else "",
-        "input": row.text if raw else render_prompt(row.text),
-        "label": row.answer,
-    }
-
-
-def validation_row(row: Row, raw: bool) -> dict[str, str | int]:
-    """The same for evaluation during training, and a benchmark's columns for evaluation.run."""
-    return train_row(row, raw) | {"problem": row.text, "answer": row.answer}
 
 
 def report(title: str, facts: list[tuple[str, str]], counts: Counts, files: Iterable[Written]) -> str:

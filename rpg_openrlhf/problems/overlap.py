@@ -8,7 +8,6 @@ that only say in which form the answer is wanted: DAPO-Math-17k asks for m + n w
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 GRAM = 8  # tokens
@@ -45,20 +44,13 @@ def _jaccard(left: Counter[str], right: Counter[str]) -> float:
     return shared / max(1, left.total() + right.total() - shared)
 
 
-@dataclass(frozen=True)
 class _Text:
-    """One problem as bags of tokens."""
+    """One problem as bags of tokens, and its answers."""
 
-    words: Counter[str]
-    tokens: Counter[str]
-    core: Counter[str]
-    answers: frozenset[str]
-
-    @classmethod
-    def of(cls, text: str, answers: Iterable[str]) -> "_Text":
-        plain = frozenset(_ANSWER_NOISE.sub("", _plain(answer)) for answer in answers) - {""}
-        words, tokens = Counter(_WORD.findall(text)), Counter(_TOKEN.findall(text))
-        return cls(words, tokens, Counter(_TOKEN.findall(_core(text))), plain)
+    def __init__(self, text: str, answers: Iterable[str]):
+        self.answers = {_ANSWER_NOISE.sub("", _plain(answer)) for answer in answers} - {""}
+        self.words, self.tokens = Counter(_WORD.findall(text)), Counter(_TOKEN.findall(text))
+        self.core = Counter(_TOKEN.findall(_core(text)))
 
     def is_near(self, other: "_Text") -> bool:
         """Compare tokens with signs, for a sign makes another problem; where the answers agree, words are enough."""
@@ -87,7 +79,7 @@ class ProblemIndex:
         self.grams: dict[int, list[Name]] = {}
         for row in problems:
             name, text = (row["benchmark"], row["problem"]), _plain(row["text"])
-            self.texts[name] = _Text.of(text, row.get("golds") or [row["gold"]])
+            self.texts[name] = _Text(text, row.get("golds") or [row["gold"]])
             self.exact.setdefault(_LEFT_OUT.sub("", text), []).append(name)
             for gram in _grams(text):
                 self.grams.setdefault(gram, []).append(name)
@@ -98,6 +90,6 @@ class ProblemIndex:
         matches = dict.fromkeys(self.exact.get(_LEFT_OUT.sub("", text), ()), "exact")
         names = {name for gram in _grams(text) for name in self.grams.get(gram, ())}.difference(matches)
         if names:
-            other = _Text.of(text, [answer])
+            other = _Text(text, [answer])
             matches |= {name: "near" for name in names if self.texts[name].is_near(other)}
         return matches

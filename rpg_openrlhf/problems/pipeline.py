@@ -1,20 +1,14 @@
 """Rows to a training file: what is left out, in which order, and how much of it.
 
-Two passes. The first reads every row once and writes the distinct problems to a spool; the second knows which of them
-are contradicted, compares with the benchmarks, and holds out the validation part. Memory grows with the number of
-distinct problems, by their digests, not with the number of rows nor with their texts.
+Rows are streamed. The distinct problems are held in memory, as the trainer holds its rows; copies are not.
 """
 
-import heapq
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from rpg_openrlhf.problems.filters import digest, integer, is_english, is_gradable
-from rpg_openrlhf.problems.merge import Copies
+from rpg_openrlhf.problems.filters import digest, integer, is_english, is_gradable, same_answer, spacing_key
 from rpg_openrlhf.problems.overlap import ProblemIndex
 from rpg_openrlhf.problems.rows import BadRow, Row, read_row
 
@@ -30,8 +24,6 @@ class Settings:
     answers: Answers = "gradable"
     text_field: str | None = None
     answer_field: str | None = None
-    validation: int = 0
-    seed: int = 0
 
 
 @dataclass
@@ -50,37 +42,51 @@ class Counts:
             shown.append(str(place))
 
 
+@dataclass
+class Distinct:
+    """The first row of a problem, and whether a copy of it has another answer."""
+
+    place: str
+    row: Row
+    is_contradicted: bool = False
+
+
 NOT_ENGLISH, EXACT, SPACING = "not English", "exact copy of a problem before it", "copy of one up to spacing"
 CONFLICT, OVERLAP = "copies have different answers", "repeats a benchmark's problem"
 NO_INTEGER, NOT_GRADABLE = "answer is not an integer", "answer that the grader does not accept as its own"
 ORDER = (NOT_ENGLISH, EXACT, SPACING, CONFLICT, NO_INTEGER, NOT_GRADABLE, OVERLAP)  # after bad rows
 
 
-def spool(rows: Iterable[tuple[str, Any]], chosen: Settings, path: Path, counts: Counts) -> set[int]:
-    """First pass: (place, row) to distinct problems, a JSON line each. Returns the lines that a copy contradicts."""
-    copies = Copies()
-    with path.open("w", encoding="utf-8") as file:
-        for place, raw in rows:
-            counts.read += 1
-            try:
-                row = _read(raw, chosen)
-            except BadRow as error:
-                counts.drop(str(error), place)
+def distinct(rows: Iterable[tuple[str, Any]], chosen: Settings, counts: Counts) -> list[Distinct]:
+    """Read every (place, row) once and keep the distinct problems, in the order in which they were new."""
+    problems: list[Distinct] = []
+    by_text: dict[bytes, Distinct] = {}  # digest of a text, as it is or up to spacing
+    for place, raw in rows:
+        counts.read += 1
+        try:
+            row = _read(raw, chosen)
+        except BadRow as error:
+            counts.drop(str(error), place)
+            continue
+        if chosen.english and not is_english(row.text):
+            counts.drop(NOT_ENGLISH, place)
+            continue
+        reason, text = EXACT, digest(row.text)
+        if text not in by_text:
+            # The \0: a text is never the key of another.
+            reason, spaced = SPACING, digest("\0" + spacing_key(row.text))
+            if spaced not in by_text:
+                problems.append(Distinct(place, row))
+                by_text[text] = by_text[spaced] = problems[-1]
                 continue
-            if chosen.english and not is_english(row.text):
-                counts.drop(NOT_ENGLISH, place)
-                continue
-            seen = copies.add(row.text, row.answer)
-            if seen == "new":
-                file.write(json.dumps([place, row.id, row.text, row.answer]) + "\n")
-            else:
-                counts.drop(EXACT if seen == "exact" else SPACING, place)
-    return copies.conflicting
+            by_text[text] = by_text[spaced]
+        counts.drop(reason, place)
+        first = by_text[text]
+        first.is_contradicted = first.is_contradicted or not same_answer(first.row.answer, row.answer)
+    return problems
 
 
 def _read(raw: Any, chosen: Settings) -> Row:
-    if isinstance(raw, BadRow):
-        raise raw
     row = raw if isinstance(raw, Row) else read_row(raw, chosen.text_field, chosen.answer_field)
     if not row.text.strip():
         raise BadRow("has an empty problem")
@@ -93,13 +99,12 @@ def _read(raw: Any, chosen: Settings) -> Row:
     return row
 
 
-def sift(
-    path: Path, conflicting: set[int], chosen: Settings, index: ProblemIndex | None, counts: Counts
-) -> Iterator[Row]:
-    """Second pass, over the spool: the rows that are left, in the order read."""
-    for line, (place, row) in enumerate(spooled(path)):
+def sift(problems: Iterable[Distinct], chosen: Settings, index: ProblemIndex | None, counts: Counts) -> Iterator[Row]:
+    """The rows that are left, in the order read; one without an id gets its number among the distinct problems."""
+    for number, problem in enumerate(problems, start=1):
+        row, place = problem.row, problem.place
         plain = integer(row.answer)
-        if line in conflicting:
+        if problem.is_contradicted:
             counts.drop(CONFLICT, place)
         elif plain is None and chosen.answers == "integer":
             counts.drop(NO_INTEGER, place)
@@ -109,26 +114,12 @@ def sift(
             counts.drop(OVERLAP, place)
             counts.overlaps.update({benchmark for benchmark, _ in matches})
         else:
-            yield Row(row.id, row.text, plain or row.answer) if chosen.answers == "integer" else row
+            answer = plain if plain and chosen.answers == "integer" else row.answer
+            yield Row(number if row.id is None else row.id, row.text, answer)
 
 
-def spooled(path: Path) -> Iterator[tuple[str, Row]]:
-    """(place, row) of every line of a spool."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            place, name, problem, answer = json.loads(line)
-            yield place, Row(number if name is None else name, problem, answer)
-
-
-def save(rows: Iterable[Row], path: Path) -> int:
-    """Rows to a spool of their own; how many there were."""
-    with path.open("w", encoding="utf-8") as file:
-        lines = (json.dumps(["", row.id, row.text, row.answer]) + "\n" for row in rows)
-        return sum(1 for line in lines if file.write(line))
-
-
-def held_out(path: Path, chosen: Settings) -> Callable[[Row], bool]:
+def held_out(rows: Iterable[Row], validation: int, seed: int) -> Callable[[Row], bool]:
     """Is a row of the validation part? It holds the problems that hash lowest with the seed, whatever their order."""
-    marks = ((digest(f"{chosen.seed}:{row.text}"), digest(row.text)) for _, row in spooled(path))
-    held = {mark for _, mark in heapq.nsmallest(chosen.validation, marks)}
-    return lambda row: digest(row.text) in held
+    lowest = sorted(rows, key=lambda row: digest(f"{seed}:{row.text}"))[:validation]
+    texts = {row.text for row in lowest}
+    return lambda row: row.text in texts

@@ -6,6 +6,7 @@ The launcher checks with these functions what the trainer then reads with them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,28 +34,19 @@ class PromptSet(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # longer than a name can be
-        return False
-
-
 def split_names(text: str) -> list[tuple[str, str | None]]:
     """(name, folder) of each set of a comma-separated list; `name@folder` names a folder of a hub data set.
 
     A path that exists is taken whole, with its commas and @.
     """
-    parts, names = text.split(","), []
+    exists, parts, names = os.path.exists, text.split(","), []  # Path.exists raises where a name is too long
     while parts:
-        length = next((n for n in range(len(parts), 0, -1) if _exists(",".join(parts[:n]).strip())), 1)
-        name = ",".join(parts[:length]).strip()
+        length = next((n for n in range(len(parts), 0, -1) if exists(",".join(parts[:n]).strip())), 1)
+        name, folder = ",".join(parts[:length]).strip(), ""
         parts = parts[length:]
-        if not _exists(name):
+        if not exists(name):
             name, _, folder = (word.strip() for word in name.partition("@"))
-            names.append((name, folder or None))
-        else:
-            names.append((name, None))
+        names.append((name, folder or None))
     return names
 
 

@@ -26,12 +26,8 @@ WHOLE_BYTES, SAMPLES, BLOCK_BYTES = 64 << 20, 64, 1 << 20
 class Decimals(float):
     """A JSON number with a point or an exponent; its text is the file's."""
 
-    text: str
-
-    def __new__(cls, text: str) -> "Decimals":
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
+    def __init__(self, text: str) -> None:
+        self.text = text
 
     def __str__(self) -> str:
         return self.text
@@ -97,22 +93,17 @@ def _array(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
 def _csv(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        while True:
-            try:
-                row = next(reader, None)
-            except (csv.Error, UnicodeDecodeError) as error:
-                why = " ".join(str(error).split())
-                place = f"{flag} {path}:{reader.line_num + 1}"
-                raise Refusal(f"{place} is not CSV: {why}; mend it, as no row after it can be read") from None
-            if row is None:
-                return
-            has_more = None in row or None in row.values()
-            yield reader.line_num, BadRow("has not as many fields as the header") if has_more else row
+        try:
+            for row in reader:
+                has_more = None in row or None in row.values()
+                yield reader.line_num, BadRow("has not as many fields as the header") if has_more else row
+        except (csv.Error, UnicodeDecodeError) as error:
+            place, why = f"{flag} {path}:{reader.line_num + 1}", " ".join(str(error).split())
+            raise Refusal(f"{place} is not CSV: {why}; mend it, as no row after it can be read") from None
 
 
 def _columns(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
     import pyarrow  # imported late: JSONL needs none of it
-    import pyarrow.parquet
 
     number = 0
     try:
@@ -120,6 +111,8 @@ def _columns(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[tu
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
+    except Refusal:
+        raise
     except (ValueError, pyarrow.ArrowException) as error:
         why = " ".join(str(error).split())
         where = f"is damaged after row {number}" if number else f"is not a {path.suffix[1:]} file"

@@ -25,7 +25,9 @@ class Row:
 
 
 def read_row(row: Any, text_field: str | None = None, answer_field: str | None = None) -> Row:
-    """The problem of a row. BadRow if it has none; the fields are looked for where none are named."""
+    """The problem of a row. BadRow if it has none, or is one; the fields are looked for where none are named."""
+    if isinstance(row, BadRow):
+        raise row
     if not isinstance(row, Mapping):
         raise BadRow("is not a JSON object")
     fields = (text_field,) if text_field else TEXT_FIELDS

@@ -1,8 +1,5 @@
 """Invariants of preparing data: every row is kept or counted, whatever the order; nothing is left to drop twice."""
 
-import tempfile
-from pathlib import Path
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,10 +16,8 @@ CHOSEN = st.builds(pipeline.Settings, st.booleans(), st.sampled_from(["integer",
 
 def prepared(rows: list[Row], chosen: pipeline.Settings) -> tuple[list[Row], pipeline.Counts]:
     counts = pipeline.Counts()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "spool")
-        conflicting = pipeline.spool(((str(i), row) for i, row in enumerate(rows)), chosen, path, counts)
-        return list(pipeline.sift(path, conflicting, chosen, None, counts)), counts
+    problems = pipeline.distinct(((str(i), row) for i, row in enumerate(rows)), chosen, counts)
+    return list(pipeline.sift(problems, chosen, None, counts)), counts
 
 
 @given(ROWS, CHOSEN)
@@ -58,9 +53,6 @@ def test_what_was_kept_is_kept_again(rows, chosen):
 @given(st.lists(st.builds(Row, st.none(), st.text(min_size=1), st.just("1")), max_size=20), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_the_validation_part_has_the_size_asked_for(rows, size):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "sifted")
-        distinct = {row.text: row for row in rows}
-        assert pipeline.save(distinct.values(), path) == len(distinct)
-        is_held = pipeline.held_out(path, pipeline.Settings(validation=size))
-        assert sum(is_held(row) for row in distinct.values()) == min(size, len(distinct))
+    distinct = {row.text: row for row in rows}.values()
+    is_held = pipeline.held_out(distinct, size, seed=0)
+    assert sum(map(is_held, distinct)) == min(size, len(distinct))

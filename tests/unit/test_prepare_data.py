@@ -202,6 +202,9 @@ def test_a_benchmark_named_is_found_in_a_folder_and_is_the_evaluations(tmp_path,
     write_lines(tmp_path / "aime24.jsonl", "{")
     prepare(tmp_path, file, "--decontaminate", "aime24", "--benchmark_dir", tmp_path, "--overwrite", status=2)
     assert "aime24.jsonl:1 is not JSON" in capsys.readouterr().err
+    write_lines(tmp_path / "aime24.jsonl", "3")
+    prepare(tmp_path, file, "--decontaminate", "aime24", "--benchmark_dir", tmp_path, "--overwrite", status=2)
+    assert "aime24.jsonl:1 is not a JSON object" in capsys.readouterr().err
     assert len(read(folder / "train.jsonl")) == 1, "what was there stays"
 
 
@@ -251,6 +254,7 @@ BAD = {
     "no such source": (["nope"], "SOURCE nope: must be dapo-math-17k"),
     "no such file": (["{tmp}/nope.jsonl"], "nope.jsonl: No such file"),
     "not parquet": (["{tmp}/fake.parquet"], "fake.parquet: is not a parquet file"),
+    "no column": (["{tmp}/other.parquet"], "SOURCE {tmp}/other.parquet: has only the columns foo"),
     "unknown flag": (["arithmetic", "--bogus"], "unrecognized arguments: --bogus"),
     "no rows": (["arithmetic", "--rows", "0"], "--rows 0: must be at least 1"),
     "too few problems": (["arithmetic", "--rows", "900", "--difficulty", "1"], "there are 27"),
@@ -273,10 +277,12 @@ def test_refusals_are_one_line(words, says, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gym, "_package", lambda: Gym)
     write_lines(tmp_path / "raw.jsonl", {"problem": SUM, "answer": "3"}, "{")
     (tmp_path / "fake.parquet").write_text("not parquet at all")
+    write_parquet(tmp_path / "other.parquet", [{"foo": "1"}])
     folder = prepare(tmp_path, *[word.replace("{tmp}", str(tmp_path)) for word in words], status=2)
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert says in err
+    assert says.replace("{tmp}", str(tmp_path)) in err
+    assert "is not a parquet file: SOURCE" not in err
     assert not list(folder.glob("*")), "nothing is written"
 
 
@@ -301,7 +307,7 @@ def test_an_interrupted_run_leaves_no_half_file(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_repeated_rows(tmp_path):
-    """90,000 rows of 900 problems, one row group; 1,791,700 rows in the hub's shape took 127 MiB."""
+    """90,000 rows of 900 problems, one row group; 1,791,700 rows in the hub's shape took 140 MiB."""
     rows = [hub_row(f"What is {i} plus one? " + "word " * 200, str(i + 1), str(i)) for i in range(900)]
     file = write_parquet(tmp_path / "raw.parquet", rows, copies=100)
     # Not ru_maxrss, which begins with what the process that started this one has used.

@@ -42,16 +42,14 @@ def run(label, counts, n=8, **changes):
 def test_p_is_the_share_of_sign_patterns(seed):
     rng = np.random.default_rng(seed)
     eighths = rng.integers(-4, 7, size=rng.integers(1, 11))
-    p, exact = sign_flip_p(eighths / 8)
-    assert exact
+    p = sign_flip_p(eighths / 8)
     assert p == pytest.approx(brute_force.sign_flip_p([Fraction(int(d), 8) for d in eighths]), abs=1e-12)
 
 
 def test_many_problems_are_sampled_and_agree_with_the_normal_law():
     differences = np.random.default_rng(0).normal(0.05, 0.2, 100)
-    p, exact = sign_flip_p(differences)
+    p = sign_flip_p(differences)
     z = differences.sum() / np.sqrt((differences**2).sum())
-    assert not exact
     assert p == pytest.approx(math.erfc(abs(z) / math.sqrt(2)), abs=0.01)
 
 
@@ -112,7 +110,7 @@ def test_holm_by_hand():
 def test_a_table_of_benchmarks():
     a, b = run("A", {"x": [8, 4, 2, 0], "y": [5, 5]}), run("B", {"y": [1, 2], "x": [7, 4, 0, 0], "z": [1]})
     table = compare(a, b)
-    assert (table["a"], table["b"], list(table["benchmarks"])) == ("A", "B", ["x", "y"])
+    assert list(table["benchmarks"]) == ["x", "y"]
     x, y, pooled = table["benchmarks"]["x"], table["benchmarks"]["y"], table["pooled"]
     assert x["difference"] == pytest.approx(3 / 32)
     assert y["difference"] == pytest.approx(7 / 16)
@@ -122,14 +120,6 @@ def test_a_table_of_benchmarks():
     assert x["p_holm"] >= x["p"]
     assert table["warnings"] == []
     assert compare(a, run("B", {"x": [8, 4, 2, 1]}))["pooled"] is None
-
-
-def test_strict_and_majority_columns():
-    a, b = run("A", {"x": [8, 4]}), run("B", {"x": [2, 4]})
-    assert compare(a, b, "strict")["benchmarks"]["x"]["difference"] == pytest.approx(3 / 16)
-    assert compare(a, b, "majority")["benchmarks"]["x"]["difference"] == pytest.approx(0.5)
-    with pytest.raises(ComparisonError, match="must be one of correct, strict, majority"):
-        compare(a, b, "mean")
 
 
 def test_what_differs_is_said():
@@ -152,8 +142,6 @@ def test_what_means_nothing_is_refused():
     other["settings"]["benchmarks"]["x"]["sha256"] = "another"
     with pytest.raises(ComparisonError, match="different files"):
         compare(a, other)
-    with pytest.raises(ComparisonError, match="majority of 8 samples"):
-        compare(a, run("B", {"x": [1, 2]}, n=4), "majority")
     apart = run("B", {"x": [1, 2]})
     found = apart["benchmarks"]["x"]["per_problem"]
     apart["benchmarks"]["x"]["per_problem"] = {f"q{i}": value for i, value in found.items()}

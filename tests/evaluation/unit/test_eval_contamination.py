@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.problems.benchmarks import load
-from evaluation.problems.contamination import find, report
+from evaluation.problems.contamination import report
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.prompt import render_prompt
 
@@ -19,6 +19,11 @@ TEXT = (
     "How long does it take?"
 )
 PROBLEM = {"benchmark": "b", "problem": "p", "text": TEXT, "gold": "7", "golds": ["7"]}
+
+
+def find(problem, path):
+    """Repeats of one benchmark's problem."""
+    return report([problem], path)["benchmarks"][problem["benchmark"]]
 
 
 def training(path, *rows):
@@ -44,7 +49,7 @@ def training(path, *rows):
     ],
 )
 def test_kinds(tmp_path, row, kind):
-    found = find([PROBLEM], training(tmp_path / "t.jsonl", row))
+    found = find(PROBLEM, training(tmp_path / "t.jsonl", row))
     assert found == ({"p": {"kind": kind, "rows": [1]}} if kind else {})
 
 
@@ -52,8 +57,8 @@ def test_an_agreeing_answer_is_enough_for_half_the_words(tmp_path):
     text = (
         "Every day a train leaves the station at noon and travels to a far away town at 60 miles per hour. How long?"
     )
-    assert find([PROBLEM], training(tmp_path / "t.jsonl", {"problem": text, "answer": "8"})) == {}
-    assert "p" in find([PROBLEM], training(tmp_path / "t.jsonl", {"problem": text, "answer": "$7$"}))
+    assert find(PROBLEM, training(tmp_path / "t.jsonl", {"problem": text, "answer": "8"})) == {}
+    assert "p" in find(PROBLEM, training(tmp_path / "t.jsonl", {"problem": text, "answer": "$7$"}))
 
 
 def test_the_report(tmp_path):

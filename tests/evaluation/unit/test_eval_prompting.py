@@ -39,6 +39,8 @@ def test_a_file_with_one_place(tmp_path):
     path = tmp_path / "style.txt"
     path.write_text("Q: {problem} {x}\nA:", encoding="utf-8")
     assert style_of(str(path)).render("{1}") == "Q: {1} {x}\nA:"
+    named = path.replace(tmp_path / "dapo")
+    assert style_of(str(named)).render("{1}") == "Q: {1} {x}\nA:", "a file of that name is not the published prompt"
     path.write_text("Q:", encoding="utf-8")
     with pytest.raises(PromptError, match="exactly once, it holds it 0 times"):
         style_of(str(path))
