@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from evaluation.pages.folders import Found, Run, Series
-from evaluation.pages.tables import benchmarks_of, samples_text, title_of
+from evaluation.pages.table import title_of
+from evaluation.pages.tables import benchmarks_of, samples_text
 
 SPOKEN = 2  # runs and series that the paragraph tells of one by one
 
