@@ -79,7 +79,6 @@ def _content(found: Found, comparisons: list[Table], refusals: Sequence[str], lo
         tables=[*([tables.last_best(found, chosen), tables.corrected(chosen)] if chosen else []), scores],
         details=details,
         comparisons=comparisons,
-        comparison_note=tables.PAIRED,
         panels=panels.of_report(found, rows, carried.lengths),
         heat_maps=heat_maps(found),
         carried=carried,

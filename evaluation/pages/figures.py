@@ -66,11 +66,8 @@ def line_of(number: int) -> Line:
 
 
 def figure_of(panel: Panel) -> Figure:
-    """A panel alone, for the page."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(SIZE[0], panel.height), layout="constrained")
-        _finish(axes, panel)
-        return figure
+    """A panel alone, for the page, which has the legend."""
+    return _grid([panel], legend=False)
 
 
 def write_pngs(panels: Sequence[Panel], folder: Path) -> None:
@@ -90,31 +87,28 @@ def write_pngs(panels: Sequence[Panel], folder: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _grid(panels: list[Panel]) -> Figure:
+def _grid(panels: list[Panel], legend: bool = True) -> Figure:
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     with plt.rc_context(STYLE):
         size = (SIZE[0] * across, max(panel.height for panel in panels) * down)
         figure, grid = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=False):
-            _finish(axes, panel)
+            axes.set_title(panel.title)
+            panel.draw(axes)
+            if not axes.has_data():
+                center = {"transform": axes.transAxes, "ha": "center", "va": "center", "color": INK}
+                axes.text(0.5, 0.5, "no data in these runs", **center)
+                axes.grid(False)
+                axes.set(xticks=[], yticks=[])
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         keys = dict(key for panel in panels for key in panel.keys)
-        if len(keys) > 1:
+        if legend and len(keys) > 1:
             handles = [Line2D([], [], color=line.color, linestyle=line.dash) for line in keys.values()]
             labels = [label[:60] for label in keys]
             figure.legend(handles, labels, loc="outside lower left", ncols=max(1, min(len(labels), 2 * across)))
         return figure
-
-
-def _finish(axes: Axes, panel: Panel) -> None:
-    axes.set_title(panel.title)
-    panel.draw(axes)
-    if not axes.has_data():
-        axes.text(0.5, 0.5, "no data in these runs", transform=axes.transAxes, ha="center", va="center", color=INK)
-        axes.grid(False)
-        axes.set(xticks=[], yticks=[])
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:

@@ -9,10 +9,6 @@ from typing import Any
 DEPTH = 3  # levels below a named folder that are searched
 
 
-class NothingFound(ValueError):
-    """No evaluated model where one was named, in one line."""
-
-
 @dataclass(frozen=True, eq=False)
 class Run:
     """One evaluated model. `step` is None outside a series, and for a final model that does not know its own."""
@@ -76,12 +72,12 @@ class Found:
 
 
 def find(places: Sequence[Path]) -> Found:
-    """Read every run and series at or below `places`; NothingFound or OSError if one of them holds none."""
+    """Read every run and series at or below `places`; ValueError or OSError if one of them holds none."""
     members: dict[Path, Run | Series] = {}
     empty: dict[Path, None] = {}
     for place in places:
         if not place.is_dir():
-            raise NothingFound(f"{place} is not a folder")
+            raise ValueError(f"{place} is not a folder")
         folders = {folder.resolve(): folder for folder in _folders(place, DEPTH)}
         for path, folder in folders.items():
             if path not in members:
@@ -91,7 +87,7 @@ def find(places: Sequence[Path]) -> Found:
                 elif isinstance(member, Run) or member.runs:
                     members[path] = member
         if not members.keys() & folders.keys():
-            raise NothingFound(
+            raise ValueError(
                 f"{place} holds no evaluated model: run `python -m evaluation.run --output {place}` first"
             )
     series = [member for member in members.values() if isinstance(member, Series)]
@@ -125,7 +121,7 @@ def read_run(folder: Path, step: int | None = None) -> Run | None:
     else:
         return None
     if not isinstance(summary, dict) or not isinstance(summary.get("benchmarks"), dict) or "settings" not in summary:
-        raise NothingFound(f"{results} is not a summary of a run: delete it and grade the folder again")
+        raise ValueError(f"{results} is not a summary of a run: delete it and grade the folder again")
     return Run(folder, _label(summary["settings"], folder), step, summary)
 
 
@@ -168,7 +164,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise NothingFound(f"{path} is not JSON ({error})") from None
+        raise ValueError(f"{path} is not JSON ({error})") from None
 
 
 def _unique(runs: list[Run], series: list[Series]) -> Found:

@@ -21,10 +21,6 @@ SAMPLED_BY_REWARD = "dynamic_filtering_pass_rate"  # logged where groups are dro
 LABEL = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
 
 
-class Unlabelled(ValueError):
-    """A series whose label does not say its method and seed, in one line."""
-
-
 @dataclass(frozen=True)
 class Method:
     """`name` as it is shown; the series of each seed."""
@@ -44,12 +40,12 @@ class Pair:
 
 
 def by_method(series: Sequence[Series]) -> list[Method]:
-    """Runs by method, in order of first appearance. Unlabelled for a label without `-seedN`, or one given twice."""
+    """Runs by method, in order of first appearance. ValueError for a label without `-seedN`, or one given twice."""
     methods: dict[str, dict[int, Series]] = {}
     for run in series:
         match = LABEL.fullmatch(run.label)
         if match is None:
-            raise Unlabelled(f"{run.folder}: its label {run.label!r} is not METHOD-seedN; evaluate it with --label")
+            raise ValueError(f"{run.folder}: its label {run.label!r} is not METHOD-seedN; evaluate it with --label")
         methods.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = run
     return [Method(name, dict(sorted(runs.items()))) for name, runs in methods.items()]
 

@@ -19,12 +19,7 @@ from evaluation.pages.table import Table
 TEMPLATES = Path(__file__).with_name("templates")
 LONG_TEXT = 4_000  # characters of one setting
 DASHES = {"-": "none", "--": "6 4", ":": "2 3", "-.": "7 3 2 3"}
-GROUPS = {
-    "panels": ("Against the step", "Bands: 95 % from run to run on the same problems. Dotted levels: single models."),
-    "scores": ("Scores with intervals", "Thick: 95 % from run to run on the same problems. Thin: over problems."),
-    "pass_at_k": ("pass@k", "Share of problems that some of k samples solve, unbiased; band: 95 % over problems."),
-    "lengths": ("Response length", "Samples by tokens. A dotted line marks the limit, where responses were cut off."),
-}
+GROUPS = ("panels", "scores", "pass_at_k", "lengths")
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,6 @@ class Content:
     tables: Sequence[Table]  # under the verdict
     details: Sequence[Table]  # the same at length, folded
     comparisons: Sequence[Table]
-    comparison_note: str
     panels: Sequence[Panel]
     heat_maps: Sequence[HeatMap]
     carried: Carried
@@ -75,16 +69,15 @@ def _policy(style: str, script: str) -> str:
 
 
 def _figures(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """Title, note, legend and pictures of each group."""
+    """Legend and pictures of each group."""
     groups = []
-    for group, (title, note) in GROUPS.items():
+    for group in GROUPS:
         members = [panel for panel in panels if panel.group == group]
         lines = dict(key for panel in members for key in panel.keys)
         legend = [(label, f"var(--c{PALETTE.index(line.color)})", DASHES[line.dash]) for label, line in lines.items()]
         pictures = [Markup(inline(figure_of(p), f"{group}{number}", p.alt)) for number, p in enumerate(members)]
         if members:
-            shown = legend if len(legend) > 1 else []
-            groups.append({"name": group, "title": title, "note": note, "legend": shown, "pictures": pictures})
+            groups.append({"name": group, "legend": legend if len(legend) > 1 else [], "pictures": pictures})
     return groups
 
 

@@ -207,12 +207,12 @@ def _length_panels(
 ) -> list[Panel]:
     panels = []
     for run in runs:
-        limit = run.results["settings"]["sampling"].get("max_tokens")
         for name in names:
             tokens = lengths[run.label].get(name)
             if tokens is not None:
                 title = title_of(name) if len(runs) == 1 else f"{title_of(name)}, {run.label}"
-                panels.append(length_panel(title, tokens.right, tokens.wrong, limit))
+                limit = run.results["settings"]["sampling"].get("max_tokens")
+                panels.append(length_panel(title, tokens[True], tokens[False], limit))
     return panels[: 2 * RUNS]
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,7 @@ VERDICTS = {
 KEPT = ("run", "problem", "sample", "seed", "correct", "strict", "reason", "tokens", "finish_reason")
 
 Key = tuple[str, str, int]
-
-
-@dataclass
-class Lengths:
-    """Tokens of a benchmark's responses, right ones and others."""
-
-    right: list[int] = field(default_factory=list)
-    wrong: list[int] = field(default_factory=list)
+Lengths = dict[bool, list[int]]  # tokens of a benchmark's responses, by whether they are correct
 
 
 @dataclass(frozen=True)
@@ -109,8 +102,7 @@ def _graded(run: Run) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict
     order = {(name, problem): i for name, of in run.benchmarks.items() for i, problem in enumerate(of["per_problem"])}
     for row in sorted(rows.values(), key=lambda row: (row["benchmark"], order[_key(row)[:2]], row["sample"])):
         problems.setdefault(_key(row)[:2], []).append(row)
-        of = lengths.setdefault(row["benchmark"], Lengths())
-        (of.right if row["correct"] else of.wrong).append(row["tokens"])
+        lengths.setdefault(row["benchmark"], {True: [], False: []})[bool(row["correct"])].append(row["tokens"])
     return problems, lengths
 
 

@@ -10,11 +10,6 @@ from evaluation.scores.selection import Selection
 
 PAPER = ("aime24", "aime25", "amc23")
 POOLED = "mean of benchmarks"
-PAIRED = (
-    "Differences are the first model minus the second, problem by problem, so that how hard a problem is cancels out. "
-    "Intervals resample problems; p is two-sided, from swapping the two within problems; Holm's p corrects for the "
-    "number of benchmarks."
-)
 
 Chosen = Mapping[tuple[str, str], Selection]  # Last and Best by the label of a series and its benchmark
 
@@ -79,13 +74,10 @@ def overview(runs: Sequence[Run]) -> Table:
 
 
 def _overview(row: Mapping[str, Any]) -> dict[str, Score]:
-    bare = {"strict": row.get("strict"), "pass@n": largest_k(row, "pass@k"), "maj@n": row.get("majority")}
-    return {
-        "mean@n": row.get("mean"),
-        **{name: score and score["value"] for name, score in bare.items()},
-        "no answer": row.get("no_answer"),
-        "truncated": row.get("truncated"),
-    }
+    full = _scores(row)
+    bare = {"strict": full["strict mean@n"], "pass@n": full["pass@n"], "maj@n": full["maj@n"]}
+    values = {name: score and score["value"] for name, score in bare.items()}
+    return {"mean@n": full["mean@n"], **values, **{name: full[name] for name in ("no answer", "truncated")}}
 
 
 def pass_at_k(runs: Sequence[Run]) -> Table:
@@ -149,22 +141,17 @@ def choose_of(series: Series, benchmark: str) -> Selection | None:
 def last_best(found: Found, chosen: Chosen) -> Table:
     """The paper's table: a row a method, Last and Best of each benchmark. A single model has a Last alone."""
     names = benchmarks_of(found.all_runs)
-    rows = []
+    ends: dict[str, dict[str, tuple]] = {member.label: {} for member in (*found.runs, *found.series)}
     for run in found.runs:
-        means = {name: run.benchmarks[name]["mean"]["value"] if name in run.benchmarks else None for name in names}
-        rows.append(
-            (
-                (run.label,),
-                {(name, end): means[name] if end == "Last" else None for name in names for end in ("Last", "Best")},
-            )
-        )
-    for series in found.series:
-        picked = {name: chosen.get((series.label, name)) for name in names}
+        ends[run.label] = {name: (row["mean"]["value"], None) for name, row in run.benchmarks.items()}
+    for (label, name), selected in chosen.items():
+        ends[label][name] = (selected.last.value, selected.best.value)
+    rows = []
+    for label, by_benchmark in ends.items():
         scores = {}
-        for name, one in picked.items():
-            scores[name, "Last"] = one and one.last.value
-            scores[name, "Best"] = one and one.best.value
-        rows.append(((series.label,), scores))
+        for name in names:
+            scores[name, "Last"], scores[name, "Best"] = by_benchmark.get(name, (None, None))
+        rows.append(((label,), scores))
     counts = sorted({one.evaluations for one in chosen.values()})
     counted = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     notes = [f"Best is the highest of {counted} evaluations on the test itself: see its corrected value."]
