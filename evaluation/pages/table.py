@@ -165,7 +165,7 @@ def to_markdown(table: Table) -> str:
     heads = [markdown(head) for head in (*table.heads, *table.titles())]
     rule = f"|{' --- |' * len(table.heads)}{' ---: |' * len(table.columns)}"
     rows = [f"| {' | '.join(row)} |" for row in (heads, *_texts(table, markdown, "**%s**", "<u>%s</u>", " %s"))]
-    notes = [f"\n{note}" for note in table.notes]
+    notes = [f"\n{markdown(note)}" for note in table.notes]
     return "\n".join([markdown(table.caption), "", rows[0], rule, *rows[1:], *notes]) + "\n"
 
 

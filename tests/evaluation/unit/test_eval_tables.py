@@ -104,6 +104,11 @@ def test_markdown_labels_stay_in_their_cell():
     assert markdown("[a](javascript:b)") == r"\[a\]\(javascript:b\)"
 
 
+def test_markdown_notes_are_text():
+    text = to_markdown(Table("t", "c", ["p"], [(("m",), {"p": 0.5})], notes=["<img src=x> [a](javascript:b)"]))
+    assert text.endswith("\n&lt;img src=x&gt; \\[a\\]\\(javascript:b\\)\n")
+
+
 def test_markdown_marks_best_and_second():
     text = to_markdown(table(0.1, 0.3, 0.2))
     assert "**0.3000**" in text
