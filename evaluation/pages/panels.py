@@ -57,11 +57,13 @@ def _draw(axes: Axes, curve: Curve, alpha: float = 0.14, marked: int = 11, **sty
         axes.plot(curve.xs, curve.values, color=curve.line.color, linestyle=curve.line.dash, markersize=4, **style)
 
 
-def _against_step(axes: Axes, unit: str = "") -> None:
+def _against_step(axes: Axes, unit: str = "", few: bool = True) -> None:
+    """Label the axes; `few` values on the upright one, for panels as small as the page's."""
     axes.set(xlabel="step", ylabel=unit)
-    axes.margins(x=0.03)
+    axes.margins(x=0.03 if few else 0.02)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    if few:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def shown_runs(found: Found) -> tuple[Run, ...]:
@@ -287,7 +289,7 @@ def _seeds_panel(title: str, unit: str, by_method: Mapping[str, Sequence[Mapping
     def draw(axes: Axes) -> None:
         for curve in curves:
             _draw(axes, curve, 0.09, marked=0)
-        _against_step(axes, unit)
+        _against_step(axes, unit, few=False)
 
     texts = [curve.ends for curve in curves if curve.ends]
     keys = [(curve.label, curve.line) for curve in curves]
