@@ -2,51 +2,48 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluation.command_line import OneLineParser
-from evaluation.pages import folders, methods, reading
+from evaluation.pages import folders, methods, reading, table
 from evaluation.pages.folders import Run
 from evaluation.pages.methods import Method
-from evaluation.pages.table_formats import markdown, to_csv, to_latex, to_markdown, to_text
-from evaluation.pages.tables import Table, benchmarks_of
+from evaluation.pages.table import Table, markdown, to_markdown, to_text
+from evaluation.pages.tables import benchmarks_of
 from evaluation.store import write_text
-
-FORMATS = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 
 
 def build(places: Sequence[Path], output: Path, title: str, start_folder: Path | None = None) -> Table:
     """Write all of it and return the main table. ValueError in one line where there is nothing to compare."""
     # Imported late: a mistyped folder should not wait for matplotlib.
+    from evaluation.pages import panels
     from evaluation.pages.figures import write_pngs
-    from evaluation.pages.method_figure import six_panels
 
     compared = methods.by_method(folders.find(places).series)
     if not compared:
         raise ValueError(f"{places[0]} holds no series of checkpoints: evaluate runs with --checkpoints and --label")
     start = _start(start_folder)
     main = methods.last_best(compared)
-    names = benchmarks_of(run for method in compared for series in method.runs.values() for run in series.runs)
-    paired = {name: methods.pairs(compared, name) for name in (*names, methods.REWARD)}
-    tables = [main, *(methods.pair_table(pairs, name) for name, pairs in paired.items() if pairs)]
+    names = benchmarks_of(methods.runs_of(compared))
+    paired = {name: pairs for name in (*names, methods.REWARD) if (pairs := methods.pairs(compared, name))}
+    tables = [main, *(methods.pair_table(pairs, name) for name, pairs in paired.items())]
     output.mkdir(parents=True, exist_ok=True)
-    write_pngs(six_panels(compared, start), output)
-    for table in tables:
-        for suffix, form in FORMATS.items():
-            (output / "tables").mkdir(exist_ok=True)
-            write_text(output / "tables" / f"{table.name}.{suffix}", form(table))
-    parts = [f"# {markdown(title)}", _size(compared, start, names)]
+    write_pngs(panels.of_methods(compared, start), output)
+    table.write(tables, output / "tables")
+    scores = {name: start.benchmarks[name]["mean"]["value"] for name in names if start and name in start.benchmarks}
+    parts = [f"# {markdown(title)}", _size(compared, scores)]
     for name, pairs in paired.items():
-        if pairs:
-            parts.append(f"{markdown(name).capitalize()}, from the highest down: {reading.ranking(compared, name)}.")
-            parts.append("\n".join(f"- {markdown(line)}" for line in reading.differences(pairs, name)))
-    for name in names:
-        began = start.benchmarks[name]["mean"]["value"] if start and name in start.benchmarks else None
-        parts.append("\n".join(f"- {markdown(line)}" for line in reading.broken(compared, name, began)))
-    parts += ["![Curves over seeds](methods.png)", *(to_markdown(table).strip() for table in tables)]
+        parts.append(f"{markdown(name).capitalize()}, from the highest down: {reading.ranking(compared, name)}.")
+        parts.append(_list(reading.differences(pairs, name)))
+    parts += [_list(reading.broken(compared, name, scores.get(name))) for name in names]
+    parts += ["![Curves over seeds](methods.png)", *(to_markdown(made).strip() for made in tables)]
     write_text(output / "methods.md", "\n\n".join(parts) + "\n")
     return main
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {markdown(line)}" for line in lines)
 
 
 def _start(folder: Path | None) -> Run | None:
@@ -58,12 +55,13 @@ def _start(folder: Path | None) -> Run | None:
     return run
 
 
-def _size(found: Sequence[Method], start: Run | None, names: Sequence[str]) -> str:
-    counts = sorted({len(method.runs) for method in found})
+def _size(compared: Sequence[Method], start: Mapping[str, float]) -> str:
+    """Numbers of methods, runs and rollouts, and the scores of the model that all began from."""
+    counts = sorted({len(method.runs) for method in compared})
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    steps = sorted({run.step for m in found for series in m.runs.values() for run in series.runs if run.step})
-    text = f"{len(found)} methods, {runs} runs of each, evaluated after {', '.join(map(str, steps))} rollouts."
-    scores = [f"{start.benchmarks[name]['mean']['value']:.3f}" for name in names if start and name in start.benchmarks]
+    steps = sorted({run.step for run in methods.runs_of(compared) if run.step})
+    text = f"{len(compared)} methods, {runs} runs of each, evaluated after {', '.join(map(str, steps))} rollouts."
+    scores = [f"{score:.3f}" for score in start.values()]
     return text + (f" They begin from one model, which scores {', '.join(scores)}." if scores else "")
 
 

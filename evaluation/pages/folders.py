@@ -1,16 +1,12 @@
 """Evaluated models below the folders a user names: single runs, and series of checkpoints."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 DEPTH = 3  # levels below a named folder that are searched
-
-
-class NothingFound(ValueError):
-    """No evaluated model where one was named, in one line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +40,12 @@ class Series:
     failed: tuple[dict[str, Any], ...]
     training_log: Path | None
 
+    def positions(self, logged: float = 0) -> list[float]:
+        """Steps of the checkpoints; a final model that does not know its own stands at the end of the logged ones."""
+        known = [run.step for run in self.runs if run.step is not None]
+        end = max([logged, *(step + 1 for step in known)], default=1)
+        return [float(end if run.step is None else run.step) for run in self.runs]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -70,41 +72,38 @@ class Found:
 
 
 def find(places: Sequence[Path]) -> Found:
-    """Read every run and series at or below `places`; NothingFound or OSError if one of them holds none."""
-    runs: dict[Path, Run] = {}
-    series: dict[Path, Series] = {}
+    """Read every run and series at or below `places`; ValueError or OSError if one of them holds none."""
+    members: dict[Path, Run | Series] = {}
     empty: dict[Path, None] = {}
     for place in places:
         if not place.is_dir():
-            raise NothingFound(f"{place} is not a folder")
-        before = len(runs) + len(series)
-        known = any(place.resolve() == path for path in (*runs, *series))
-        _search(place, DEPTH, runs, series, empty)
-        if len(runs) + len(series) == before and not known:
-            raise NothingFound(
+            raise ValueError(f"{place} is not a folder")
+        folders = {folder.resolve(): folder for folder in _folders(place, DEPTH)}
+        for path, folder in folders.items():
+            if path not in members:
+                member = read_series(folder) if (folder / "series.json").is_file() else read_run(folder)
+                if member is None:
+                    empty[folder] = None
+                elif isinstance(member, Run) or member.runs:
+                    members[path] = member
+        if not members.keys() & folders.keys():
+            raise ValueError(
                 f"{place} holds no evaluated model: run `python -m evaluation.run --output {place}` first"
             )
-    inside = {run.folder.resolve() for member in series.values() for run in member.runs}
-    found = _unique([run for path, run in runs.items() if path not in inside], list(series.values()))
-    return replace(found, empty=tuple(empty))
+    series = [member for member in members.values() if isinstance(member, Series)]
+    inside = {run.folder.resolve() for member in series for run in member.runs}
+    runs = [run for path, run in members.items() if isinstance(run, Run) and path not in inside]
+    return replace(_unique(runs, series), empty=tuple(empty))
 
 
-def _search(
-    place: Path, depth: int, runs: dict[Path, Run], series: dict[Path, Series], empty: dict[Path, None]
-) -> None:
-    if (place / "series.json").is_file():
-        one_series = read_series(place)
-        if one_series.runs:
-            series.setdefault(place.resolve(), one_series)
-    elif (place / "settings.json").is_file():
-        run = read_run(place)
-        if run is None:
-            empty[place] = None
-        else:
-            runs.setdefault(place.resolve(), run)
+def _folders(place: Path, depth: int) -> Iterator[Path]:
+    """Folders of runs and series at or below `place`; nothing below one of them."""
+    if (place / "series.json").is_file() or (place / "settings.json").is_file():
+        yield place
     elif depth:
-        for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            _search(child, depth - 1, runs, series, empty)
+        for child in sorted(place.iterdir()):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from _folders(child, depth - 1)
 
 
 def read_run(folder: Path, step: int | None = None) -> Run | None:
@@ -122,7 +121,7 @@ def read_run(folder: Path, step: int | None = None) -> Run | None:
     else:
         return None
     if not isinstance(summary, dict) or not isinstance(summary.get("benchmarks"), dict) or "settings" not in summary:
-        raise NothingFound(f"{results} is not a summary of a run: delete it and grade the folder again")
+        raise ValueError(f"{results} is not a summary of a run: delete it and grade the folder again")
     return Run(folder, _label(summary["settings"], folder), step, summary)
 
 
@@ -151,7 +150,8 @@ def read_series(folder: Path) -> Series:
             failed.append({"step": row["step"], "status": row["status"], "error": row.get("error")})
         else:
             runs.append(run)
-    return Series(folder, label, tuple(runs), tuple(failed), _training_log(record.get("training_log"), folder))
+    log = record.get("training_log")
+    return Series(folder, label, tuple(runs), tuple(failed), None if log is None else folder / log)
 
 
 def _label(found: dict[str, Any], folder: Path) -> str:
@@ -160,17 +160,11 @@ def _label(found: dict[str, Any], folder: Path) -> str:
     return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
 
 
-def _training_log(named: str | None, folder: Path) -> Path | None:
-    if named is None:
-        return None
-    return Path(named) if Path(named).is_absolute() else folder / named
-
-
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise NothingFound(f"{path} is not JSON ({error})") from None
+        raise ValueError(f"{path} is not JSON ({error})") from None
 
 
 def _unique(runs: list[Run], series: list[Series]) -> Found:
@@ -194,11 +188,8 @@ def _unique(runs: list[Run], series: list[Series]) -> Found:
 
 def pick(found: Found, name: str) -> Run:
     """The run that a user calls `name`: a label, a folder, or a series for its last checkpoint. ValueError."""
-    for series in found.series:
-        if name == series.label or Path(name).resolve() == series.folder.resolve():
-            return series.runs[-1]
-    for run in found.all_runs:
-        if name == run.label or Path(name).resolve() == run.folder.resolve():
-            return run
-    labels = ", ".join(repr(label) for label in [r.label for r in found.runs] + [s.label for s in found.series])
+    for member in (*found.series, *found.all_runs):
+        if name == member.label or Path(name).resolve() == member.folder.resolve():
+            return member.runs[-1] if isinstance(member, Series) else member
+    labels = ", ".join(repr(member.label) for member in (*found.runs, *found.series))
     raise ValueError(f"--compare {name}: no run of that label or folder here; there is {labels}")

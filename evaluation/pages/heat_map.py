@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from matplotlib import colormaps
+from typing import NamedTuple
 
 from evaluation.pages.folders import Found, Run
-from evaluation.pages.tables import benchmarks_of, title_of
+from evaluation.pages.table import title_of
+from evaluation.pages.tables import benchmarks_of
 
 CELLS = 4_000  # of one benchmark; beyond that, checkpoints are thinned out evenly
-LEVELS = 11
+LEVELS = 11  # .h0 to .h10 of style.css: cividis, which people with any colour vision read alike; dark is never solved
 
 
-@dataclass(frozen=True)
-class Heat:
+class Heat(NamedTuple):
     """One cell: `level` is a class of colours, 0 to 10; None where the run has no sample of the problem."""
 
     problem: str
@@ -28,7 +27,7 @@ class HeatMap:
 
     benchmark: str
     title: str
-    rows: tuple[tuple[str, tuple[Heat, ...]], ...]
+    rows: Sequence[tuple[str, Sequence[Heat]]]
     note: str
 
 
@@ -38,17 +37,12 @@ def heat_maps(found: Found) -> list[HeatMap]:
     for name in benchmarks_of(found.all_runs):
         runs = [run for run in found.all_runs if name in run.benchmarks]
         problems = list(dict.fromkeys(p for run in runs for p in run.benchmarks[name]["per_problem"]))
-        kept = _thinned(runs, max(2, CELLS // max(1, len(problems))))
-        rows = tuple((run.label, tuple(_heat(run, name, problem) for problem in problems)) for run in kept)
+        room = min(len(runs), max(2, CELLS // max(1, len(problems))))
+        kept = [runs[round(place * (len(runs) - 1) / max(1, room - 1))] for place in range(room)]
+        rows = [(run.label, [_heat(run, name, problem) for problem in problems]) for run in kept]
         note = f"{len(kept)} of {len(runs)} runs are shown." if len(kept) < len(runs) else ""
         maps.append(HeatMap(name, title_of(name), rows, note))
     return maps
-
-
-def _thinned(runs: Sequence[Run], room: int) -> list[Run]:
-    if len(runs) <= room:
-        return list(runs)
-    return [runs[round(place * (len(runs) - 1) / (room - 1))] for place in range(room)]
 
 
 def _heat(run: Run, benchmark: str, problem: str) -> Heat:
@@ -60,13 +54,3 @@ def _heat(run: Run, benchmark: str, problem: str) -> Heat:
     level = round(share * (LEVELS - 1)) if share in (0, 1) else min(LEVELS - 2, max(1, round(share * (LEVELS - 1))))
     words = f"{problem}, {run.label}: {row['correct']} of {row['n']} correct ({share:.0%})"
     return Heat(problem, level, f"{share * 100:.0f}", words)
-
-
-def colors() -> str:
-    """CSS of the levels: a colour map that people with any colour vision read alike, dark for never solved."""
-    lines = []
-    for level in range(LEVELS):
-        red, green, blue = (round(255 * part) for part in colormaps["cividis"](level / (LEVELS - 1))[:3])
-        ink = "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else "#fff"
-        lines.append(f".h{level}{{background:rgb({red},{green},{blue});color:{ink}}}")
-    return "\n".join(lines)

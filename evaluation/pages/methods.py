@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from evaluation.pages import training_log
-from evaluation.pages.folders import Series
-from evaluation.pages.series_tables import choose_of
-from evaluation.pages.tables import NOTHING, Cell, Column, Table, benchmarks_of, title_of
+from evaluation.pages.folders import Run, Series
+from evaluation.pages.table import Score, Table, title_of
+from evaluation.pages.tables import benchmarks_of, choose_of
 from evaluation.scores import seeds
 from evaluation.scores.intervals import holm
-from evaluation.scores.seeds import Difference, Mean
+from evaluation.scores.seeds import Difference
 from evaluation.scores.selection import Selection
 
 REWARD = "training reward"  # beside the benchmarks: the mean over all rollouts of a run, so that speed counts
 SAMPLED_BY_REWARD = "dynamic_filtering_pass_rate"  # logged where groups are dropped by their reward
 LABEL = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
-
-
-class Unlabelled(ValueError):
-    """A series whose label does not say its method and seed, in one line."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +35,17 @@ class Pair:
 
     first: str
     second: str
-    found: Difference
+    difference: Difference
     holm: float | None
 
 
 def by_method(series: Sequence[Series]) -> list[Method]:
-    """Runs by method, in order of first appearance. Unlabelled for a label without `-seedN`, or one given twice."""
+    """Runs by method, in order of first appearance. ValueError for a label without `-seedN`, or one given twice."""
     methods: dict[str, dict[int, Series]] = {}
     for run in series:
         match = LABEL.fullmatch(run.label)
         if match is None:
-            raise Unlabelled(f"{run.folder}: its label {run.label!r} is not METHOD-seedN; evaluate it with --label")
+            raise ValueError(f"{run.folder}: its label {run.label!r} is not METHOD-seedN; evaluate it with --label")
         methods.setdefault(shown_name(match["method"]), {})[int(match["seed"])] = run
     return [Method(name, dict(sorted(runs.items()))) for name, runs in methods.items()]
 
@@ -59,15 +55,15 @@ def shown_name(layer: str) -> str:
     return layer.removesuffix("_as_released").replace("_", "-").upper().replace("BASELINE", "baseline")
 
 
+def runs_of(methods: Sequence[Method]) -> list[Run]:
+    """Every evaluated checkpoint."""
+    return [run for method in methods for series in method.runs.values() for run in series.runs]
+
+
 def selections(method: Method, benchmark: str) -> dict[int, Selection]:
     """Last and Best of every run that has the benchmark."""
     chosen = {seed: choose_of(series, benchmark) for seed, series in method.runs.items()}
-    return {seed: one for seed, one in chosen.items() if one is not None}
-
-
-def last_of(method: Method, benchmark: str) -> dict[int, float]:
-    """The last checkpoint's score of every run."""
-    return {seed: one.last.value for seed, one in selections(method, benchmark).items()}
+    return {seed: selected for seed, selected in chosen.items() if selected is not None}
 
 
 def rewards_of(method: Method) -> dict[int, float]:
@@ -86,62 +82,59 @@ def rewards_of(method: Method) -> dict[int, float]:
     return rewards
 
 
+def scores_of(method: Method, measure: str) -> dict[int, float]:
+    """The last checkpoint's score of every run on the benchmark `measure`; for REWARD, the training reward."""
+    if measure == REWARD:
+        return rewards_of(method)
+    return {seed: selected.last.value for seed, selected in selections(method, measure).items()}
+
+
 def last_best(methods: Sequence[Method]) -> Table:
     """The paper's table, over seeds: brackets are 95 % for the mean of the method's runs."""
-    names = benchmarks_of(run for method in methods for series in method.runs.values() for run in series.runs)
-    heads = ("Last", "Best", "Best, corrected")
-    columns = [Column(title_of(name), head, "share", ranked=True) for name in names for head in heads]
-    columns.append(Column("", REWARD, "share", ranked=True))
     rows = []
     for method in methods:
-        cells: list[Cell] = []
-        for name in names:
+        scores: dict = {}
+        for name in benchmarks_of(runs_of(methods)):
             chosen = selections(method, name)
-            cells += [
-                _mean_cell({seed: of.last.value for seed, of in chosen.items()}),
-                _mean_cell({seed: of.best.value for seed, of in chosen.items()}),
-                _mean_cell({seed: of.corrected for seed, of in chosen.items() if of.corrected is not None}),
-            ]
-        cells.append(_mean_cell(rewards_of(method)))
-        rows.append(((method.name, str(len(method.runs))), tuple(cells)))
+            corrected = {seed: selected.corrected for seed, selected in chosen.items()}
+            scores[name, "Last"] = _mean({seed: selected.last.value for seed, selected in chosen.items()})
+            scores[name, "Best"] = _mean({seed: selected.best.value for seed, selected in chosen.items()})
+            scores[name, "Best, corrected"] = _mean({s: value for s, value in corrected.items() if value is not None})
+        scores[REWARD] = _mean(rewards_of(method))
+        rows.append(((method.name, str(len(method.runs))), scores))
     caption = (
         "Mean over runs of the score at the last checkpoint and at the best one; brackets: Student's 95 % over runs. "
         "Best is picked on the test itself; corrected: picked on half of the samples and scored on the other. "
         "Training reward: mean over all rollouts, so that speed counts; none where groups are kept by their reward."
     )
-    return Table("last_best", caption, tuple(columns), tuple(rows), ("method", "runs"))
+    return Table("last_best", caption, tuple(rows[0][1]), rows, ("method", "runs"), ranked=True)
 
 
-def _mean_cell(scores: dict[int, float]) -> Cell:
-    if not scores:
-        return NOTHING
-    found: Mean = seeds.mean_of(scores)
-    return Cell(found.value, found.low, found.high)
+def _mean(scores: dict[int, float]) -> Score:
+    return vars(seeds.mean_of(scores)) if scores else None
 
 
 def pairs(methods: Sequence[Method], measure: str) -> list[Pair]:
     """Every two methods that share a seed, in the order of methods; `measure` is a benchmark's name, or REWARD."""
-    scores = {method.name: rewards_of(method) if measure == REWARD else last_of(method, measure) for method in methods}
-    named = []
-    for first, second in combinations(scores, 2):
-        if scores[first].keys() & scores[second].keys():
-            named.append((first, second, seeds.difference(scores[first], scores[second])))
+    scores = {method.name: scores_of(method, measure) for method in methods}
+    named = [
+        (first, second, seeds.difference(scores[first], scores[second]))
+        for first, second in combinations(scores, 2)
+        if scores[first].keys() & scores[second].keys()
+    ]
     corrected = holm([difference.p for _, _, difference in named])
     return [Pair(*row, p) for row, p in zip(named, corrected, strict=True)]
 
 
-def pair_table(found: Sequence[Pair], measure: str) -> Table:
+def pair_table(pairs: Sequence[Pair], measure: str) -> Table:
     """The differences of all pairs."""
-    columns = (Column("", "difference", "difference"), Column("", "p", "p"), Column("", "Holm's p", "p"))
-    columns += (Column("", "seeds", "count"),)
     rows = []
-    for pair in found:
-        of = pair.found
-        cells = (Cell(of.value, of.low, of.high), Cell(of.p), Cell(pair.holm), Cell(of.seeds))
-        rows.append(((pair.first, pair.second), cells))
+    for pair in pairs:
+        numbers = {"p": pair.difference.p, "Holm's p": pair.holm, "seeds": pair.difference.seeds}
+        rows.append(((pair.first, pair.second), {"difference": vars(pair.difference), **numbers}))
     what = "Training reward, mean over rollouts" if measure == REWARD else f"{title_of(measure)}, last checkpoint"
     caption = (
         f"{what}: first minus second, paired by seed; Student's 95 % and two-sided p; "
-        f"Holm's p corrects for {len(found)} pairs."
+        f"Holm's p corrects for {len(pairs)} pairs."
     )
-    return Table(f"pairs_{measure.replace(' ', '_')}", caption, columns, tuple(rows), ("first", "second"))
+    return Table(f"pairs_{measure.replace(' ', '_')}", caption, tuple(rows[0][1]), rows, ("first", "second"))

@@ -2,26 +2,24 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evaluation.pages import heat_map
-from evaluation.pages.figures import PALETTE, Line, Panel, figure_of
+from evaluation.pages.figures import PALETTE, Panel, figure_of, inline
 from evaluation.pages.folders import Run
 from evaluation.pages.heat_map import HeatMap
-from evaluation.pages.inline_svg import inline
 from evaluation.pages.sample_browser import Carried, script_json
-from evaluation.pages.table_formats import interval
-from evaluation.pages.tables import Cell, Column, Table, marks, shown
+from evaluation.pages.table import Table
 
 TEMPLATES = Path(__file__).with_name("templates")
 LONG_TEXT = 4_000  # characters of one setting
+DASHES = {"-": "none", "--": "6 4", ":": "2 3", "-.": "7 3 2 3"}
+GROUPS = ("panels", "scores", "pass_at_k", "lengths")
 
 
 @dataclass(frozen=True)
@@ -34,35 +32,19 @@ class Content:
     tables: Sequence[Table]  # under the verdict
     details: Sequence[Table]  # the same at length, folded
     comparisons: Sequence[Table]
-    comparison_note: str
     panels: Sequence[Panel]
     heat_maps: Sequence[HeatMap]
     carried: Carried
     runs: Sequence[Run]  # whose settings are shown
 
 
-GROUPS = {
-    "panels": ("Against the step", "Bands: 95 % from run to run on the same problems. Dotted levels: single models."),
-    "scores": ("Scores with intervals", "Thick: 95 % from run to run on the same problems. Thin: over problems."),
-    "pass_at_k": (
-        "pass@k",
-        "Share of problems that some of k samples solve, unbiased; band: 95 % over problems.",
-    ),
-    "lengths": ("Response length", "Samples by tokens. A dotted line marks the limit, where responses were cut off."),
-}
-
-
 def render(content: Content) -> str:
     """The page as text. Its figures are drawn here."""
+    loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    style = f"{(TEMPLATES / 'style.css').read_text(encoding='utf-8')}\n{heat_map.colors()}\n"
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     text = environment.get_template("report.html").render(
         content=content,
         policy=_policy(style, script),
@@ -71,8 +53,7 @@ def render(content: Content) -> str:
         data=Markup(script_json(content.carried.data)),
         figures=_figures(content.panels),
         provenance=[(run.label, _flat(run)) for run in content.runs],
-        view=_view,
-        palette=PALETTE,
+        kept_heads=_kept_heads,
     )
     # A lone surrogate cannot be written as UTF-8, and HTML has no NUL.
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
@@ -88,61 +69,42 @@ def _policy(style: str, script: str) -> str:
 
 
 def _figures(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """Title, note, legend and pictures of each group."""
+    """Legend and pictures of each group."""
     groups = []
-    for group, (title, note) in GROUPS.items():
+    for group in GROUPS:
         members = [panel for panel in panels if panel.group == group]
-        keys = {label: _swatch(line) for panel in members for label, line in panel.keys}
+        lines = dict(key for panel in members for key in panel.keys)
+        legend = [(label, f"var(--c{PALETTE.index(line.color)})", DASHES[line.dash]) for label, line in lines.items()]
         pictures = [Markup(inline(figure_of(p), f"{group}{number}", p.alt)) for number, p in enumerate(members)]
         if members:
-            legend = list(keys.items()) if len(keys) > 1 else []
-            groups.append({"name": group, "title": title, "note": note, "legend": legend, "pictures": pictures})
+            groups.append({"name": group, "legend": legend if len(legend) > 1 else [], "pictures": pictures})
     return groups
 
 
-def _swatch(line: Line) -> dict[str, str]:
-    dashes = {"-": "none", "--": "6 4", ":": "2 3", "-.": "7 3 2 3"}
-    return {"color": f"var(--c{PALETTE.index(line.color)})", "dash": dashes[line.dash]}
+def _kept_heads(table: Table) -> tuple[list[int], bool]:
+    """Labels that the page shows, and whether rows stand under their first label, which is their benchmark.
 
-
-def _view(table: Table) -> dict[str, Any]:
-    """A table as the template walks over it. Rows of one benchmark stand under its name; a run's name that all rows
-    share is left to the caption."""
-    spans = [[name, len(list(same))] for name, same in groupby(column.group for column in table.columns)]
-    heads, under = list(range(len(table.heads))), False
-    if len(heads) > 1:
-        alone = len({labels[1] for labels, _ in table.rows}) == 1
-        heads, under = ([0, *heads[2:]], False) if alone else (heads[1:], True)
-    rows = []
-    for (labels, cells), marked in zip(table.rows, marks(table), strict=True):
-        texts = [_cell(*parts) for parts in zip(cells, table.columns, marked, strict=True)]
-        rows.append({"labels": [labels[head] for head in heads], "cells": texts, "under": labels[0] if under else ""})
-    groups = spans if any(name for name, _ in spans) else []
-    return {"groups": groups, "heads": [table.heads[head] for head in heads], "rows": rows}
-
-
-def _cell(cell: Cell, column: Column, mark: str) -> dict[str, str]:
-    runs = interval(Cell(cell.value, cell.run_low, cell.run_high), column)
-    return {"text": shown(cell, column), "over": interval(cell, column), "runs": runs, "mark": mark}
+    A run's name that all rows share is left to the caption.
+    """
+    heads = list(range(len(table.heads)))
+    if len(heads) == 1:
+        return heads, False
+    alone = len({labels[1] for labels, _ in table.rows}) == 1
+    return ([0, *heads[2:]], False) if alone else (heads[1:], True)
 
 
 def _flat(run: Run) -> list[tuple[str, str]]:
     """Settings and provenance as (dotted name, text)."""
-    entries = {
-        "folder": run.folder.name,
-        "settings": run.results["settings"],
-        "provenance": run.results.get("provenance"),
-    }
     rows: list[tuple[str, str]] = []
 
     def walk(name: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
+        if isinstance(value, Mapping) and value:
             for key, inner in value.items():
-                walk(f"{name}.{key}" if name and name != "settings" else str(key), inner)
+                walk(f"{name}.{key}" if name else str(key), inner)
         else:
-            text = ", ".join(map(str, value)) if isinstance(value, (list, dict)) else str(value)
+            text = ", ".join(map(str, value)) if isinstance(value, list | dict) else str(value)
             text = "none" if value is None else text or "none"
             rows.append((name, text if len(text) <= LONG_TEXT else f"{text[:LONG_TEXT]} …"))
 
-    walk("", entries)
+    walk("", {"folder": run.folder.name, **run.results["settings"], "provenance": run.results.get("provenance")})
     return rows

@@ -2,70 +2,66 @@
 
 from collections.abc import Sequence
 
-from evaluation.pages.methods import REWARD, Method, Pair, last_of, rewards_of, selections
-from evaluation.pages.tables import title_of
-from evaluation.scores.seeds import Difference, mean_of
+from evaluation.pages.methods import REWARD, Method, Pair, scores_of, selections
+from evaluation.pages.table import title_of
+from evaluation.scores.seeds import mean_of
 
 LEVEL = 0.05
 BROKEN = 0.5  # a run has broken when it ends below this share of its own best, or below where it began
 
 
-def differences(found: Sequence[Pair], measure: str) -> list[str]:
+def differences(pairs: Sequence[Pair], measure: str) -> list[str]:
     """Pairs that differ after Holm's correction, and the difference that the others leave open."""
     title = title_of(measure)
     verb, where = ("is", "over the run") if measure == REWARD else ("ends", "at the last checkpoint")
-    differ = [pair for pair in found if pair.holm is not None and pair.holm < LEVEL]
-    open_ = [pair for pair in found if pair not in differ and pair.found.low is not None]
-    lines = []
-    for pair in sorted(differ, key=lambda pair: pair.holm or 0.0):
-        of = pair.found
-        higher, lower, gap = (
-            (pair.first, pair.second, of.value) if of.value > 0 else (pair.second, pair.first, -of.value)
-        )
-        lines.append(f"{title}: {higher} {verb} {gap:.3f} above {lower} ({_interval(of)}, Holm's p {pair.holm:.3f}).")
+    differ = [pair for pair in pairs if pair.holm is not None and pair.holm < LEVEL]
+    lines = [
+        f"{title}: {_higher_first(pair, verb)}, Holm's p {pair.holm:.3f})."
+        for pair in sorted(differ, key=lambda pair: pair.holm)
+    ]
     if not differ:
-        lines.append(f"{title}: after correction for {len(found)} pairs no two methods differ {where}.")
-    if open_:
-        widest = max(open_, key=lambda pair: max(abs(pair.found.low or 0), abs(pair.found.high or 0)))
-        reach = max(abs(widest.found.low or 0), abs(widest.found.high or 0))
+        lines.append(f"{title}: after correction for {len(pairs)} pairs no two methods differ {where}.")
+    reaches = {pair: _reach(pair) for pair in pairs if pair not in differ and pair.difference.low is not None}
+    if reaches:
+        widest = max(reaches, key=lambda pair: reaches[pair])
+        others = f"the {len(pairs)}" if len(reaches) == len(pairs) else f"the other {len(reaches)} of {len(pairs)}"
         lines.append(
-            f"That {_of(len(open_), len(found))} pairs do not differ is not shown, only not refuted: their intervals "
-            f"still hold differences of up to {reach:.3f} ({widest.first} and {widest.second})."
+            f"That {others} pairs do not differ is not shown, only not refuted: their intervals "
+            f"still hold differences of up to {reaches[widest]:.3f} ({widest.first} and {widest.second})."
         )
     return lines
 
 
-def _of(part: int, whole: int) -> str:
-    return f"the {whole}" if part == whole else f"the other {part} of {whole}"
+def _reach(pair: Pair) -> float:
+    return max(abs(pair.difference.low or 0), abs(pair.difference.high or 0))
 
 
-def _interval(of: Difference) -> str:
-    low, high = (of.low or 0.0, of.high or 0.0) if of.value > 0 else (-(of.high or 0.0), -(of.low or 0.0))
-    return f"95 %: {low:.3f} to {high:.3f}"
+def _higher_first(pair: Pair, verb: str) -> str:
+    value, low, high = pair.difference.value, pair.difference.low or 0.0, pair.difference.high or 0.0
+    if value > 0:
+        return f"{pair.first} {verb} {value:.3f} above {pair.second} (95 %: {low:.3f} to {high:.3f}"
+    return f"{pair.second} {verb} {-value:.3f} above {pair.first} (95 %: {-high:.3f} to {-low:.3f}"
 
 
 def ranking(methods: Sequence[Method], measure: str) -> str:
     """The methods from the highest mean down."""
-    scores = {m.name: rewards_of(m) if measure == REWARD else last_of(m, measure) for m in methods}
-    means = {name: mean_of(found) for name, found in scores.items() if found}
-    order = sorted(means, key=lambda name: -means[name].value)
-    return ", ".join(f"{name} {means[name].value:.3f}" for name in order)
+    scores = {method.name: scores_of(method, measure) for method in methods}
+    means = {name: mean_of(by_seed).value for name, by_seed in scores.items() if by_seed}
+    return ", ".join(f"{name} {means[name]:.3f}" for name in sorted(means, key=lambda name: -means[name]))
 
 
 def broken(methods: Sequence[Method], benchmark: str, start: float | None) -> list[str]:
     """A line a method of which a run ended far below its own best, or below the model it began from."""
-    lines = []
+    lines, steady = [], []
     for method in methods:
         runs = selections(method, benchmark)
-        ends = {
-            seed: (of.last.value, of.best.value)
-            for seed, of in runs.items()
-            if of.last.value < BROKEN * of.best.value or (start is not None and of.last.value < start)
-        }
+        ends = [
+            f"seed {seed} {run.last.value:.3f} after {run.best.value:.3f}"
+            for seed, run in runs.items()
+            if run.last.value < BROKEN * run.best.value or (start is not None and run.last.value < start)
+        ]
         if ends:
-            told = ", ".join(f"seed {seed} {last:.3f} after {best:.3f}" for seed, (last, best) in ends.items())
-            lines.append(f"{method.name} breaks in {len(ends)} of {len(runs)} runs: {told}.")
-    steady = [method.name for method in methods if not any(line.startswith(f"{method.name} breaks") for line in lines)]
-    if steady:
-        lines.append(f"No run of {', '.join(steady)} breaks.")
-    return lines
+            lines.append(f"{method.name} breaks in {len(ends)} of {len(runs)} runs: {', '.join(ends)}.")
+        else:
+            steady.append(method.name)
+    return lines + ([f"No run of {', '.join(steady)} breaks."] if steady else [])

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,10 @@ VERDICTS = {
     "timeout": "grading ran out of time; counted as wrong",
     "truncated": "cut off at the token limit before an answer",
 }
+KEPT = ("run", "problem", "sample", "seed", "correct", "strict", "reason", "tokens", "finish_reason")
 
 Key = tuple[str, str, int]
-
-
-@dataclass
-class Lengths:
-    """Tokens of a benchmark's responses, right ones and others."""
-
-    right: list[int] = field(default_factory=list)
-    wrong: list[int] = field(default_factory=list)
+Lengths = dict[bool, list[int]]  # tokens of a benchmark's responses, by whether they are correct
 
 
 @dataclass(frozen=True)
@@ -59,20 +54,29 @@ def jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def carry(runs: Sequence[Run], budget: int = BUDGET) -> Carried:
     """Read the samples of `runs` and choose: of each problem one of each verdict first, then by number."""
     lengths: dict[str, dict[str, Lengths]] = {}
-    chosen: list[list[list[dict[str, Any]]]] = []
+    places: dict[str, int] = {}  # of a problem, by its JSON
+    chosen: list[tuple[int, dict[str, Any]]] = []  # with the rank of a sample among those of its problem and run
     total = 0
-    for run in runs:
+    for number, run in enumerate(runs):
         graded, lengths[run.label] = _graded(run)
-        total += sum(len(rows) for rows in graded.values())
-        picked = [_pick(rows, FITS[0][0]) for rows in graded.values()]
-        texts = _texts(run, {_key(row) for rows in picked for row in rows})
-        chosen.append([[row | texts.get(_key(row), {"text": ""}) for row in rows] for rows in picked])
+        total += sum(map(len, graded.values()))
+        picked = {key: _pick(rows, FITS[0][0]) for key, rows in graded.items()}
+        texts = _texts(run, {_key(row) for rows in picked.values() for row in rows})
+        asked = {(row["benchmark"], row["problem"]): row for row in jsonl(run.folder / "problems.jsonl")}
+        for key, rows in picked.items():
+            place = places.setdefault(json.dumps(_problem(key, asked.get(key, {}))), len(places))
+            for rank, row in sorted(enumerate(rows), key=lambda pair: pair[1]["sample"]):
+                text = texts.get(_key(row), {"text": ""})
+                chosen.append((rank, row | text | {"run": number, "problem": place}))
+    data = {"runs": [run.label for run in runs], "verdicts": VERDICTS, "problems": [*map(json.loads, places)]}
     for count, longest in FITS:
-        data = _data(runs, chosen, count, longest)
+        data["samples"] = [_sample(row, longest) for rank, row in chosen if rank < count]
         if len(script_json(data)) <= budget:
             break
-    else:
-        data = _shortened(data, budget)
+    else:  # the first samples that fit
+        sizes = accumulate(len(script_json(sample)) + 1 for sample in data["samples"])
+        room = budget - len(script_json(data | {"samples": []}))
+        data["samples"] = [sample for sample, size in zip(data["samples"], sizes, strict=True) if size <= room]
     return Carried(data, _note(len(data["samples"]), total, count, longest), lengths)
 
 
@@ -98,26 +102,24 @@ def _graded(run: Run) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict
     order = {(name, problem): i for name, of in run.benchmarks.items() for i, problem in enumerate(of["per_problem"])}
     for row in sorted(rows.values(), key=lambda row: (row["benchmark"], order[_key(row)[:2]], row["sample"])):
         problems.setdefault(_key(row)[:2], []).append(row)
-        of = lengths.setdefault(row["benchmark"], Lengths())
-        (of.right if row["correct"] else of.wrong).append(row["tokens"])
+        lengths.setdefault(row["benchmark"], {True: [], False: []})[bool(row["correct"])].append(row["tokens"])
     return problems, lengths
 
 
 def _pick(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    firsts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        firsts.setdefault(row["reason"], row)
-    first = list(firsts.values())
-    return (first + [row for row in rows if not any(row is chosen for chosen in first)])[:count]
+    """One of each verdict first, then in their order."""
+    firsts = {row["reason"]: number for number, row in reversed([*enumerate(rows)])}
+    order = sorted(range(len(rows)), key=lambda number: (firsts[rows[number]["reason"]] != number, number))
+    return [rows[number] for number in order[:count]]
 
 
 def _texts(run: Run, wanted: set[Key]) -> dict[Key, dict[str, Any]]:
     """Text and seed of the wanted samples; the middle of a long text is left out at once, to keep memory small."""
-    lengths = {}
-    for row in jsonl(run.folder / "samples.jsonl"):
-        if _key(row) in wanted:
-            lengths[_key(row)] = {"text": cut(row["text"], LONGEST), "seed": row.get("seed")}
-    return lengths
+    return {
+        _key(row): {"text": cut(row["text"], LONGEST), "seed": row.get("seed")}
+        for row in jsonl(run.folder / "samples.jsonl")
+        if _key(row) in wanted
+    }
 
 
 def cut(text: str, longest: int) -> str:
@@ -129,23 +131,6 @@ def cut(text: str, longest: int) -> str:
     return f"{text[:head]}\n\n[… {gone:,} characters left out here; samples.jsonl has them …]\n\n{text[-tail:]}"
 
 
-def _data(runs: Sequence[Run], chosen: list[list[list[dict[str, Any]]]], count: int, longest: int) -> dict[str, Any]:
-    """Runs, problems and samples by their places in lists, so that nothing is said twice."""
-    places: dict[str, int] = {}
-    problems, samples = [], []
-    for number, (run, of_run) in enumerate(zip(runs, chosen, strict=True)):
-        asked = {(row["benchmark"], row["problem"]): row for row in jsonl(run.folder / "problems.jsonl")}
-        for rows in of_run:
-            key = (rows[0]["benchmark"], rows[0]["problem"])
-            problem = _problem(key, asked.get(key, {}))
-            place = places.setdefault(json.dumps(problem), len(problems))
-            if place == len(problems):
-                problems.append(problem)
-            for row in sorted(rows[:count], key=lambda row: row["sample"]):
-                samples.append({"run": number, "problem": place, **_sample(row, longest)})
-    return {"runs": [run.label for run in runs], "verdicts": VERDICTS, "problems": problems, "samples": samples}
-
-
 def _problem(key: tuple[str, str], row: dict[str, Any]) -> dict[str, Any]:
     prompt = row.get("prompt", "")
     if not isinstance(prompt, str):
@@ -155,23 +140,9 @@ def _problem(key: tuple[str, str], row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sample(row: dict[str, Any], longest: int) -> dict[str, Any]:
-    kept = {key: row.get(key) for key in ("sample", "seed", "correct", "strict", "reason", "tokens", "finish_reason")}
-    answers = {
-        key: cut(row[key], 500) if row.get(key) is not None else None for key in ("extracted", "strict_extracted")
-    }
+    kept = {key: row.get(key) for key in KEPT}
+    answers = {key: row.get(key) and cut(row[key], 500) for key in ("extracted", "strict_extracted")}
     return kept | answers | {"text": cut(row["text"], longest)}
-
-
-def _shortened(data: dict[str, Any], budget: int) -> dict[str, Any]:
-    """The first samples that fit, where even the smallest choice does not."""
-    room = budget - len(script_json(data | {"samples": []}))
-    kept = []
-    for sample in data["samples"]:
-        room -= len(script_json(sample)) + 1
-        if room < 0:
-            break
-        kept.append(sample)
-    return data | {"samples": kept}
 
 
 def _note(carried: int, total: int, count: int, longest: int) -> str:

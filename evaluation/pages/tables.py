@@ -1,197 +1,209 @@
-"""Tables as values, independent of how they are written: methods in rows, benchmarks over columns, best marked."""
+"""Tables of a report: scores, the paper's Last and Best, and paired differences between models."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from evaluation.pages.folders import Found, Run
+from evaluation.pages.folders import Found, Run, Series
+from evaluation.pages.table import Score, Table, title_of
+from evaluation.scores import comparison, selection
+from evaluation.scores.selection import Selection
 
-TITLES = {
-    "aime24": "AIME24", "aime25": "AIME25", "amc23": "AMC23", "math500": "MATH-500", "minerva_math": "Minerva-Math",
-    "olympiadbench": "OlympiadBench",
-}  # fmt: skip
-DIGITS = {"score": 4, "share": 3, "number": 1, "count": 0, "p": 4, "difference": 4}
+PAPER = ("aime24", "aime25", "amc23")
+POOLED = "mean of benchmarks"
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A number with the intervals it may have: over other problems, and over other samples of the same problems."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    run_low: float | None = None
-    run_high: float | None = None
-    note: str = ""
-
-
-NOTHING = Cell(None)
-
-
-@dataclass(frozen=True)
-class Column:
-    """`form` is a key of DIGITS; the best and the second of a ranked column are marked, the highest being best."""
-
-    group: str
-    name: str
-    form: str = "score"
-    ranked: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """`name` becomes the file's name; `rows` are (labels, cells), one label for each of `heads`."""
-
-    name: str
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[Cell, ...]], ...]
-    heads: tuple[str, ...] = ("method",)
-    notes: tuple[str, ...] = field(default=())
-
-
-def shown(cell: Cell, column: Column) -> str:
-    """A cell as a person reads it, without its interval; a dash where there is no number."""
-    if cell.value is None or cell.value != cell.value:
-        return cell.note or "–"
-    sign = "+" if column.form == "difference" else ""
-    return f"{cell.value:{sign},.{DIGITS[column.form]}f}"
-
-
-def marks(table: Table) -> list[list[str]]:
-    """`best`, `second` or nothing for each cell. Numbers that read alike are tied: all of them are marked."""
-    marked = [["" for _ in table.columns] for _ in table.rows]
-    for index, column in enumerate(table.columns):
-        if not column.ranked:
-            continue
-        digits = DIGITS[column.form]
-        values = [cells[index].value for _, cells in table.rows]
-        rounded = [None if value is None else round(value, digits) for value in values]
-        ranks = sorted({value for value in rounded if value is not None}, reverse=True)
-        # A lone row has nothing to be better than, and where all tie there is no best.
-        if len(ranks) < 2:
-            continue
-        for row, value in zip(marked, rounded, strict=True):
-            row[index] = {ranks[0]: "best", ranks[1]: "second"}.get(value, "") if value is not None else ""
-    return marked
-
-
-def cell(found: dict[str, Any] | None) -> Cell:
-    """A score of results.json."""
-    if not found or found.get("value") is None:
-        return NOTHING
-    return Cell(*(found.get(key) for key in ("value", "low", "high", "run_low", "run_high")))
+Chosen = Mapping[tuple[str, str], Selection]  # Last and Best by the label of a series and its benchmark
 
 
 def benchmarks_of(runs: Iterable[Run]) -> list[str]:
     """Every benchmark that any run has, the paper's three first, each once."""
-    paper = ("aime24", "aime25", "amc23")
     names = list(dict.fromkeys(name for run in runs for name in run.benchmarks))
-    return [name for name in paper if name in names] + [name for name in names if name not in paper]
+    return [name for name in PAPER if name in names] + [name for name in names if name not in PAPER]
 
 
-def title_of(benchmark: str) -> str:
-    """A benchmark's name as the paper writes it."""
-    return TITLES.get(benchmark, benchmark)
+def largest_k(row: Mapping[str, Any], key: str) -> Score:
+    """Score of the largest k of `pass@k` or `best@k`."""
+    scores = row.get(key) or {}
+    return scores[max(scores, key=int)] if scores else None
 
 
-def largest_k(found: dict[str, Any], key: str) -> tuple[str, dict[str, Any] | None]:
-    """The largest k of `pass@k` or `best@k`, as text, and its score."""
-    scores = found.get(key) or {}
-    k = max(scores, key=int, default="")
-    return k, scores.get(k)
-
-
-def samples_text(found: dict[str, Any]) -> str:
+def samples_text(row: Mapping[str, Any]) -> str:
     """Samples of a problem: one number, or a range where the run is incomplete."""
-    low, high = found["n_min"], found["n_max"]
+    low, high = row["n_min"], row["n_max"]
     return str(high) if low == high else f"{low}-{high}"
 
 
-def scores(runs: Sequence[Run]) -> Table:
-    """A row for each run and benchmark: everything that results.json says of it, as numbers."""
-    names = ("mean@n", "strict mean@n", "pass@n", "verl best@n", "maj@n", "clean mean@n")
-    columns = [Column("", name, "share") for name in (*names, "no answer", "truncated", "timeout")]
-    columns += [Column("", "mean tokens", "number"), Column("", "median tokens", "number")]
-    columns += [Column("", name, "count") for name in ("problems", "samples", "planned")]
+def _by_benchmark(
+    name: str, caption: str, runs: Sequence[Run], scores_of: Callable[[Mapping[str, Any]], dict], count: bool = True
+) -> Table:
+    """A row for each benchmark and run that has it; `count` adds the samples of a problem to the labels."""
     rows = []
     for benchmark in benchmarks_of(runs):
         for run in runs:
             row = run.benchmarks.get(benchmark)
             if row:
-                rows.append(((title_of(benchmark), run.label, samples_text(row)), _score_cells(row)))
+                size = (samples_text(row),) if count else ()
+                rows.append(((title_of(benchmark), run.label, *size), scores_of(row)))
+    heads = ("benchmark", "run", "n") if count else ("benchmark", "run")
+    return Table(name, caption, tuple(scores_of({})), rows, heads)
+
+
+def scores(runs: Sequence[Run]) -> Table:
+    """A row for each run and benchmark: everything that results.json says of it, as numbers."""
     caption = "Scores. First bracket: 95 % over problems; second, slanted: from run to run on the same problems."
-    return Table("scores", caption, tuple(columns), tuple(rows), ("benchmark", "run", "n"))
+    return _by_benchmark("scores", caption, runs, _scores)
 
 
-def _score_cells(found: dict[str, Any]) -> tuple[Cell, ...]:
-    clean = (found.get("clean") or {}).get("mean")
-    tops = [cell(largest_k(found, key)[1]) for key in ("pass@k", "best@k")]
-    counts = [Cell(found[key]) for key in ("problems", "samples", "planned")]
-    rates = [Cell(found.get(key)) for key in ("no_answer", "truncated", "timeout")]
-    tokens = [Cell((found.get("tokens") or {}).get(key)) for key in ("mean", "median")]
-    middle = [cell(found["mean"]), cell(found.get("strict")), *tops, cell(found.get("majority")), cell(clean)]
-    return (*middle, *rates, *tokens, *counts)
+def _scores(row: Mapping[str, Any]) -> dict[str, Score]:
+    tokens = row.get("tokens") or {}
+    return {
+        "mean@n": row.get("mean"),
+        "strict mean@n": row.get("strict"),
+        "pass@n": largest_k(row, "pass@k"),
+        "verl best@n": largest_k(row, "best@k"),
+        "maj@n": row.get("majority"),
+        "clean mean@n": (row.get("clean") or {}).get("mean"),
+        **{key.replace("_", " "): row.get(key) for key in ("no_answer", "truncated", "timeout")},
+        **{f"{key} tokens": tokens.get(key) for key in ("mean", "median")},
+        **{key: row.get(key) for key in ("problems", "samples", "planned")},
+    }
 
 
 def overview(runs: Sequence[Run]) -> Table:
     """Table for a terminal: the mean with its interval over problems, and what decides whether to believe it."""
-    columns = [Column("", "mean@n", "share"), Column("", "strict", "share"), Column("", "pass@n", "share")]
-    columns += [Column("", name, "share") for name in ("maj@n", "no answer", "truncated")]
-    rows = []
-    for name in benchmarks_of(runs):
-        for run in runs:
-            of = run.benchmarks.get(name)
-            if of:
-                bare = [of.get("strict"), largest_k(of, "pass@k")[1], of.get("majority")]
-                cells = [cell(of["mean"]), *(Cell(score["value"]) if score else NOTHING for score in bare)]
-                cells += [Cell(of.get(key)) for key in ("no_answer", "truncated")]
-                rows.append(((title_of(name), run.label, samples_text(of)), tuple(cells)))
-    caption = "Scores; brackets hold 95 % intervals over problems."
-    return Table("overview", caption, tuple(columns), tuple(rows), ("benchmark", "run", "n"))
+    return _by_benchmark("overview", "Scores; brackets hold 95 % intervals over problems.", runs, _overview)
 
 
-def methods(found: Found) -> Table:
-    """The paper's shape for single models: a row each; mean@n, pass@n and maj@n of each benchmark."""
-    runs, names = found.finals, benchmarks_of(found.finals)
-    columns, ks = [], {}
-    for name in names:
-        ks[name] = _common(run.benchmarks[name] for run in runs if name in run.benchmarks)
-        n, k = ks[name]
-        columns += [Column(title_of(name), title, ranked=True) for title in (f"Mean@{n}", f"Pass@{k}", f"Maj@{n}")]
-    rows = []
-    for run in runs:
-        cells: list[Cell] = []
-        for name in names:
-            row = run.benchmarks.get(name)
-            k = ks[name][1]
-            cells += (
-                [cell(s) for s in (row["mean"], row["pass@k"].get(k), row.get("majority"))] if row else [NOTHING] * 3
-            )
-        rows.append(((run.label,), tuple(cells)))
-    caption = "Mean, unbiased Pass and Maj of each model; brackets hold 95 % intervals over problems."
-    return Table("methods", caption, tuple(columns), tuple(rows))
-
-
-def _common(found: Iterable[dict[str, Any]]) -> tuple[str, str]:
-    """n as text (`n` where the runs differ) and the largest k that every run has."""
-    rows = list(found)
-    texts = {samples_text(row) for row in rows}
-    shared = set.intersection(*(set(row["pass@k"]) for row in rows)) if rows else set()
-    return (texts.pop() if len(texts) == 1 else "n"), max(shared, key=int, default="n")
+def _overview(row: Mapping[str, Any]) -> dict[str, Score]:
+    full = _scores(row)
+    bare = {"strict": full["strict mean@n"], "pass@n": full["pass@n"], "maj@n": full["maj@n"]}
+    values = {name: score and score["value"] for name, score in bare.items()}
+    return {"mean@n": full["mean@n"], **values, **{name: full[name] for name in ("no answer", "truncated")}}
 
 
 def pass_at_k(runs: Sequence[Run]) -> Table:
     """A row for each run and benchmark, a column for each k: unbiased, then verl's bootstrap."""
-    names = benchmarks_of(runs)
     ks = sorted({int(k) for run in runs for row in run.benchmarks.values() for k in row.get("pass@k") or {}})
-    columns = [Column(group, f"{k}", "share") for group in ("pass@k", "verl best@k") for k in ks]
-    rows = []
-    for name in names:
-        for run in runs:
-            row = run.benchmarks.get(name)
-            if row:
-                cells = [cell((row.get(key) or {}).get(str(k))) for key in ("pass@k", "best@k") for k in ks]
-                rows.append(((title_of(name), run.label), tuple(cells)))
+    groups = {"pass@k": "pass@k", "verl best@k": "best@k"}
+
+    def scores_of(row: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+        return {(group, str(k)): (row.get(key) or {}).get(str(k)) for group, key in groups.items() for k in ks}
+
     caption = "Unbiased pass@k (Chen et al.) and verl's best@k, which is the paper's Pass@32."
-    return Table("pass_at_k", caption, tuple(columns), tuple(rows), ("benchmark", "run"))
+    return _by_benchmark("pass_at_k", caption, runs, scores_of, count=False)
+
+
+def methods(runs: Sequence[Run]) -> Table:
+    """The paper's shape for single models: a row each; mean@n, pass@n and maj@n of each benchmark."""
+    names = benchmarks_of(runs)
+    sizes = {name: _common([run.benchmarks[name] for run in runs if name in run.benchmarks]) for name in names}
+    rows = []
+    for run in runs:
+        scores = {}
+        for name, (n, k) in sizes.items():
+            row = run.benchmarks.get(name, {})
+            scores[name, f"Mean@{n}"] = row.get("mean")
+            scores[name, f"Pass@{k}"] = row.get("pass@k", {}).get(k)
+            scores[name, f"Maj@{n}"] = row.get("majority")
+        rows.append(((run.label,), scores))
+    caption = "Mean, unbiased Pass and Maj of each model; brackets hold 95 % intervals over problems."
+    return Table("methods", caption, tuple(rows[0][1]), rows, digits=4, ranked=True)
+
+
+def _common(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """n as text (`n` where the runs differ) and the largest k that every run has."""
+    texts = {samples_text(row) for row in rows}
+    shared = set.intersection(*(set(row["pass@k"]) for row in rows))
+    return (texts.pop() if len(texts) == 1 else "n"), max(shared, key=int, default="n")
+
+
+def choose(found: Found) -> Chosen:
+    """Last and Best of every series on every benchmark; a benchmark that failed at every checkpoint has none."""
+    chosen = {}
+    for name in benchmarks_of(run for series in found.series for run in series.runs):
+        for series in found.series:
+            selected = choose_of(series, name)
+            if selected is not None:
+                chosen[series.label, name] = selected
+    return chosen
+
+
+def choose_of(series: Series, benchmark: str) -> Selection | None:
+    """Last and Best of one series; None where no checkpoint has the benchmark."""
+    counts = []
+    for step, run in zip(series.positions(), series.runs, strict=True):
+        problems = run.benchmarks.get(benchmark, {}).get("per_problem", {})
+        graded = {problem: (row["correct"], row["n"]) for problem, row in problems.items() if row["n"]}
+        if graded:
+            counts.append((int(step), graded))
+    return selection.last_and_best(counts) if counts else None
+
+
+def last_best(found: Found, chosen: Chosen) -> Table:
+    """The paper's table: a row a method, Last and Best of each benchmark. A single model has a Last alone."""
+    names = benchmarks_of(found.all_runs)
+    ends: dict[str, dict[str, tuple]] = {member.label: {} for member in (*found.runs, *found.series)}
+    for run in found.runs:
+        ends[run.label] = {name: (row["mean"]["value"], None) for name, row in run.benchmarks.items()}
+    for (label, name), selected in chosen.items():
+        ends[label][name] = (selected.last.value, selected.best.value)
+    rows = []
+    for label, by_benchmark in ends.items():
+        scores = {}
+        for name in names:
+            scores[name, "Last"], scores[name, "Best"] = by_benchmark.get(name, (None, None))
+        rows.append(((label,), scores))
+    counts = sorted({one.evaluations for one in chosen.values()})
+    counted = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    notes = [f"Best is the highest of {counted} evaluations on the test itself: see its corrected value."]
+    caption = "Last and Best mean score over the checkpoints of each run; best bold, second underlined."
+    return Table("last_best", caption, tuple(rows[0][1]), rows, digits=4, ranked=True, notes=notes)
+
+
+def corrected(chosen: Chosen) -> Table:
+    """Best with the number of evaluations it was picked from, and an estimate that picking does not raise."""
+    rows, notes = [], []
+    for (label, benchmark), one in chosen.items():
+        scores = {
+            "Last": one.last.value,
+            "at step": one.last.step,
+            "Best": one.best.value,
+            "at step ": one.best.step,
+            "evaluations": one.evaluations,
+            "Best, corrected": one.corrected,
+            "Best − corrected": None if one.corrected is None else one.best.value - one.corrected,
+        }
+        rows.append(((title_of(benchmark), label), scores))
+        notes += [f"{label}, {title_of(benchmark)}: {text}" for text in one.warnings]
+    halves = " and ".join(sorted({one.method for one in chosen.values() if one.method})) or "samples"
+    caption = (
+        "Best is a maximum over evaluations, so it is too high even where nothing changes. Corrected: the checkpoint "
+        f"is picked on one half of the {halves} and scored on the other, averaged over many splits."
+    )
+    heads = ("benchmark", "run")
+    return Table("selection", caption, tuple(rows[0][1]), rows, heads, digits=4, notes=notes)
+
+
+def compare(pairs: Sequence[tuple[Run, Run]]) -> Table:
+    """The first of each pair minus the second, the same in all, paired by problem. ComparisonError if meaningless."""
+    rows: list[tuple[tuple[str, str], dict]] = []
+    notes: dict[str, list[str]] = {}
+    for run, other in pairs:
+        compared = comparison.compare(run.results, other.results)
+        rows += [((title_of(name), run.label), _paired(row)) for name, row in compared["benchmarks"].items()]
+        rows += [((POOLED, run.label), _paired(compared["pooled"]))] if compared["pooled"] else []
+        for text in compared["warnings"]:
+            notes.setdefault(text, []).append(run.label)
+    names = [*map(title_of, benchmarks_of(run for pair in pairs for run in pair)), POOLED]
+    rows.sort(key=lambda row: names.index(row[0][0]))
+    second = pairs[0][1].label
+    caption = f"{pairs[0][0].label} minus {second}" if len(pairs) == 1 else f"Each model minus {second}"
+    told = [f"{', '.join(labels)}: {text}" for text, labels in notes.items()]
+    return Table("comparison", caption, tuple(rows[0][1]), rows, ("benchmark", "model"), digits=4, notes=told)
+
+
+def _paired(row: Mapping[str, Any]) -> dict[str, Score]:
+    names = {"p": "p", "Holm's p": "p_holm", "first": "a", "second": "b"}
+    names |= {key: key for key in ("won", "tied", "lost", "problems")}
+    names |= {"s.e. paired": "se_paired", "s.e. unpaired": "se_unpaired"}
+    difference = {"value": row["difference"], "low": row["low"], "high": row["high"]}
+    return {"difference": difference, **{name: row.get(key) for name, key in names.items()}}

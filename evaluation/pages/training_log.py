@@ -1,6 +1,8 @@
 """metrics.jsonl of a training run: reward, entropy and response length against the step."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 # What a figure shows, and the names under which the trainer may have logged it, the better one first.
@@ -36,11 +38,12 @@ def read(path: Path) -> list[dict]:
     return [steps[step] for step in sorted(steps)]
 
 
-def curve(rows: list[dict], panel: str) -> Curve:
+def curve(rows: Sequence[dict], panel: str) -> Curve:
     """Steps and values of a panel named in KEYS, over the steps that have it; empty lists where it was not logged."""
-    found = []
+    steps, values = [], []
     for row in rows:
-        values = [row[key] for key in KEYS[panel] if isinstance(row.get(key), (int, float))]
-        if values and values[0] == values[0]:
-            found.append((float(row["step"]), float(values[0])))
-    return [step for step, _ in found], [value for _, value in found]
+        value = next((row[key] for key in KEYS[panel] if isinstance(row.get(key), (int, float))), math.nan)
+        if not math.isnan(value):
+            steps.append(float(row["step"]))
+            values.append(float(value))
+    return steps, values

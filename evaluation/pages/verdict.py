@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from evaluation.pages.folders import Found, Run, Series
-from evaluation.pages.tables import benchmarks_of, samples_text, title_of
+from evaluation.pages.table import title_of
+from evaluation.pages.tables import benchmarks_of, samples_text
 
 SPOKEN = 2  # runs and series that the paragraph tells of one by one
 
@@ -78,29 +79,29 @@ def _run_words(run: Run) -> str:
     parts = []
     for name in names:
         score = run.benchmarks[name]["mean"]
-        runs = f"; {_range(score, 'run')} from run to run" if score.get("run_low") is not None else ""
+        runs = f"; {_range(score, 'run_')} from run to run" if score.get("run_low") is not None else ""
         parts.append(f"{score['value']:.3f} on {title_of(name)} ({_range(score)} over problems{runs})")
     sizes = {samples_text(run.benchmarks[name]) for name in names}
-    drawn = f"with {sizes.pop()} samples of each problem" if len(sizes) == 1 and sizes != {"1"} else ""
-    drawn = "with one sample of each problem" if sizes == {"1"} else drawn
-    return f"{run.label} scores{f', {drawn},' if drawn else ''} {_join(parts)}. Brackets are 95 % intervals."
+    size = sizes.pop() if len(sizes) == 1 else ""
+    drawn = f", with {'one sample' if size == '1' else f'{size} samples'} of each problem," if size else ""
+    return f"{run.label} scores{drawn} {_join(parts)}. Brackets are 95 % intervals."
 
 
 def _series_words(series: Series) -> str:
+    if len(series.runs) == 1:
+        return _run_words(series.runs[0])
     parts = []
     for name in benchmarks_of(series.runs):
-        points = [run for run in series.runs if name in run.benchmarks]
-        first, last = points[0].benchmarks[name]["mean"], points[-1].benchmarks[name]["mean"]
-        parts.append(f"from {first['value']:.3f} to {last['value']:.3f} ({_range(last)}) on {title_of(name)}")
-    first, last, count = series.runs[0].when, series.runs[-1].when, len(series.runs)
-    if count == 1:
-        return _run_words(series.runs[0])
-    start = f"{series.label} goes, over {count} checkpoints, {first} to {last},"
+        means = [run.benchmarks[name]["mean"] for run in series.runs if name in run.benchmarks]
+        first, last = means[0]["value"], means[-1]["value"]
+        parts.append(f"from {first:.3f} to {last:.3f} ({_range(means[-1])}) on {title_of(name)}")
+    ends = f"{series.runs[0].when} to {series.runs[-1].when}"
+    start = f"{series.label} goes, over {len(series.runs)} checkpoints, {ends},"
     return f"{start} {_join(parts)}. Brackets are 95 % intervals over problems."
 
 
 def _range(score: dict, kind: str = "") -> str:
-    low, high = (score.get(f"{kind}_{end}" if kind else end) for end in ("low", "high"))
+    low, high = score.get(f"{kind}low"), score.get(f"{kind}high")
     return f"{low:.3f} to {high:.3f}" if low is not None and high is not None else "unknown"
 
 

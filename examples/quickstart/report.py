@@ -8,41 +8,26 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#2166ac", "#d9741a", "#3a8f5c", "#7b5aa6", "#6b7280"
-STYLE = {
-    "font.size": 10.5,
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9ca3af",
-    "axes.grid": True,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "lines.linewidth": 1.8,
-}
+from evaluation.pages import training_log
+from evaluation.pages.figures import EDGE, PALETTE, STYLE
+
+BLUE, ORANGE, GREEN, PURPLE = PALETTE[:4]
+GREY = "#6b7280"
 PHASES = (
     ("timing/generation", "generate", BLUE),
     ("timing/make_experience", "experience", ORANGE),
     ("timing/ppo_train", "train", GREEN),
     ("timing/broadcast", "sync", PURPLE),
 )
-
-Series = tuple[list[float], list[float]]
+PLACES = ("checkpoint", "logs", "tensorboard", "wandb")
 
 
 class Score(NamedTuple):
@@ -56,37 +41,19 @@ class Score(NamedTuple):
     samples: int
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """One dict per RL step, in the order of steps; ValueError names the line that is not one.
-
-    A resumed run may write a step twice: the later line counts.
-    """
-    steps: dict[float, dict] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            if row.get("kind", "train") == "train":
-                steps[float(row["step"])] = row
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}:{number} is not a JSON object with `step`") from None
-    if not steps:
-        raise ValueError(f"{path} holds no steps")
-    return [steps[step] for step in sorted(steps)]
-
-
 def read_scores(folder: Path) -> list[Score]:
     """The held-out scores of every evaluated checkpoint, in step order, from the output folder of evaluation.run."""
+    scores = []
     try:
-        listed = json.loads((folder / "series.json").read_text(encoding="utf-8"))["checkpoints"]
-        return [_score(folder / one["folder"], one["step"]) for one in listed if one["status"] == "done"]
+        for row in json.loads((folder / "series.json").read_text(encoding="utf-8"))["checkpoints"]:
+            if row["status"] == "done":
+                results = json.loads((folder / row["folder"] / "results.json").read_text(encoding="utf-8"))
+                (heldout,) = results["benchmarks"].values()
+                ends = (heldout["mean"][key] for key in ("value", "low", "high"))
+                scores.append(Score(row["step"], *ends, heldout["problems"], heldout["samples"]))
     except (ValueError, KeyError, TypeError, OSError):
         raise ValueError(f"{folder} was not written by evaluation.run --checkpoints") from None
-
-
-def _score(folder: Path, step: int) -> Score:
-    (found,) = json.loads((folder / "results.json").read_text(encoding="utf-8"))["benchmarks"].values()
-    mean = found["mean"]
-    return Score(step, mean["value"], mean["low"], mean["high"], found["problems"], found["samples"])
+    return scores
 
 
 def read_share(path: Path) -> float:
@@ -97,24 +64,25 @@ def read_share(path: Path) -> float:
         raise ValueError(f"{path} was not written by warm_up.py") from None
 
 
-def series(metrics: list[dict], key: str) -> Series:
+def series(metrics: list[dict], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of one key, over the steps that have it."""
     points = [(row["step"], row[key]) for row in metrics if isinstance(row.get(key), (int, float))]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def line(axes: Axes, found: Series, label: str | None, color: str, **style) -> None:
-    """Draw a series, or nothing where a run does not have it."""
-    if found[0]:
+def line(axes: Axes, metrics: list[dict], key: str, label: str | None, color: str) -> list[float]:
+    """Draw one key against the step, or nothing where a run does not have it, and return its values."""
+    steps, values = series(metrics, key)
+    if steps:
         # A single step has no line to draw.
-        marker = "o" if len(found[0]) == 1 else None
-        axes.plot(*found, label=label, color=color, marker=marker, **style)
+        axes.plot(steps, values, label=label, color=color, marker="o" if len(steps) == 1 else None)
+    return values
 
 
 def draw_reward(axes: Axes, metrics: list[dict], scores: list[Score]) -> None:
     """Training reward and accuracy, with the held-out accuracy of each checkpoint."""
-    line(axes, series(metrics, "reward"), "reward, training (±1)", GREY)
-    line(axes, series(metrics, "score"), "accuracy, training", BLUE)
+    line(axes, metrics, "reward", "reward, training (±1)", GREY)
+    line(axes, metrics, "score", "accuracy, training", BLUE)
     if scores:
         values = [score.value for score in scores]
         bars = [[s.value - s.low for s in scores], [s.high - s.value for s in scores]]
@@ -125,52 +93,33 @@ def draw_reward(axes: Axes, metrics: list[dict], scores: list[Score]) -> None:
 
 def draw_kl(axes: Axes, metrics: list[dict]) -> None:
     """KL to the sampling policy and to the reference; where both are one policy, one line is enough."""
-    old, ref = series(metrics, "policy/kl_old_k3"), series(metrics, "policy/kl_ref_k3")
-    if not old[0] and not ref[0]:
-        old = series(metrics, "ppo_kl")
-    if old == ref:
-        line(axes, old, r"to $\pi_{old} = \pi_{ref}$", BLUE)
+    old, ref = "policy/kl_old_k3", "policy/kl_ref_k3"
+    if not any(old in row or ref in row for row in metrics):
+        old = "ppo_kl"
+    if series(metrics, old) == series(metrics, ref):
+        values = line(axes, metrics, old, r"to $\pi_{old} = \pi_{ref}$", BLUE)
     else:
-        line(axes, ref, r"to $\pi_{ref}$", ORANGE)
-        line(axes, old, r"to $\pi_{old}$", BLUE)
-        draw_refreshes(axes, metrics)
-    values = old[1] + ref[1]
-    if values:
-        axes.axhline(0, color="#9ca3af", linewidth=0.8)
-        axes.set_ylim(top=1.35 * max(max(values), 1e-9))
-    axes.set(title="KL divergence", ylabel="nats per token")
-
-
-def draw_refreshes(axes: Axes, metrics: list[dict]) -> None:
-    """A vertical mark at every step after which the reference moved; none where it always does."""
-    moved = [row["step"] for row in metrics if row.get("ref/refresh")]
-    if len(moved) < len(metrics):
-        for step in moved:
+        values = line(axes, metrics, ref, r"to $\pi_{ref}$", ORANGE) + line(
+            axes, metrics, old, r"to $\pi_{old}$", BLUE
+        )
+        # A mark at every step after which the reference moved; none where it always does.
+        moved = [row["step"] for row in metrics if row.get("ref/refresh")]
+        for step in moved if len(moved) < len(metrics) else ():
             label = r"$\pi_{ref}$ moved" if step == moved[0] else None
             axes.axvline(step, color=GREY, linewidth=1.1, linestyle=":", label=label, zorder=0)
-
-
-def draw_entropy(axes: Axes, metrics: list[dict]) -> None:
-    """Entropy of the policy's next token, by step."""
-    line(axes, series(metrics, "entropy_loss"), None, PURPLE)
-    axes.set(title="Policy entropy", ylabel="nats per token", ylim=(0, None))
-
-
-def draw_length(axes: Axes, metrics: list[dict]) -> None:
-    """Response length."""
-    lengths = series(metrics, "response_length")
-    line(axes, lengths, None, GREEN)
-    axes.set(title="Response length", ylabel="tokens", ylim=(0, 1.12 * max(lengths[1], default=1.0)))
+    if values:
+        axes.axhline(0, color=EDGE, linewidth=0.8)
+        axes.set_ylim(top=1.35 * max(*values, 1e-9))
+    axes.set(title="KL divergence", ylabel="nats per token")
 
 
 def draw_weights(axes: Axes, metrics: list[dict]) -> None:
     """Smallest, mean and largest importance weight of each step, on a logarithmic axis."""
     prefix = "policy/importance_weight_"
-    steps, low = series(metrics, prefix + "min")
-    high_steps, high = series(metrics, prefix + "max")
+    (steps, low), (high_steps, high) = (series(metrics, prefix + end) for end in ("min", "max"))
     if steps and steps == high_steps:
         axes.fill_between(steps, low, high, color=BLUE, alpha=0.18, linewidth=0, label="min to max")
-    line(axes, series(metrics, prefix + "mean"), "mean", BLUE)
+    line(axes, metrics, prefix + "mean", "mean", BLUE)
     if steps and min(low) > 0:
         axes.set_yscale("log")
         # Headroom for the legend, and plain numbers: a range within one decade has no power of ten to stand by.
@@ -184,10 +133,9 @@ def draw_weights(axes: Axes, metrics: list[dict]) -> None:
 def draw_time(axes: Axes, metrics: list[dict]) -> None:
     """Seconds of a step by phase, stacked."""
     rows = [row for row in metrics if any(key in row for key, _, _ in PHASES)]
-    phases = [phase for phase in PHASES if any(phase[0] in row for row in rows)]
-    if phases:
-        values = [[row.get(key, 0.0) for row in rows] for key, _, _ in phases]
-        colors, labels = [color for *_, color in phases], [label for _, label, _ in phases]
+    if rows:
+        keys, labels, colors = zip(*(phase for phase in PHASES if any(phase[0] in row for row in rows)), strict=True)
+        values = [[row.get(key, 0.0) for row in rows] for key in keys]
         axes.stackplot([row["step"] for row in rows], values, labels=labels, colors=colors, alpha=0.75, linewidth=0)
         # A first step that compiles kernels can take a hundred times the others: it may leave the picture.
         usual = sorted(map(sum, zip(*values, strict=True)))[int(0.9 * (len(rows) - 1))]
@@ -197,12 +145,17 @@ def draw_time(axes: Axes, metrics: list[dict]) -> None:
 
 def draw(metrics: list[dict], scores: list[Score], png: Path, title: str) -> None:
     """Six panels in one PNG; a panel none of whose keys were logged says so."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | {"text.parse_math": True, "legend.fontsize": 9.5}):
         figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained", sharex=True)
-        draw_reward(grid[0, 0], metrics, scores)
-        panels = (draw_kl, draw_entropy, draw_length, draw_weights, draw_time)
-        for axes, panel in zip(grid.flat[1:], panels, strict=True):
-            panel(axes, metrics)
+        reward, kl, entropy, length, weights, time = grid.flat
+        draw_reward(reward, metrics, scores)
+        draw_kl(kl, metrics)
+        line(entropy, metrics, "entropy_loss", None, PURPLE)
+        entropy.set(title="Policy entropy", ylabel="nats per token", ylim=(0, None))
+        longest = max(line(length, metrics, "response_length", None, GREEN), default=1.0)
+        length.set(title="Response length", ylabel="tokens", ylim=(0, 1.12 * longest))
+        draw_weights(weights, metrics)
+        draw_time(time, metrics)
         for axes in grid.flat:
             if axes.has_data():
                 axes.margins(x=0.02)
@@ -212,7 +165,7 @@ def draw(metrics: list[dict], scores: list[Score], png: Path, title: str) -> Non
                 axes.grid(False)
                 axes.set_yticks([])
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="lower right" if axes is grid[0, 0] else "upper right")
+                axes.legend(loc="lower right" if axes is reward else "upper right")
         for axes in grid[1]:
             axes.set_xlabel("RL step")
         figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
@@ -220,47 +173,34 @@ def draw(metrics: list[dict], scores: list[Score], png: Path, title: str) -> Non
         plt.close(figure)
 
 
-def accuracy_lines(scores: list[Score]) -> list[str]:
-    """`before RL        0.412 [0.370, 0.456]`, a line a checkpoint."""
-    lines = []
-    for score in scores:
-        name = "before RL" if score.step == 0 else f"after step {score.step}"
-        lines.append(f"  {name:<14} {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]")
-    return lines
-
-
-def warm_up_words(share: float) -> list[str]:
-    """Caveat about the accuracies of the tiny policy, whose start its warm-up set."""
-    return [
-        "  Held-out problems occur in neither the warm-up nor RL. Every reply shown in the warm-up was right:",
-        f"  {share:.0%} worked column by column, {1 - share:.0%} the sum at once, which so small a network cannot do.",
-        "  So RL mostly finds out that working pays, and makes the working surer; it does not teach addition.",
-    ]
-
-
-def summary(
-    metrics: list[dict],
-    scores: list[Score],
-    share: float | None,
-    places: dict[str, Path | None],
-) -> str:
+def summary(metrics: list[dict], scores: list[Score], share: float | None) -> list[str]:
     """The closing words; `share` is the warm-up's share of worked replies, None for a model from elsewhere."""
-    lines = [f"  {name:<12} {place}" for name, place in places.items() if place]
+    lines = []
     if scores:
         each = f"{scores[0].samples // scores[0].problems} samples each of {scores[0].problems} held-out problems"
         lines += ["", f"Held-out accuracy at temperature 1, {each}, 95 % interval over problems"]
-        lines += accuracy_lines(scores)
-        lines += ["  Held-out problems do not occur in RL."] if share is None else warm_up_words(share)
-    length, last = series(metrics, "response_length")[1], metrics[-1]
+    for score in scores:
+        name = "before RL" if score.step == 0 else f"after step {score.step}"
+        lines.append(f"  {name:<14} {score.value:.3f}  [{score.low:.3f}, {score.high:.3f}]")
+    if scores and share is None:
+        lines.append("  Held-out problems do not occur in RL.")
+    elif scores:
+        lines += [
+            "  Held-out problems occur in neither the warm-up nor RL. Every reply shown in the warm-up was right:",
+            f"  {share:.0%} worked column by column, {1 - share:.0%} the sum at once, which so small a network "
+            "cannot do.",
+            "  So RL mostly finds out that working pays, and makes the working surer; it does not teach addition.",
+        ]
     numbers = [f"{len(metrics)} RL step{'s' * (len(metrics) > 1)}"]
+    length, seconds = (series(metrics, key)[1] for key in ("response_length", "timing/step_total"))
     if length:
         numbers.append(f"response length {length[0]:.0f} to {length[-1]:.0f} tokens")
-    if isinstance(last.get("timing/step_total"), (int, float)):
-        numbers.append(f"{sum(series(metrics, 'timing/step_total')[1]):.0f} s of training steps")
-    return "\n".join(["", *lines, "", ", ".join(numbers)])
+    if isinstance(metrics[-1].get("timing/step_total"), (int, float)):
+        numbers.append(f"{sum(seconds):.0f} s of training steps")
+    return [*lines, "", ", ".join(numbers)]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; a missing file is refused in one line."""
     parser = argparse.ArgumentParser(description="Print the quickstart's summary and draw its curves.")
     parser.add_argument("--metrics", type=Path, required=True, help="JSONL, one object per RL step")
@@ -268,7 +208,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--png", type=Path, required=True, help="PNG to write")
     parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to say what its start means")
     parser.add_argument("--title", default="RPG quickstart", help="the figure's heading")
-    for name in ("checkpoint", "logs", "tensorboard", "wandb"):
+    for name in PLACES:
         parser.add_argument(f"--{name}", type=Path, help=f"where it is, for the summary: {name}")
     args = parser.parse_args(argv)
     for name in ("metrics", "evaluation", "warm_up"):
@@ -278,11 +218,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Draw, then print."""
     args = parse_args(argv)
     try:
-        metrics = read_metrics(args.metrics)
+        metrics = training_log.read(args.metrics)
+        if not metrics:
+            raise ValueError(f"{args.metrics} holds no steps")
         scores = read_scores(args.evaluation) if args.evaluation else []
         share = read_share(args.warm_up) if args.warm_up else None
         args.png.parent.mkdir(parents=True, exist_ok=True)
@@ -290,9 +232,10 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"report.py: error: {error}", file=sys.stderr)
         return 1
-    places = {"report": args.evaluation / "report.html" if args.evaluation else None, "curves": args.png}
-    places |= {name: getattr(args, name) for name in ("checkpoint", "logs", "tensorboard", "wandb")}
-    print(summary(metrics, scores, share, places))
+    places = {"report": args.evaluation and args.evaluation / "report.html", "curves": args.png}
+    places |= {name: getattr(args, name) for name in PLACES}
+    print("", *(f"  {name:<12} {place}" for name, place in places.items() if place), sep="\n")
+    print(*summary(metrics, scores, share), sep="\n")
     return 0
 
 

@@ -29,7 +29,7 @@ def alone(tmp_path_factory):
     place = tmp_path_factory.mktemp("alone")
     label = "4B <img src=x onerror=window.pwned=1> " + "long" * 40
     fabricated.write_run(place / "run", label, MADE, n=8, hostile=True, contaminated=True)
-    return report.write_report([place / "run"], place / "out")
+    return report.build([place / "run"], place / "out").page
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def many(tmp_path_factory):
         fabricated.write_series(
             place / name, name, (10, 20, 30), benchmarks=MADE, n=4, hostile=True, log=name != "GRPO"
         )
-    return report.write_report([place], place / "out")
+    return report.build([place], place / "out").page
 
 
 @pytest.fixture(params=["alone", "many"])

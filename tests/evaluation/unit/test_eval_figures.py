@@ -5,9 +5,9 @@ import re
 import pytest
 from matplotlib import pyplot as plt
 
-from evaluation.pages import folders, heat_map, pictures, step_figures, training_log
-from evaluation.pages.figures import PALETTE, Panel, figure_of, length_panel, line_of
-from evaluation.pages.inline_svg import inline
+from evaluation.pages import folders, heat_map, panels, training_log
+from evaluation.pages.figures import PALETTE, Panel, figure_of, inline, line_of
+from evaluation.pages.panels import length_panel
 from tests.evaluation import fabricated
 from tests.evaluation.fabricated import Made
 
@@ -25,7 +25,7 @@ def found(tmp_path_factory):
 def panels_of(found):
     logs = [tuple(training_log.read(s.training_log)) if s.training_log else () for s in found.series]
     lengths = {run.label: {} for run in found.all_runs}
-    return [panel for panel in pictures.pictures(found, logs, lengths) if panel.group == "panels"]
+    return [panel for panel in panels.of_report(found, logs, lengths) if panel.group == "panels"]
 
 
 def test_the_papers_panels_come_in_the_papers_order(found):
@@ -34,13 +34,13 @@ def test_the_papers_panels_come_in_the_papers_order(found):
 
 
 def test_every_run_has_a_line_and_a_run_without_a_log_says_so(found):
-    panels = {panel.title: panel for panel in panels_of(found)}
+    made = {panel.title: panel for panel in panels_of(found)}
     for title, count in (("AIME24", 2), ("AMC23", 1), ("Reward", 1)):
-        figure = figure_of(panels[title])
+        figure = figure_of(made[title])
         assert len(figure.axes[0].lines) == count
         plt.close(figure)
-    assert "B has no data" in panels["Reward"].alt
-    assert panels["AIME24"].alt.startswith("AIME24 against the step: A 0.")
+    assert "B has no data" in made["Reward"].alt
+    assert made["AIME24"].alt.startswith("AIME24 against the step: A 0.")
 
 
 def test_a_panel_without_data_says_so():
@@ -53,8 +53,8 @@ def test_a_final_model_stands_at_the_end_of_the_log(found):
     series = found.series[0]
     runs = (*series.runs[:2], folders.Run(series.folder, "final", None, series.runs[2].results))
     final = folders.Series(series.folder, "A", runs, (), None)
-    assert step_figures.positions(final, logged=50) == [1, 2, 50]
-    assert step_figures.positions(final) == [1, 2, 3]
+    assert final.positions(logged=50) == [1, 2, 50]
+    assert final.positions() == [1, 2, 3]
 
 
 def test_svg_has_no_styles_and_no_colours_of_its_own():

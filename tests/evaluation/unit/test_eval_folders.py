@@ -79,7 +79,7 @@ def test_nothing_is_one_line(tmp_path, made):
         place.mkdir()
     if made == "ungraded":
         (place / "settings.json").write_text("{}")
-    with pytest.raises(folders.NothingFound, match=r"place (holds no|is not a)"):
+    with pytest.raises(ValueError, match=r"place (holds no|is not a)"):
         folders.find([place])
 
 

@@ -25,7 +25,7 @@ def read_csv(path):
 def series(tmp_path_factory):
     place = tmp_path_factory.mktemp("series")
     fabricated.write_series(place, "RPG", (10, 20, 30), failed=(20,), benchmarks=SMALL, n=4)
-    report.write_report([place], place)
+    report.build([place], place)
     return place
 
 
@@ -61,7 +61,7 @@ def test_the_summary_names_the_failed_checkpoint_and_last_and_best(series):
 def test_a_single_run_keeps_its_own_summary(tmp_path):
     folder = fabricated.write_run(tmp_path / "run", "r", TINY, n=4)
     (folder / "summary.md").write_text("its own")
-    report.write_report([folder], folder)
+    report.build([folder], folder)
     assert (folder / "summary.md").read_text() == "its own"
 
 
@@ -76,13 +76,13 @@ def test_real_results_are_understood(tmp_path):
 def test_one_sample_a_problem_has_no_interval_from_run_to_run(tmp_path):
     folder = fabricated.write_run(tmp_path / "run", "r", TINY, n=1)
     write_results(folder)
-    page = report.write_report([folder], tmp_path / "out").read_text()
+    page = report.build([folder], tmp_path / "out").page.read_text()
     assert "with one sample of each problem" in page
 
 
 def test_two_reports_of_the_same_files_are_the_same(tmp_path):
     folder = fabricated.write_run(tmp_path / "run", "r", TINY, n=2, hostile=True)
-    pages = [report.write_report([folder], tmp_path / name).read_bytes() for name in ("a", "b")]
+    pages = [report.build([folder], tmp_path / name).page.read_bytes() for name in ("a", "b")]
     assert pages[0] == pages[1]
 
 
@@ -91,7 +91,7 @@ def test_no_text_leaves_its_place(tmp_path):
     label = "</title><script>window.pwned=1</script>\ud800\x00$\\frac"
     for path in (folder / "settings.json", folder / "results.json"):
         path.write_text(path.read_text().replace('"LABEL"', json.dumps(label)))
-    text = report.write_report([folder], tmp_path / "out").read_text()
+    text = report.build([folder], tmp_path / "out").page.read_text()
     assert text.count("<script") == 2  # the data and the page's own
     assert text.count("</script") == 2
     assert "<img" not in text
@@ -104,7 +104,7 @@ def test_no_text_leaves_its_place(tmp_path):
 
 def test_the_data_read_back_are_the_texts(tmp_path):
     folder = fabricated.write_run(tmp_path / "run", "r", {"aime24": Made(8, 0.5)}, n=1, hostile=True)
-    text = report.write_report([folder], tmp_path / "out").read_text()
+    text = report.build([folder], tmp_path / "out").page.read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     texts = [sample["text"] for sample in data["samples"]]
     assert texts[:6] == list(fabricated.HOSTILE[:6])

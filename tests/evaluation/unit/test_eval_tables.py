@@ -7,19 +7,20 @@ import re
 import pytest
 
 from evaluation.pages import folders, tables
-from evaluation.pages.table_formats import markdown, tex, to_csv, to_latex, to_markdown, to_text
-from evaluation.pages.tables import Cell, Column, Table, marks, shown
+from evaluation.pages.table import Table, markdown, tex, to_csv, to_latex, to_markdown, to_text
 from tests.evaluation import fabricated
 from tests.evaluation.fabricated import Made
 
+LAST = ("aime24", "Last")
 
-def table(*values, form="score", label="m"):
-    rows = tuple(((f"{label}{i}",), (Cell(value),)) for i, value in enumerate(values))
-    return Table("t", "caption", (Column("AIME24", "Last", form, ranked=True),), rows)
+
+def table(*values, column=LAST, label="m", ranked=True):
+    rows = [((f"{label}{i}",), {column: value}) for i, value in enumerate(values)]
+    return Table("t", "caption", [column], rows, digits=4, ranked=ranked)
 
 
 def marked(*values):
-    return [row[0] for row in marks(table(*values))]
+    return [row[0].mark for row in table(*values).cells()]
 
 
 def test_best_and_second_are_marked():
@@ -39,29 +40,29 @@ def test_without_a_rival_there_is_no_best(values):
     assert set(marked(*values)) == {""}
 
 
-def test_a_column_that_is_not_ranked_has_no_marks():
-    plain = Table("t", "c", (Column("", "tokens"),), (((("a"),), (Cell(1.0),)), ((("b"),), (Cell(2.0),))))
-    assert marks(plain) == [[""], [""]]
+def test_a_table_that_is_not_ranked_has_no_marks():
+    assert [row[0].mark for row in table(1.0, 2.0, ranked=False).cells()] == ["", ""]
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "text"),
+    ("value", "column", "text"),
     [
         (0.35625, "score", "0.3563"),
         (None, "score", "–"),
         (float("nan"), "score", "–"),
+        ({"value": None, "low": None, "high": None}, "score", "–"),
         (0.02, "difference", "+0.0200"),
         (-0.02, "difference", "-0.0200"),
-        (1280, "count", "1,280"),
+        (1280, "samples", "1,280"),
     ],
 )
-def test_cells_read_as_in_the_paper(value, form, text):
-    assert shown(Cell(value), Column("", "", form)) == text
+def test_cells_read_as_in_the_paper(value, column, text):
+    assert table(value, column=column).cells()[0][0].text == text
 
 
 def test_csv_keeps_every_digit_and_both_intervals():
-    cell = Cell(1 / 3, 0.1, 0.5, 0.2, 0.4)
-    text = to_csv(Table("t", "c", (Column("AIME24", "Mean@32"),), ((("a,b\n\x00c",), (cell,)),)))
+    score = {"value": 1 / 3, "low": 0.1, "high": 0.5, "run_low": 0.2, "run_high": 0.4}
+    text = to_csv(Table("t", "c", [("aime24", "Mean@32")], [(("a,b\n\x00c",), {("aime24", "Mean@32"): score})]))
     head, row = csv.reader(io.StringIO(text))
     assert head == [
         "method",
@@ -103,6 +104,11 @@ def test_markdown_labels_stay_in_their_cell():
     assert markdown("[a](javascript:b)") == r"\[a\]\(javascript:b\)"
 
 
+def test_markdown_notes_are_text():
+    text = to_markdown(Table("t", "c", ["p"], [(("m",), {"p": 0.5})], notes=["<img src=x> [a](javascript:b)"]))
+    assert text.endswith("\n&lt;img src=x&gt; \\[a\\]\\(javascript:b\\)\n")
+
+
 def test_markdown_marks_best_and_second():
     text = to_markdown(table(0.1, 0.3, 0.2))
     assert "**0.3000**" in text
@@ -124,20 +130,18 @@ def found(tmp_path_factory):
 
 
 def test_methods_take_the_largest_k_that_all_have(found):
-    made = tables.methods(found)
-    names = [(column.group, column.name) for column in made.columns]
-    assert names[:3] == [("AIME24", "Mean@n"), ("AIME24", "Pass@4"), ("AIME24", "Maj@n")]
-    assert names[3:] == [("mine", "Mean@8"), ("mine", "Pass@8"), ("mine", "Maj@8")]
-    assert [cell.value for cell in made.rows[1][1][3:]] == [None] * 3
+    made = tables.methods(found.finals)
+    assert made.parts()[:3] == [("AIME24", "Mean@n"), ("AIME24", "Pass@4"), ("AIME24", "Maj@n")]
+    assert made.parts()[3:] == [("mine", "Mean@8"), ("mine", "Pass@8"), ("mine", "Maj@8")]
+    assert [cell.text for cell in made.cells()[1][3:]] == ["–"] * 3
 
 
 def test_scores_hold_what_results_hold(found):
     made = tables.scores(found.all_runs)
     assert [labels for labels, _ in made.rows] == [("AIME24", "A", "8"), ("AIME24", "B", "4"), ("mine", "A", "8")]
     of = found.runs[0].benchmarks["aime24"]
-    values = {column.name: cell for column, cell in zip(made.columns, made.rows[0][1], strict=True)}
-    assert values["mean@n"].value == of["mean"]["value"]
-    assert values["mean@n"].run_low == of["mean"]["run_low"]
-    assert values["pass@n"].value == of["pass@k"]["8"]["value"]
-    assert values["verl best@n"].value == of["best@k"]["8"]["value"]
-    assert values["samples"].value == of["samples"] == 48
+    values = made.rows[0][1]
+    assert values["mean@n"] == of["mean"]
+    assert values["pass@n"] == of["pass@k"]["8"]
+    assert values["verl best@n"] == of["best@k"]["8"]
+    assert values["samples"] == of["samples"] == 48
