@@ -185,7 +185,7 @@ def collect(ours: bool, groups: Iterator[list[dict]], policy, reference, strateg
         with clock("engine to driver"):
             received = Stored(pack(group, limit) if ours else group).get()
         with clock("samples"):
-            samples += [generator._process_response_into_experience(one, max_len=limit) for one in received]
+            samples += [generator._process_response_into_experience(answer, max_len=limit) for answer in received]
         del group, received
     kind = experience_maker.RemoteExperienceMaker
     if ours:

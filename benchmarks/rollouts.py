@@ -123,15 +123,18 @@ class Side:
         sampling = {"max_new_tokens": tokens, "min_new_tokens": tokens, "max_len": self.generator.args.data.max_len}
         sampling |= {"temperature": 1.0, "n_samples_per_prompt": samples}
 
+        answers = []
+
         def work() -> dict[str, float]:
             begin, used, refs = time.perf_counter(), time.process_time(), []
             for batch in [prompts] if together else [[prompt] for prompt in prompts]:
                 refs += self.generator._dispatch_prompts_to_vllm(batch, ["1"] * len(batch), **sampling)
             sent = {"dispatch": time.perf_counter() - begin, "dispatch_cpu": time.process_time() - used}
-            assert all(len(list(group)) == samples for group in ray.get(refs))
+            answers.extend(ray.get(refs))
             return sent
 
         took = self.observe(work)
+        assert all(len(list(group)) == samples for group in answers)
         assert took["generated"] == len(prompts) * samples * tokens
         return took
 
