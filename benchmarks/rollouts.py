@@ -169,9 +169,9 @@ def start_sides(model: Path, max_len: int) -> dict[str, Side]:
         train=Namespace(seed=1), data=Namespace(dataloader_num_workers=0, max_len=max_len),
         rollout=Namespace(n_samples_per_prompt=1, batch_size=1), vllm=Namespace(enable_sleep=False),
         algo=Namespace(advantage=Namespace(is_correction_level="token"), dynamic_filtering_enable=False,
-                       dynamic_filtering_range=(0.0, 1.0)),
+                       dynamic_filtering_range=(0.0, 1.0), dynamic_filtering_max_draws=0),
     )  # fmt: skip
-    strategy = Namespace(args=args, setup_dataloader=lambda *_, **__: [])
+    strategy = Namespace(args=args, setup_dataloader=lambda *_, **__: [], progress=Namespace(put=print))
     loader = Namespace(dataset=type("NoPrompts", (list,), {"collate_fn": None})())  # they are given to dispatch
     generators = {OPENRLHF: SamplesGenerator, OURS: RPGSamplesGenerator}
     sides = {}
