@@ -12,44 +12,51 @@ Each sequence has T/4 prompt tokens and a response of one half to all of the res
 
 import argparse
 import contextlib
-import json
-import os
 import pickle
 import resource
 import statistics
 import time
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace as Namespace
+
+import harness
+import numpy as np
+from harness import Report, spread, table
 
 from rpg_openrlhf import cpu_platform
 
 cpu_platform.install()
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from openrlhf.trainer.ppo_utils import experience_maker as maker_module
-from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from openrlhf.trainer.ppo_utils import experience_maker
 from openrlhf.trainer.ppo_utils.kl_controller import FixedKLController
 from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import launcher
 from openrlhf.utils.deepspeed import DeepspeedStrategy
+from ray import cloudpickle
 from ray._private.tensor_serialization_utils import zero_copy_tensors_reducer
-from ray.cloudpickle import CloudPickler
-from ray.cloudpickle import dumps as cloudpickle_dumps
 from torch.utils.data import DataLoader
 
+from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 from rpg_openrlhf.sampling.samples import pack
-from rpg_openrlhf.training.column_actors import ColumnBuffer, ColumnForward
-from rpg_openrlhf.training.measured_once import ReduceLater
-from rpg_openrlhf.training.micro_batches import ColumnMaker
+from rpg_openrlhf.settings import defaults, parser
+from rpg_openrlhf.training import column_actors, measured_once, micro_batches
+from rpg_openrlhf.training.experience import RPGExperienceMaker
 
 GROUP = 16  # samples a prompt
 METRICS = ("_num_action_tokens", "_num_samples", *map(str, range(15)))  # of a micro-batch
+STAGES = {
+    "split_rollout_samples": "micro-batches",
+    "_dispatch_forward": "forward: in and out",
+    "_flatten_results": "forward: in and out",
+    "make_experience": "experience",
+    "compute_advantages_and_returns": "advantages",
+}
 
 
 class Clock:
@@ -57,43 +64,86 @@ class Clock:
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
-        self._stages: list[str] = []
-        self._since = 0.0
+        self._within = 0.0  # seconds of the stages within the present one
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self._count()
-        self._stages.append(stage)
+        self.seconds.setdefault(stage, 0.0)  # the stages of a table stand in the order in which they begin
+        begin, outer, self._within = time.process_time(), self._within, 0.0
         yield
-        self._count()
-        self._stages.pop()
-
-    def _count(self) -> None:
-        now = time.process_time()
-        if self._stages:
-            self.seconds[self._stages[-1]] = self.seconds.get(self._stages[-1], 0) + now - self._since
-        self._since = now
+        took = time.process_time() - begin
+        self.seconds[stage] += took - self._within
+        self._within = outer + took
 
 
 class Stored:
-    """An object in Ray's store: what was pickled, and its buffers side by side."""
+    """An object in Ray's store: what was pickled, and a copy of each of its buffers."""
 
     def __init__(self, value):
         buffers: list[pickle.PickleBuffer] = []
-        self.pickled = cloudpickle_dumps(value, protocol=5, buffer_callback=buffers.append)
-        views = [buffer.raw() for buffer in buffers]
-        store = np.empty(sum(view.nbytes for view in views), np.uint8)
-        self.buffers, start = [], 0
-        for view in views:
-            store[start : start + view.nbytes] = view
-            self.buffers.append(memoryview(store[start : start + view.nbytes]).toreadonly())
-            start += view.nbytes
+        self.pickled = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        self.buffers = [bytes(buffer.raw()) for buffer in buffers]
 
     def get(self):
         return pickle.loads(self.pickled, buffers=self.buffers)
 
 
 RAY = Namespace(put=Stored, get=lambda refs: [ref.get() for ref in refs] if isinstance(refs, list) else refs.get())
+
+
+def stand_in_for_ray() -> None:
+    """Let what OpenRLHF passes through Ray pass through this process, on one thread."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    cloudpickle.CloudPickler.dispatch[torch.Tensor] = zero_copy_tensors_reducer
+    launcher.ray = experience_maker.ray = RAY
+    launcher.tqdm = lambda rows, **_: rows
+
+
+def group_of(actor: launcher.BaseModelActor) -> launcher.RayActorGroup:
+    """Upstream's group of actors, of one."""
+    group = object.__new__(launcher.RayActorGroup)
+    remote = Namespace(remote=lambda *args: Stored(actor.execute_batch(args[0], args[1].get(), *args[2:])))
+    group._actor_handlers, group.duplicate_actors = [Namespace(execute_batch=remote)], 1
+    return group
+
+
+def arguments(layer: str, prompts: int, group: int, tokens: int, *options: str, **values) -> Namespace:
+    """Arguments that the launcher makes of a layer and the size of a rollout; `a__b=value` is --a.b value."""
+    values = {
+        "config": harness.ROOT / "configs" / "algorithm" / f"{layer}.yaml",
+        "data__prompt_dataset": "none.jsonl", "data__max_len": tokens, "rollout__max_new_tokens": tokens,
+        "rollout__batch_size": prompts, "rollout__n_samples_per_prompt": group,
+        "actor__num_gpus_per_node": 1, "vllm__num_engines": 1, **values,
+    }  # fmt: skip
+    words = [word for name, value in values.items() for word in (f"--{name.replace('__', '.')}", str(value))]
+    parsed = parser.parse([*words, *options])
+    defaults.fill_defaults(parsed)
+    return train_rpg.validate(parsed, "cpu")[0]
+
+
+def answers(
+    prompts: int, group: int, prompt: int, budget: int, *, seed=0, vocabulary=150_000, likely: float | None = -1
+) -> Iterator[list[dict]]:
+    """The executor's answers from an engine's outputs, prompt by prompt: lists of Python numbers.
+
+    Prompts of `prompt` tokens, responses of one half to all of a budget; log-probs are around `likely` (None: none).
+    """
+    random = np.random.default_rng(seed)
+    for _ in range(prompts):
+        question = random.integers(1, vocabulary, prompt).tolist()
+        lengths = random.integers(budget // 2, budget, group, endpoint=True).tolist()
+        yield [
+            {
+                "prompt": "a question of the data set " * 8, "label": "42", "images": None, "mm_train_inputs": None,
+                "observation_tokens": question + random.integers(1, vocabulary, length).tolist(),
+                "action_ranges": [(prompt, prompt + length)],
+                "rollout_log_probs": likely and [0.0] * prompt + random.normal(likely, 0.01, length).tolist(),
+                "truncated": False, "reward": 1.0 - 2 * (i % 2), "scores": 1.0 - i % 2,
+                "extra_logs": {"accuracy": 1.0 - i % 2, "formatted": 1.0},
+            }
+            for i, length in enumerate(lengths)
+        ]  # fmt: skip
 
 
 class Policy(launcher.BaseModelActor):
@@ -113,100 +163,57 @@ class Policy(launcher.BaseModelActor):
         self.trainer.replay_buffer.append(experience)
 
 
-def group_of(actor: Policy) -> launcher.RayActorGroup:
-    """Upstream's group of actors, of one."""
-    group = object.__new__(launcher.RayActorGroup)
-    remote = Namespace(remote=lambda *args: Stored(actor.execute_batch(args[0], args[1].get(), *args[2:])))
-    group._actor_handlers, group.duplicate_actors = [Namespace(execute_batch=remote)], 1
-    return group
-
-
-def settings(micro_batch_size: int, dynamic: bool, tokens: int) -> Namespace:
-    """Arguments of a run that the stages read: RPG, or GRPO with its KL in the loss."""
-    advantage = Namespace(estimator="dr_grpo", gamma=1.0, no_std_norm=False, is_correction_level="off")
-    return Namespace(
-        algo=Namespace(advantage=advantage, kl=Namespace(use_loss=True, init_coef=1e-3, estimator="k3")),
-        train=Namespace(
-            dynamic_batch_enable=dynamic, colocate_all=False, colocate_actor_ref=False, colocate_critic_reward=False
-        ),
-        ds=Namespace(ring_attn_size=1, tensor_parallel_size=1),
-        rollout=Namespace(
-            micro_batch_size=micro_batch_size, n_samples_per_prompt=GROUP, max_tokens_per_gpu=micro_batch_size * tokens
-        ),
-        reward=Namespace(clip_range=None),
-        actor=Namespace(num_nodes=1, num_gpus_per_node=1),
-        rpg=Namespace(on_policy=False, old_policy="recompute"),
-    )  # fmt: skip
-
-
-def answers(sequences: int, tokens: int, seed: int = 0) -> Iterator[list[dict]]:
-    """The executor's answers from an engine's outputs, prompt by prompt: lists of Python numbers."""
-    random = np.random.default_rng(seed)
-    prompt = tokens // 4
-    for _ in range(sequences // GROUP):
-        question = random.integers(1000, 150_000, prompt).tolist()
-        group = []
-        for _ in range(GROUP):
-            length = int(random.integers((tokens - prompt) // 2, tokens - prompt, endpoint=True))
-            reward = float(random.choice([-1.0, 1.0]))
-            group.append({
-                "prompt": "a question of the data set " * 8, "label": "42", "images": None, "mm_train_inputs": None,
-                "observation_tokens": question + random.integers(1000, 150_000, length).tolist(),
-                "action_ranges": [(prompt, prompt + length)],
-                "rollout_log_probs": [0.0] * prompt + random.normal(-1, 0.5, length).tolist(),
-                "truncated": False, "reward": reward, "scores": (reward + 1) / 2,
-                "extra_logs": {"accuracy": (reward + 1) / 2, "formatted": 1.0},
-            })  # fmt: skip
-        yield group
-
-
-def maker_of(kind: type, *, args: Namespace, policy, reference, clock: Clock) -> RemoteExperienceMaker:
+def timed(kind: type, clock: Clock) -> type:
     """An experience maker of that class whose stages are timed."""
-    stages = {
-        "split_rollout_samples": "micro-batches",
-        "_dispatch_forward": "forward: in and out",
-        "_flatten_results": "forward: in and out",
-        "make_experience": "experience",
-        "compute_advantages_and_returns": "advantages",
-    }
 
-    def timed(name: str, stage: str):
-        def method(self, *arguments, **named):
+    def method(name: str, stage: str):
+        def run(self, *args, **kwargs):
             with clock(stage):
-                return getattr(kind, name)(self, *arguments, **named)
+                return getattr(kind, name)(self, *args, **kwargs)
 
-        return method
+        return run
 
-    timed_kind = type("Timed", (kind,), {name: timed(name, stage) for name, stage in stages.items()})
-    strategy = Namespace(args=args)
-    tokenizer = Namespace(pad_token_id=0)
-    return timed_kind(policy, None, None, reference, FixedKLController(0.0), strategy, tokenizer)
+    return type("Timed", (kind,), {name: method(name, stage) for name, stage in STAGES.items()})
 
 
-def path(ours: bool, sequences: int, tokens: int, micro_batch_size: int, log_probs: torch.Tensor) -> dict[str, float]:
-    """One rollout through all stages -> CPU seconds of each."""
-    clock = Clock()
-    args = settings(micro_batch_size, False, tokens)
-    buffer = (ColumnBuffer if ours else NaiveReplayBuffer)(micro_batch_size)
-    actor = type("Rank", (ColumnForward, Policy), {}) if ours else Policy
-    policy, reference = (group_of(actor(buffer, log_probs, clock)) for _ in range(2))
+def collect(ours: bool, groups: Iterator[list[dict]], policy, reference, strategy, clock: Clock) -> None:
+    """Take an engine's answers to the policy's replay buffer, by OpenRLHF's way or ours. Actors are groups."""
+    args, samples = strategy.args, []
+    is_rpg, limit = args.algo.objective == "rpg", args.data.max_len
     generator = object.__new__(RPGSamplesGenerator if ours else SamplesGenerator)
-    kind = ColumnMaker if ours else RemoteExperienceMaker
-    maker = maker_of(kind, args=args, policy=policy, reference=reference, clock=clock)
-    samples = []
-    for group in answers(sequences, tokens):
+    for group in groups:
         with clock("engine to driver"):
-            received = Stored(pack(group, tokens) if ours else group).get()
+            received = Stored(pack(group, limit) if ours else group).get()
         with clock("samples"):
-            samples += [generator._process_response_into_experience(one, max_len=tokens) for one in received]
+            samples += [generator._process_response_into_experience(answer, max_len=limit) for answer in received]
         del group, received
-    experiences = maker.make_experience_batch(samples)
+    kind = experience_maker.RemoteExperienceMaker
+    if ours:
+        kind = RPGExperienceMaker if is_rpg else micro_batches.ColumnMaker
+    coefficient = FixedKLController(0.0 if is_rpg else args.algo.kl.init_coef)
+    maker = timed(kind, clock)(policy, None, None, reference, coefficient, strategy, Namespace(pad_token_id=0))
+    with clock("experience"):
+        experiences = maker.make_experience_batch(samples)
     with clock("driver to policy"):
         policy.async_run_method_batch(method_name="append", experience=experiences)
-    del samples, experiences, maker
-    strategy = strategy_of()
-    strategy = ReduceLater(strategy) if ours else strategy
-    loader = DataLoader(buffer, micro_batch_size, shuffle=True, drop_last=True, collate_fn=buffer.collate_fn)
+
+
+def path(ours: bool, sequences: int, flags: argparse.Namespace, turn: int) -> dict[str, float]:
+    """One rollout through all stages -> CPU seconds of each."""
+    clock, tokens, size = Clock(), flags.tokens, flags.micro_batch_size
+    args = arguments(
+        "grpo_as_released", sequences // GROUP, GROUP, tokens, algo__advantage__estimator="dr_grpo",
+        rollout__micro_batch_size=size, train__micro_batch_size=size, train__batch_size=sequences,
+    )  # fmt: skip
+    buffer = (column_actors.ColumnBuffer if ours else NaiveReplayBuffer)(size)
+    actor = type("Rank", (column_actors.ColumnForward, Policy), {}) if ours else Policy
+    policy, reference = (group_of(actor(buffer, torch.randn(size, tokens), clock)) for _ in range(2))
+    groups = answers(sequences // GROUP, GROUP, tokens // 4, tokens - tokens // 4)
+    collect(ours, groups, policy, reference, Namespace(args=args), clock)
+    strategy = object.__new__(DeepspeedStrategy)
+    strategy.world_size = 1
+    strategy = measured_once.ReduceLater(strategy) if ours else strategy
+    loader = DataLoader(buffer, size, shuffle=True, drop_last=True, collate_fn=buffer.collate_fn)
     with clock("collate"):
         for _ in loader:
             with clock("metrics"):
@@ -215,68 +222,39 @@ def path(ours: bool, sequences: int, tokens: int, micro_batch_size: int, log_pro
     return clock.seconds
 
 
-def strategy_of() -> DeepspeedStrategy:
-    """Upstream's, of one rank that has joined a group."""
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    strategy = object.__new__(DeepspeedStrategy)
-    strategy.world_size = 1
-    return strategy
-
-
-def measure(sizes: list[int], tokens: int, micro_batch_size: int, repeats: int, ways: dict[str, bool]) -> list[dict]:
-    """Every size, the ways in turns."""
-    log_probs = torch.randn(micro_batch_size, tokens)
-    rows = []
-    for sequences in sizes:
-        results: dict[str, list] = {way: [] for way in ways}
-        for _ in range(repeats):
-            for way, ours in ways.items():
-                results[way].append(path(ours, sequences, tokens, micro_batch_size, log_probs))
-        for way, runs in results.items():
-            row = {"way": way, "sequences": sequences, "tokens": tokens, "micro_batch_size": micro_batch_size}
-            rows.append(row | {"runs": runs})
-    return rows
-
-
-def table(rows: list[dict]) -> str:
-    """Markdown: the stages of each size, in ms, and their sum a sequence."""
-    stages = list(dict.fromkeys(stage for row in rows for run in row["runs"] for stage in run))
-    names = ["sequences", "T", "", *stages, "sum, s [min, max]", "ms a sequence", "times less"]
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    base = 1.0
-    for row in rows:
-        sums = [sum(run.values()) for run in row["runs"]]
+def rows_of(sequences: int, tokens: int, results: dict[str, list[dict[str, float]]]) -> Iterator[dict]:
+    """Stages of each way in ms, and their sum a sequence."""
+    stages = dict.fromkeys(stage for turns in results.values() for turn in turns for stage in turn)
+    base = None
+    for way, turns in results.items():
+        sums = [sum(turn.values()) for turn in turns]
         middle = statistics.median(sums)
-        base = middle if row["way"] == "OpenRLHF" else base
-        cells = [row["sequences"], row["tokens"], row["way"]]
-        cells += [f"{1000 * statistics.median(run.get(stage, 0.0) for run in row['runs']):.0f}" for stage in stages]
-        cells += [f"{middle:.2f} [{min(sums):.2f}, {max(sums):.2f}]", f"{1000 * middle / row['sequences']:.3f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{base / middle:.1f}"])) + " |")
-    return "\n".join(lines)
+        base = base or middle
+        yield {
+            "sequences": sequences, "T": tokens, "": way,
+            **{s: f"{1000 * statistics.median(turn.get(s, 0.0) for turn in turns):.0f}" for s in stages},
+            "sum, s [min, max]": spread(sums, 2), "ms a sequence": f"{1000 * middle / sequences:.3f}",
+            "times less": f"{base / middle:.1f}",
+        }  # fmt: skip
 
 
 def main() -> None:
     """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description="CPU seconds between the engines and the training steps.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
-    parser.add_argument("--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[64, 512, 2048, 8192])
-    parser.add_argument("--tokens", type=int, default=256, help="of the longest sequence (%(default)s)")
-    parser.add_argument("--micro_batch_size", type=int, default=64, help="of forward passes and steps (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each way, in turns (%(default)s)")
-    parser.add_argument("--only", choices=("OpenRLHF", "ours"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    CloudPickler.dispatch[torch.Tensor] = zero_copy_tensors_reducer
-    launcher.ray = maker_module.ray = RAY
-    launcher.tqdm = lambda rows, **_: rows
-    ways = {"OpenRLHF": False, "ours": True}
-    ways = {way: ours for way, ours in ways.items() if args.only in (None, way)}
-    rows = measure(args.sizes, args.tokens, args.micro_batch_size, args.repeats, ways)
+    flags = harness.flags(__doc__, repeats=5)
+    flags.add_argument("--sizes", type=harness.numbers, default=[64, 512, 2048, 8192])
+    flags.add_argument("--tokens", type=int, default=256, help="of the longest sequence (%(default)s)")
+    flags.add_argument("--micro_batch_size", type=int, default=64, help="of forward passes and steps (%(default)s)")
+    flags.add_argument("--only", choices=("OpenRLHF", "ours"))
+    args = flags.parse_args()
+    stand_in_for_ray()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    report, rows = Report(args), []
+    sides = [args.only] if args.only else ["OpenRLHF", "ours"]
+    for size in args.sizes:
+        ways = {side: partial(path, side == "ours", size, args) for side in sides}
+        rows += rows_of(size, args.tokens, report.in_turns(ways, f"{size} sequences"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    args.out.write_text(json.dumps({"peak_gib": peak, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, peak {peak:.1f} GiB", table(rows), sep="\n\n")
+    report.show(f"peak {peak:.1f} GiB", table(rows))
 
 
 if __name__ == "__main__":

@@ -8,19 +8,17 @@ The engines start before the clock, have the same settings and take turns; the f
 second of CPU time stand beside those of the clock: they say the same on a machine that is busy with other things.
 """
 
-import argparse
-import contextlib
 import json
 import multiprocessing
 import os
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-import psutil
+import harness
+from harness import Report, cpu_seconds, spread, table
 from transformers import AutoTokenizer
 
 from evaluation.sampling.engine_process import build
@@ -29,7 +27,6 @@ from evaluation.sampling.replicas import EngineSettings, Request
 
 OURS, SEEDED, UNSEEDED = "evaluation", "bare generate, same seeds", "bare generate, n=K, no seeds"
 FIELDS = ("prompt", "problem", "input")
-Turn = tuple[int, float, float]  # tokens, seconds, CPU seconds of all processes that took part
 
 
 def read_prompts(path: Path, model: str) -> list[list[int]]:
@@ -39,13 +36,18 @@ def read_prompts(path: Path, model: str) -> list[list[int]]:
     return [tokenizer.encode(next(row[field] for field in FIELDS if field in row)) for row in rows]
 
 
-def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> Turn:
-    """Every (prompt, sample) through the replica, topped up as samples finish."""
+def rates(work: Callable[[], int], cpu: Callable[[], float]) -> dict[str, float]:
+    """Do work that samples tokens -> their number, and tokens per second and per CPU second."""
+    begin, used = time.perf_counter(), cpu()
+    tokens = work()
+    return {"tokens": tokens, "clock": tokens / (time.perf_counter() - begin), "cpu": tokens / (cpu() - used)}
+
+
+def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> int:
+    """Every (prompt, sample) through the replica, topped up as samples finish -> tokens."""
     waiting = [Request(("b", str(i), j), "", ids, i * n + j) for i, ids in enumerate(prompts) for j in range(n)]
-    left, tokens, started, used = len(waiting), 0, time.perf_counter(), cpu_seconds(replica.pid)
-    own = time.process_time()
+    left, tokens, outstanding = len(waiting), 0, 0
     waiting.reverse()
-    outstanding = 0
     while left:
         batch = [waiting.pop() for _ in range(min(len(waiting), replica.capacity - outstanding))]
         if batch:
@@ -54,142 +56,78 @@ def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> Turn:
         outstanding += len(batch) - len(completions)
         left -= len(completions)
         tokens += sum(completion.tokens for completion in completions)
-    used = cpu_seconds(replica.pid) - used + time.process_time() - own
-    return tokens, time.perf_counter() - started, used
+    return tokens
 
 
-def cpu_seconds(pid: int | None) -> float:
-    """Resources that a process and its children have used."""
-    process, used = psutil.Process(pid), 0.0
-    for member in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a compiler, say, that ends meanwhile
-            used += sum(member.cpu_times()[:2])
-    return used
+class Bare:
+    """A vLLM `LLM` in a process of its own, where `start` has built it."""
+
+    @classmethod
+    def start(cls, settings: dict, log: Path) -> None:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        cls.settings, cls.llm = settings, build(settings)
+
+    @classmethod
+    def generate(cls, prompts: list[list[int]], n: int, seeded: bool) -> dict[str, float]:
+        """One call -> rates."""
+        from vllm import SamplingParams
+
+        common = {name: cls.settings[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
+        asked = [{"prompt_token_ids": ids} for ids in prompts for _ in range(n if seeded else 1)]
+        seeds = [SamplingParams(seed=i, **common) for i in range(len(asked))]
+        params = seeds if seeded else SamplingParams(n=n, **common)
+
+        def work() -> int:
+            answers = cls.llm.generate(asked, params, use_tqdm=False)
+            return sum(len(output.token_ids) for answer in answers for output in answer.outputs)
+
+        return rates(work, cpu_seconds)
 
 
-def bare_process(connection: Connection, settings: dict, prompts: list[list[int]], n: int, log: Path) -> None:
-    """A vLLM `LLM` in a process of its own; each message is True for seeds, each answer tokens and seconds."""
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    llm = build(settings)
-    from vllm import SamplingParams
-
-    common = {name: settings[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
-    connection.send("ready")
-    while (seeded := connection.recv()) is not None:
-        if seeded:
-            asked = [{"prompt_token_ids": ids} for ids in prompts for _ in range(n)]
-            params = [SamplingParams(seed=i, **common) for i in range(len(asked))]
-        else:
-            asked, params = [{"prompt_token_ids": ids} for ids in prompts], SamplingParams(n=n, **common)
-        started, used = time.perf_counter(), cpu_seconds(None)
-        answers = llm.generate(asked, params, use_tqdm=False)
-        seconds = time.perf_counter() - started
-        used = cpu_seconds(None) - used
-        connection.send((sum(len(o.token_ids) for answer in answers for o in answer.outputs), seconds, used))
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and range."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def summarize(turns: dict[str, list[Turn]]) -> dict[str, dict]:
-    """Tokens per second and per CPU second of every method, and the ratios of ours to it, turn by turn."""
-    results: dict[str, dict] = {}
-    for method, found in turns.items():
-        results[method] = {"tokens": found[0][0], "turns": found}
-        for name, column in (("clock", 1), ("cpu", 2)):
-            rates, ours = ([turn[0] / turn[column] for turn in these] for these in (found, turns[OURS]))
-            ratios = [mine / other for mine, other in zip(ours, rates, strict=True)]
-            results[method][name] = {"tokens_per_second": spread(rates), "ours_to_this": spread(ratios)}
-    return results
-
-
-def table(results: dict[str, dict]) -> str:
-    """Markdown: medians with ranges."""
-    names = ["method", "tokens", "tokens/s", "evaluation / this", "tokens / CPU s", "evaluation / this"]
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
-    for method, row in results.items():
-        cells = []
-        for name in ("clock", "cpu"):
-            cells.append("{median:.1f} [{low:.1f}, {high:.1f}]".format(**row[name]["tokens_per_second"]))
-            cells.append("{median:.3f} [{low:.3f}, {high:.3f}]".format(**row[name]["ours_to_this"]))
-        lines.append(f"| {method} | {row['tokens']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def measure(
-    settings: EngineSettings, prompts: list[list[int]], n: int, repeats: int, log: Path, defaults: bool
-) -> dict:
-    """Turns of every method, the warming ones left out."""
-    # The same cache for both, whatever memory is free when each starts.
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    replica = LocalReplica(settings, log)
-    replica.start()
-    while not replica.ready():
-        time.sleep(0.2)
-    if defaults:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    bare = context.Process(target=bare_process, args=(theirs, asdict(settings), prompts, n, log))
-    bare.start()
-    theirs.close()
-    ours.recv()
-
-    def run_bare(seeded: bool) -> Turn:
-        ours.send(seeded)
-        return ours.recv()
-
-    methods: dict[str, Callable[[], Turn]] = {
-        OURS: lambda: run_ours(replica, prompts, n),
-        SEEDED: lambda: run_bare(True),
-        UNSEEDED: lambda: run_bare(False),
-    }
-    turns: dict[str, list[Turn]] = {method: [] for method in methods}
-    for turn in range(repeats + 1):
-        # In turn from the front and from the back: what changes slowly on the machine falls on all alike.
-        for method in list(methods) if turn % 2 else reversed(methods):
-            result = methods[method]()
-            print(f"turn {turn}, {method}: {result[0] / result[1]:.1f} tokens/s", flush=True)
-            if turn:
-                turns[method].append(result)
-    ours.send(None)
-    bare.join()
-    replica.close()
-    return summarize(turns)
+def rows_of(results: dict[str, list[dict[str, float]]]) -> Iterator[dict]:
+    """Rates of every method, and the ratios of ours to it, turn by turn."""
+    for method, turns in results.items():
+        row = {"method": method, "tokens": turns[0]["tokens"]}
+        for name, title in (("clock", "s"), ("cpu", " CPU s")):
+            ratios = [ours[name] / other[name] for ours, other in zip(results[OURS], turns, strict=True)]
+            row[f"tokens/{title}"] = spread((turn[name] for turn in turns), 1)
+            row[f"evaluation / this, by {name}"] = spread(ratios)
+        yield row
 
 
 def main() -> None:
     """Run, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description="Tokens per second of the evaluation and of a bare vLLM generate.")
+    parser = harness.flags(__doc__)
     parser.add_argument("--model", required=True, help="Hugging Face folder or name")
     parser.add_argument("--prompts", type=Path, required=True, help=f"JSONL with {', '.join(FIELDS)}")
-    parser.add_argument("--out", type=Path, required=True, help="JSON to write; the engines' log stands beside it")
     parser.add_argument("--n", type=int, default=8, help="samples of each prompt (%(default)s)")
     parser.add_argument("--limit", type=int, help="prompts to use")
     parser.add_argument("--max-tokens", type=int, default=128, help="(%(default)s)")
-    parser.add_argument("--max-num-seqs", type=int, default=256, help="decoded together (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="measured turns of each method (%(default)s)")
-    parser.add_argument("--vllm-defaults", action="store_true", help="leave bare vLLM its own processes on a CPU")
     args = parser.parse_args()
     prompts = read_prompts(args.prompts, args.model)[: args.limit]
-    settings = EngineSettings(
-        model=args.model,
-        max_tokens=args.max_tokens,
-        max_model_len=max(map(len, prompts)) + args.max_tokens,
-        max_num_seqs=args.max_num_seqs,
-    )
-    before = os.getloadavg()
-    log = args.out.with_suffix(".log")
-    results = measure(settings, prompts, args.n, args.repeats, log, args.vllm_defaults)
-    setting = {"prompts": len(prompts), "n": args.n, "vllm_defaults": args.vllm_defaults, **asdict(settings)}
-    load = {"before": before, "after": os.getloadavg(), "cores": os.cpu_count()}
-    args.out.write_text(json.dumps({"settings": setting, "load": load, "results": results}, indent=1) + "\n")
-    print(table(results))
-    print(f"load average before and after, 1 min: {load['before'][0]:.2f}, {load['after'][0]:.2f}")
+    length = max(map(len, prompts)) + args.max_tokens
+    settings = EngineSettings(model=args.model, max_tokens=args.max_tokens, max_model_len=length)
+    # The same cache for both, whatever memory is free when each starts.
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+    report, log = Report(args), args.out.with_suffix(".engines.log")
+    replica = LocalReplica(settings, log)
+    replica.start()
+    while not replica.ready():
+        time.sleep(0.2)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, Bare.start, (asdict(settings), log)) as bare:
+        ways = {
+            OURS: lambda _: rates(
+                lambda: run_ours(replica, prompts, args.n), lambda: cpu_seconds(replica.pid) + time.process_time()
+            ),
+            SEEDED: lambda _: bare.submit(Bare.generate, prompts, args.n, True).result(),
+            UNSEEDED: lambda _: bare.submit(Bare.generate, prompts, args.n, False).result(),
+        }
+        results = report.in_turns(ways, warm=True)
+    replica.close()
+    report.show(table(rows_of(results)))
 
 
 if __name__ == "__main__":

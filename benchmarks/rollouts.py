@@ -2,197 +2,285 @@
 
     python benchmarks/rollouts.py --out rollouts.json
 
-dispatch    a prompt from the driver to the engine and back, one token sampled, with a tokenizer of 151,643 tokens:
-            many in one call, and one by one, as dynamic sampling replaces prompts
-front end   CPU of the Ray actor that holds the engine, per sampled token, with log-probs: 256 requests at a time
+dispatch    a prompt to the engine and back, with a tokenizer of 151,643 tokens: many in one call, and one by one
+front_end   CPU of the Ray actor that holds the engine, per sampled token, with log-probs: 256 requests at a time
 prefix      4 prompts of 2,000 tokens, 16 samples of each: prompt tokens that came out of the cache, CPU of the engine
 dynamic     32 groups of 8 samples whose rewards differ, as those of every other prompt do; replies of any length
 
-CPU seconds are of processes: the driver's, the actor's, and the engine's, which are the actor's children.
+Real Ray and vLLM, with the arguments of upstream's create_vllm_engines; ours also has the prefix cache, which is on by
+default here. CPU seconds are of processes: the driver's, the actor's, and the engine's, the actor's children.
 """
 
-import argparse
-import json
 import random
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace as Namespace
 
-import machine
-from rollout_engines import OPENRLHF, OURS, Side, make_model, start_ray, start_sides, texts
+import harness
+from harness import OPENRLHF, OURS, Report, cells, cpu_seconds, table
 
 QWEN3_TOKENS = 151_643
-Turns = dict[str, list[dict[str, float]]]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+REWARD = """from zlib import crc32
+
+def reward_func(queries, prompts, labels):
+    # A prompt whose label is "mixed" has right and wrong samples, by chance; others have right ones alone.
+    score = float(labels[0] != "mixed" or crc32(queries[0].encode()) % 2)
+    return {"rewards": score, "scores": score, "extra_logs": {}}
+"""
 
 
-def in_turns(sides: dict[str, Any], repeats: int, work: Callable[[Any, int], dict], name: str) -> Turns:
-    """`work` by each side, `repeats` times, from the front and from the back; the first turn of each warms it."""
-    found: Turns = {side: [] for side in sides}
-    for turn in range(repeats + 1):
-        for side in list(sides) if turn % 2 else reversed(sides):
-            took = work(sides[side], turn)
-            print(f"{name}, turn {turn}, {side}: {took['seconds']:.2f} s", flush=True)
-            if turn:
-                found[side].append(took)
-    return found
+def make_model(folder: Path, vocabulary: int, hidden: int = 64, layers: int = 1, heads: int = 2, **shape: int):
+    """Random weights, a reward, and a byte-level tokenizer of `vocabulary` tokens with random merges, returned."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    draw = random.Random(0)
+    tokens = dict.fromkeys(sorted(pre_tokenizers.ByteLevel.alphabet()))
+    parts, merges = [*LETTERS, "Ġ"], []
+    while len(tokens) < vocabulary:
+        left, right = draw.choice(parts), draw.choice(parts)
+        if "Ġ" not in right and left + right not in tokens:
+            tokens[left + right] = None
+            merges.append((left, right))
+            parts += [left + right] if len(left + right) <= 4 else []  # so no token is longer than eight letters
+    bpe = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="!")
+    tokenizer.save_pretrained(folder)
+    model = harness.make_qwen3(
+        -(-vocabulary // 128) * 128, hidden, layers, heads, max_position_embeddings=4096, **shape
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    (folder / "reward.py").write_text(REWARD, encoding="utf-8")
+    return tokenizer
 
 
-def median(rows: list[dict[str, float]], value: Callable[[dict[str, float]], float]) -> dict[str, float]:
-    values = [value(row) for row in rows]
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+def texts(tokenizer, count: int, length: int, seed: int = 0) -> list[str]:
+    """Words of random letters, about `length` tokens each."""
+    draw = random.Random(seed)
+    prompts = []
+    for _ in range(count):
+        text = " ".join("".join(draw.choices(LETTERS, k=draw.randint(2, 9))) for _ in range(length))
+        prompts.append(text[: tokenizer(text, return_offsets_mapping=True)["offset_mapping"][length - 1][1]])
+    return prompts
 
 
-def dispatch(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
-    """Milliseconds a prompt, by side and way."""
-    from transformers import AutoTokenizer
+def actor_classes() -> dict[str, type]:
+    """Both actors, which also count what their engine was asked and what it has cost."""
+    from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
-    model = make_model(folder / "large_tokenizer", 4096 if quick else QWEN3_TOKENS)
-    sides, count = start_sides(model, 256), 4 if quick else 16
-    prompts = texts(AutoTokenizer.from_pretrained(model), count, 16, seed=0)
-    results = {}
-    for way, together in ((f"{count} in one call", True), ("one by one", False)):
-        turns = in_turns(sides, repeats, lambda side, _, way=together: side.rollout(prompts, 1, 1, way), way)
-        columns = {
-            "driver CPU": "dispatch_cpu", "driver": "dispatch", "actor CPU": "actor_cpu", "there and back": "seconds",
-        }  # fmt: skip
-        for side, rows in turns.items():
-            row = {c: median(rows, lambda took, k=key: 1e3 * took[k] / count) for c, key in columns.items()}
-            results[f"{way}, {side}"] = {"way": way, "side": side, **row}
-    return results
+    from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
 
+    class Observed:
+        prompted = cached = generated = 0
 
-def front_end(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
-    """Microseconds of CPU a sampled token, by side."""
-    from transformers import AutoTokenizer
+        async def generate(self, *args, **kwargs):
+            output = await super().generate(*args, **kwargs)
+            assert len(output.outputs[0].logprobs) == len(output.outputs[0].token_ids)
+            self.prompted += len(output.prompt_token_ids)
+            self.cached += output.num_cached_tokens or 0
+            self.generated += len(output.outputs[0].token_ids)
+            return output
 
-    model = make_model(folder / "small_tokenizer", 4096)
-    sides, results = start_sides(model, 256), {}
-    prompts = texts(AutoTokenizer.from_pretrained(model), 16, 16, seed=0)
-    tokens = 32 if quick else 128
-    for side, rows in in_turns(sides, repeats, lambda side, _: side.rollout(prompts, 16, tokens), "front end").items():
-        results[side] = {
-            "tokens": tokens, "side": side, "actor": median(rows, lambda r: 1e6 * r["actor_cpu"] / r["generated"]),
-            "driver": median(rows, lambda r: 1e6 * r["driver_cpu"] / r["generated"]),
-        }  # fmt: skip
-    return results
+        async def counters(self) -> dict[str, float]:
+            actor = time.process_time()
+            counted = {name: getattr(self, name) for name in ("prompted", "cached", "generated")}
+            return {**counted, "actor_cpu": actor, "engine_cpu": cpu_seconds() - actor}
 
-
-def prefix(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
-    """Share of repeated prompt tokens from the cache, and CPU of the engine, by side."""
-    from transformers import AutoTokenizer
-
-    small = {"hidden_size": 64} if quick else {"hidden_size": 512, "num_hidden_layers": 6, "intermediate_size": 1536}
-    heads = {} if quick else {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
-    model = make_model(folder / "long_prompts", 4096, **small, **heads)
-    sides, tokenizer, samples = start_sides(model, 2200), AutoTokenizer.from_pretrained(model), 16
-
-    def work(side: Side, turn: int) -> dict[str, float]:
-        return side.rollout(texts(tokenizer, 4 if turn else 1, 2048, seed=turn), samples, 32)
-
-    def repeated(took: dict[str, float]) -> float:
-        return took["cached"] / (took["prompted"] * (samples - 1) / samples)
-
-    results = {}
-    for side, rows in in_turns(sides, repeats, work, "prefix").items():
-        results[side] = {
-            "side": side, "cached": median(rows, repeated), "engine": median(rows, lambda r: r["engine_cpu"]),
-            "seconds": median(rows, lambda r: r["seconds"]), "prompt": rows[0]["prompted"] / (4 * samples),
-        }  # fmt: skip
-    return results
-
-
-def dynamic(folder: Path, repeats: int, quick: bool) -> dict[str, dict]:
-    """Seconds of a rollout, by way: upstream's, and with our engine one for one and drawn ahead."""
-    from transformers import AutoTokenizer
-
-    model = make_model(folder / "replies_end", 256, eos_token_id=0)  # which one token in 256 is, as weights are random
-    sides, (wanted, samples) = start_sides(model, 1024), (4, 4) if quick else (32, 8)
-    prompts = texts(AutoTokenizer.from_pretrained(model), 20 * wanted, 16, seed=0)
-    ways = {
-        OPENRLHF: (sides[OPENRLHF], False),
-        f"{OURS}, one for one": (sides[OURS], False),
-        OURS: (sides[OURS], True),
+    return {
+        OPENRLHF: type("Theirs", (Observed, RolloutRayActor.__ray_actor_class__), {}),
+        OURS: type("Ours", (Observed, RPGRolloutActor), {}),
     }
 
-    def work(way: tuple[Side, bool], turn: int) -> dict[str, float]:
+
+@dataclass
+class Side:
+    """One of the two: its generator, and the handle of its engine."""
+
+    generator: object
+    engine: object
+
+    def observe(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Do the work -> what it returns, seconds and CPU seconds of this process, and the engine's counters."""
+        import ray
+
+        before, begin, used = ray.get(self.engine.counters.remote()), time.perf_counter(), time.process_time()
+        measured = work()
+        measured |= {"seconds": time.perf_counter() - begin, "driver_cpu": time.process_time() - used}
+        after = ray.get(self.engine.counters.remote())
+        return measured | {name: after[name] - before[name] for name in before}
+
+    def rollout(self, prompts: list[str], samples: int, tokens: int, together: bool = True) -> dict[str, float]:
+        """Sample, `together` in one dispatch or prompt by prompt -> what it took, by name."""
+        import ray
+
+        sampling = {"max_new_tokens": tokens, "min_new_tokens": tokens, "max_len": self.generator.args.data.max_len}
+        sampling |= {"temperature": 1.0, "n_samples_per_prompt": samples}
+
+        answers = []
+
+        def work() -> dict[str, float]:
+            begin, used, refs = time.perf_counter(), time.process_time(), []
+            for batch in [prompts] if together else [[prompt] for prompt in prompts]:
+                refs += self.generator._dispatch_prompts_to_vllm(batch, ["1"] * len(batch), **sampling)
+            sent = {"dispatch": time.perf_counter() - begin, "dispatch_cpu": time.process_time() - used}
+            answers.extend(ray.get(refs))
+            return sent
+
+        took = self.observe(work)
+        assert all(len(list(group)) == samples for group in answers)
+        assert took["generated"] == len(prompts) * samples * tokens
+        return took
+
+    def keep_mixed(self, rows: list[tuple[str, str]], wanted: int, samples: int, tokens: int, ahead: bool) -> dict:
+        """Sample prompts with labels until `wanted` groups are mixed, drawn ahead or one for one -> what it took."""
+        from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+
+        from rpg_openrlhf.sampling.dynamic_sampling import Prompts
+
+        sampling = {"max_new_tokens": tokens, "max_len": self.generator.args.data.max_len, "temperature": 1.0}
+        loader = Prompts([("", [prompt], [label], [None]) for prompt, label in rows])
+        draw = (type(self.generator) if ahead else SamplesGenerator)._generate_vllm
+
+        def work() -> dict[str, float]:
+            kept, drawn, _ = draw(self.generator, loader, wanted, True, n_samples_per_prompt=samples, **sampling)
+            assert len(kept) == wanted * samples
+            return {"drawn": drawn, "given_back": self.generator.given_back if ahead else 0}
+
+        return self.observe(work)
+
+
+def start_sides(model: Path, max_len: int) -> dict[str, Side]:
+    """Both, on one model, with log-probs of what is sampled."""
+    import ray
+    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+    from transformers import AutoTokenizer
+
+    from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    args = Namespace(
+        train=Namespace(seed=1), data=Namespace(dataloader_num_workers=0, max_len=max_len),
+        rollout=Namespace(n_samples_per_prompt=1, batch_size=1), vllm=Namespace(enable_sleep=False),
+        algo=Namespace(advantage=Namespace(is_correction_level="token"), dynamic_filtering_enable=False,
+                       dynamic_filtering_range=(0.0, 1.0), dynamic_filtering_max_draws=0),
+    )  # fmt: skip
+    strategy = Namespace(args=args, setup_dataloader=lambda *_, **__: [], progress=Namespace(put=print))
+    loader = Namespace(dataset=type("NoPrompts", (list,), {"collate_fn": None})())  # they are given to dispatch
+    generators = {OPENRLHF: SamplesGenerator, OURS: RPGSamplesGenerator}
+    sides = {}
+    for name, kind in actor_classes().items():
+        engine = ray.remote(kind).options(num_cpus=1).remote(
+            model=str(model), enforce_eager=True, tensor_parallel_size=1, seed=1, max_model_len=max_len,
+            worker_extension_cls="rpg_openrlhf.weight_sync.receiver.WeightReceiver",
+            distributed_executor_backend="uni", enable_prefix_caching=name == OURS, dtype="bfloat16",
+            trust_remote_code=False, full_determinism=False, num_gpus=0, enable_sleep_mode=False,
+            logprobs_mode="processed_logprobs", max_logprobs=1, max_num_seqs=256,
+            remote_rm_url=[str(model / "reward.py")],
+        )  # fmt: skip
+        sides[name] = Side(generators[name](strategy, loader, None, tokenizer, [engine]), engine)
+    for side in sides.values():
+        ray.get(side.engine.counters.remote())
+    return sides
+
+
+def dispatch(folder: Path, report: Report, quick: bool) -> str:
+    """Milliseconds a prompt, by side and way."""
+    tokenizer = make_model(folder, 4096 if quick else QWEN3_TOKENS)
+    sides, count, rows = start_sides(folder, 256), 4 if quick else 16, []
+    prompts = texts(tokenizer, count, 16)
+    keys = {"driver CPU": "dispatch_cpu", "driver": "dispatch", "actor CPU": "actor_cpu", "there and back": "seconds"}
+
+    def work(side: Side, together: bool, turn: int) -> dict[str, float]:
+        return side.rollout(prompts, 1, 1, together)
+
+    for way, together in ((f"{count} in one call", True), ("one by one", False)):
+        ways = {name: partial(work, side, together) for name, side in sides.items()}
+        for name, turns in report.in_turns(ways, way, warm=True).items():
+            rows.append({"ms a prompt": way, "": name, **cells(turns, keys, 2, 1e3 / count)})
+    return table(rows)
+
+
+def front_end(folder: Path, report: Report, quick: bool) -> str:
+    """Microseconds of CPU a sampled token, by side."""
+    prompts, samples, tokens = texts(make_model(folder, 4096), 16, 16), 16, 32 if quick else 128
+    keys, scale = {f"{end} CPU, µs a token": f"{end}_cpu" for end in ("actor", "driver")}, 1e6 / tokens / samples / 16
+
+    def work(side: Side, turn: int) -> dict[str, float]:
+        return side.rollout(prompts, samples, tokens)
+
+    ways = {name: partial(work, side) for name, side in start_sides(folder, 256).items()}
+    results = report.in_turns(ways, "front end", warm=True)
+    return table(
+        {"tokens a sample": tokens, "": name, **cells(turns, keys, 1, scale)} for name, turns in results.items()
+    )
+
+
+def prefix(folder: Path, report: Report, quick: bool) -> str:
+    """Share of repeated prompt tokens from the cache, and CPU of the engine, by side."""
+    size = {} if quick else {"hidden": 512, "layers": 6, "heads": 8, "head_dim": 64}
+    tokenizer, samples = make_model(folder, 4096, **size), 16
+    keys = {"repeated prompt tokens from the cache, %": "share", "engine CPU, s": "engine_cpu", "seconds": "seconds"}
+
+    def work(side: Side, turn: int) -> dict[str, float]:
+        took = side.rollout(texts(tokenizer, 4 if turn else 1, 2048, seed=turn), samples, 32)
+        return took | {"share": 100 * took["cached"] / (took["prompted"] * (samples - 1) / samples)}
+
+    ways = {name: partial(work, side) for name, side in start_sides(folder, 2200).items()}
+    results = report.in_turns(ways, "prefix", warm=True)
+    theirs, ours = (statistics.median(turn["engine_cpu"] for turn in results[name]) for name in (OPENRLHF, OURS))
+    rows = table({"": name, **cells(turns, keys, 1)} for name, turns in results.items())
+    return f"{rows}\n\nEngine CPU: 1/{theirs / ours:.1f}."
+
+
+def dynamic(folder: Path, report: Report, quick: bool) -> str:
+    """Seconds of a rollout, by way: upstream's, and with our engine one for one and drawn ahead."""
+    tokenizer = make_model(folder, 256, eos_token_id=0)  # which one token in 256 is, as weights are random
+    sides, (wanted, samples) = start_sides(folder, 1024), (4, 4) if quick else (32, 8)
+    prompts = texts(tokenizer, 20 * wanted, 16)
+    keys = {"drawn for it": "drawn", "given back": "given_back", "sampled tokens": "generated"}
+
+    def work(side: Side, ahead: bool, turn: int) -> dict[str, float]:
         draw = random.Random(turn)
         rows = [(draw.choice(prompts), draw.choice(("mixed", "easy"))) for _ in prompts]
-        return way[0].keep_mixed(rows, wanted, samples, 64 if quick else 768, way[1])
+        return side.keep_mixed(rows, wanted, samples, 64 if quick else 768, ahead)
 
-    results = {}
-    for way, taken in in_turns(ways, repeats, work, "dynamic").items():
-        columns = {
-            name: median(taken, lambda r, n=name: r[n]) for name in ("seconds", "drawn", "given_back", "generated")
-        }
-        results[way] = {"way": way, "wanted": wanted, **columns}
-    return results
-
-
-def cell(value: dict[str, float], digits: int) -> str:
-    return "{median:.{d}f} [{low:.{d}f}, {high:.{d}f}]".format(**value, d=digits)
+    ways = {
+        OPENRLHF: partial(work, sides[OPENRLHF], False),
+        f"{OURS}, one for one": partial(work, sides[OURS], False),
+        OURS: partial(work, sides[OURS], True),
+    }
+    return table(
+        {"": name, **cells(turns, {"seconds": "seconds"}, 1), **cells(turns, keys, 0)}
+        for name, turns in report.in_turns(ways, "dynamic", warm=True).items()
+    )
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def dispatch_table(found: dict[str, dict]) -> str:
-    columns = ["driver CPU", "driver", "actor CPU", "there and back"]
-    rows = [[r["way"], r["side"], *(cell(r[c], 2) for c in columns)] for r in found.values()]
-    return table(["ms a prompt", "", *columns], rows)
-
-
-def front_end_table(found: dict[str, dict]) -> str:
-    rows = [[f"{r['tokens']:,}", r["side"], cell(r["actor"], 1), cell(r["driver"], 1)] for r in found.values()]
-    return table(["tokens a sample", "", "actor CPU, µs a token", "driver CPU, µs a token"], rows)
-
-
-def prefix_table(found: dict[str, dict]) -> str:
-    rows = []
-    for r in found.values():
-        share = {name: 100 * value for name, value in r["cached"].items()}
-        rows.append([r["side"], cell(share, 1), cell(r["engine"], 1), cell(r["seconds"], 1)])
-    ratio = found[OPENRLHF]["engine"]["median"] / found[OURS]["engine"]["median"]
-    head = ["", "repeated prompt tokens from the cache, %", "engine CPU, s", "seconds"]
-    return table(head, rows) + f"\n\nEngine CPU: 1/{ratio:.1f}."
-
-
-def dynamic_table(found: dict[str, dict]) -> str:
-    head = ["", "seconds", "drawn for it", "given back", "sampled tokens"]
-    rows = [[r["way"], cell(r["seconds"], 1), *(cell(r[c], 0) for c in ("drawn", "given_back", "generated"))]
-            for r in found.values()]  # fmt: skip
-    return table(head, rows)
-
-
-PARTS = {"dispatch": (dispatch, dispatch_table), "front_end": (front_end, front_end_table),
-         "prefix": (prefix, prefix_table), "dynamic": (dynamic, dynamic_table)}  # fmt: skip
+PARTS = {part.__name__: part for part in (dispatch, front_end, prefix, dynamic)}
 
 
 def main() -> None:
     """Every part in a Ray of its own, so that one's engines do not stand in another's way."""
-    parser = argparse.ArgumentParser(description="Rollouts: OpenRLHF's actor and ours, in turns.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
+    parser = harness.flags(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
-    parser.add_argument("--repeats", type=int, default=3, help="measured turns of each (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="small sizes, one turn: does it run")
     args = parser.parse_args()
-    start_ray()
-    import ray
-
-    report: dict = {"machine": machine.describe(), "parts": {}}
-    print(machine.in_words(report["machine"]), flush=True)
+    args.repeats = 1 if args.quick else args.repeats
+    report, tables = Report(args), []
     for name in args.parts:
-        measure, _ = PARTS[name]
+        harness.start_ray()
+        import ray
+
         with tempfile.TemporaryDirectory() as folder:
-            report["parts"][name] = measure(Path(folder), 1 if args.quick else args.repeats, args.quick)
+            tables.append(PARTS[name](Path(folder), report, args.quick))
         ray.shutdown()
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        if name != args.parts[-1]:
-            start_ray()
-    print(*(PARTS[name][1](rows) for name, rows in report["parts"].items()), sep="\n\n")
+    report.show(*tables)
 
 
 if __name__ == "__main__":

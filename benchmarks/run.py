@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import machine
+from harness import ROOT, machine
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = "tables.md"
 SIZES = {False: "full", True: "quick"}
 
@@ -35,16 +34,15 @@ class Table(NamedTuple):
 
     def command(self, out: Path, is_quick: bool) -> list[str]:
         """Paths in it are of `out`, where the program also writes its JSON."""
-        given = f"{self.arguments} {self.quick if is_quick else ''}"
-        files = {"model": "warm_up", "rl": "data/rl.jsonl", "held": "data/heldout.jsonl"}
-        words = shlex.split(given.format(**{name: out / place for name, place in files.items()}))
+        files = {"model": out / "warm_up", "rl": out / "data/rl.jsonl", "held": out / "data/heldout.jsonl"}
+        words = shlex.split(f"{self.arguments} {self.quick if is_quick else ''}".format(**files))
         return [f"benchmarks/{self.program or self.name}.py", "--out", str(out / f"{self.name}.json"), *words]
 
 
 TASK = "--model {model} --data {rl}"  # the quickstart's, made once
 TABLES = [
     Table("rollouts", "Rollouts", quick="--quick"),
-    Table("weight_sync", "Weight sync", quick="--steps 2"),
+    Table("weight_sync", "Weight sync", quick="--repeats 2"),
     Table("log_probs", "Log-probs and entropy", "--hidden 256,1024 --repeats 3",
           "--hidden 64 --tokens 128 --repeats 1 --dtypes fp32 --modes log-probs"),
     Table("data_path", "The data path", quick="--sizes 64 --repeats 1"),
@@ -60,7 +58,7 @@ TABLES = [
     Table("evaluation_throughput", "Evaluation", "--model {model} --prompts {held}", "--limit 4 --n 2 --repeats 1"),
     Table("log_probs_gpu", "Log-probs and entropy", "--device cuda --tokens 8192,32768 --hidden 2560 --dtypes bf16",
           "--tokens 1024 --repeats 1", "cuda", "log_probs"),
-    Table("weight_sync_gpu", "Packing and unpacking weights", "--device cuda", "--steps 2", "cuda", "weight_sync"),
+    Table("weight_sync_gpu", "Packing and unpacking weights", "--device cuda", "--repeats 2", "cuda", "weight_sync"),
 ]  # fmt: skip
 
 
@@ -77,45 +75,36 @@ def prepare(out: Path, is_quick: bool) -> None:
                 subprocess.run(command, check=True, stdout=log, stderr=log)
 
 
-def measure(command: list[str], log: Path, made: Path) -> int:
-    """Run it -> its exit status; what it prints from its first table on goes to `made`, once it has ended well."""
-    before, shown = machine.describe("cuda" if "cuda" in command else "cpu"), []
+def measure(command: list[str], log: Path, page: Path) -> int:
+    """Run it -> its exit status; what it prints from its first table on goes to `page`, once it has ended well."""
+    head = f"`python {shlex.join(command)}`\n\n{machine('cuda' if 'cuda' in command else 'cpu')}\n"
     with log.open("w", encoding="utf-8") as file:
-        running = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=file, text=True)
-        try:
-            for line in running.stdout or ():
-                file.write(line)
-                file.flush()
-                if shown or line.startswith("| "):
-                    shown.append(line)
-        except KeyboardInterrupt:
-            running.terminate()
-            raise
-        status = running.wait()
-    if status or not shown:
-        return status or 1
-    head = f"`python {shlex.join(command)}`\n\n{machine.in_words(before)}\n\n"
-    part = made.with_suffix(".part")
-    part.write_text(head + "".join(shown).rstrip() + "\n", encoding="utf-8")
-    part.replace(made)
+        done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=file, text=True)
+        file.write(done.stdout)
+    start = f"\n{done.stdout}".find("\n| ")
+    if done.returncode or start < 0:
+        return done.returncode or 1
+    part = page.with_suffix(".part")
+    part.write_text(f"{head}\n{done.stdout[start:].rstrip()}\n", encoding="utf-8")
+    part.replace(page)
     return 0
 
 
 def make(table: Table, out: Path, is_quick: bool) -> bool:
     """Make the table and print what happens; True if it is there now."""
-    made, log, command = out / f"{table.name}.md", out / f"{table.name}.log", table.command(out, is_quick)
-    if made.exists():
-        print(f"{table.name}: skipped, {made} is there", flush=True)
+    page, log, command = out / f"{table.name}.md", out / f"{table.name}.log", table.command(out, is_quick)
+    if page.exists():
+        print(f"{table.name}: skipped, {page} is there", flush=True)
         return True
     print(f"{table.name}: python {shlex.join(command)}", flush=True)
     begin = time.monotonic()
     try:
         if "{model}" in table.arguments:
             prepare(out, is_quick)
-        status = measure(command, log, made)
+        status = measure(command, log, page)
     except subprocess.CalledProcessError as error:
         status, log = error.returncode, out / "prepare.log"
-    end = f"FAILED with status {status}, see {log}" if status else f"done, {made}"
+    end = f"FAILED with status {status}, see {log}" if status else f"done, {page}"
     print(f"{table.name}: {end} ({time.monotonic() - begin:.0f} s)", flush=True)
     return not status
 

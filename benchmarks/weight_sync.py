@@ -4,74 +4,25 @@
     python benchmarks/weight_sync.py --out pack.json --device cuda     # pack and unpack 8 GB on one GPU; no engine
 
 What is timed on the CPU is what the policy's Ray actor runs, from its first call to its last answer. OpenRLHF's loop
-is its own code, `ActorPPOTrainer.broadcast_to_vllm`; its worker's half is restated below, as it receives on a GPU.
+is its own code, `ActorPPOTrainer.broadcast_to_vllm`; its worker's half is restated in upstream_receiver.py.
 """
 
-import argparse
-import functools
-import json
-import os
-import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
-import psutil
+import harness
+from harness import OPENRLHF, Report, cells, cpu_seconds, table
 
-from rpg_openrlhf import cpu_platform
-
-if os.environ.get("RPG_PLATFORM") == "cpu":  # in vLLM's worker, which imports UpstreamReceiver from here
-    cpu_platform.install()
-
-SHAPE = {
-    "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 36,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 32, "max_position_embeddings": 256,
-    "tie_word_embeddings": True,
-}  # fmt: skip
-QWEN3_4B = {
-    "hidden": 2560, "inner": 9728, "query": 4096, "key": 1024, "head": 128, "layers": 36, "vocabulary": 151_936,
-}  # fmt: skip
 WAYS = {  # backend, MiB per bucket; None: OpenRLHF's loop
-    "OpenRLHF 0.11.2, per parameter, gloo": ("gloo", None),
+    f"{OPENRLHF}, per parameter, gloo": ("gloo", None),
     "buckets of 64 MiB, gloo": ("gloo", 64),
     "buckets of 64 MiB, shared memory": ("shm", 64),
     "buckets of 8 MiB, shared memory": ("shm", 8),
 }
-
-
-def engine_parts() -> tuple[type, type]:
-    """The Ray actor and the worker extension, which can load parameter by parameter and by the bucket."""
-    import torch
-
-    from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
-    from rpg_openrlhf.weight_sync.receiver import WeightReceiver
-
-    class UpstreamReceiver(WeightReceiver):
-        def update_weight(self, name, dtype, shape, empty_cache=False):
-            """Differs from upstream in the device, "cuda" there, and in printing nothing."""
-            assert dtype == self.model_config.dtype
-            weight = torch.empty(shape, dtype=dtype)
-            self._model_update_group.broadcast(weight, src=0, stream=torch.cuda.current_stream())
-            self.model_runner.model.load_weights(weights=[(name, weight)])
-
-    class Engine(RPGRolloutActor):
-        async def weights(self):
-            (found,) = await self.llm.collective_rpc(
-                lambda worker: {n: w.detach().clone() for n, w in worker.model_runner.model.named_parameters()}
-            )
-            return found
-
-    return Engine, UpstreamReceiver
-
-
-def __getattr__(name: str) -> type:
-    """vLLM looks its worker extension up by name; what it is made of must not be imported before the platform is."""
-    if name == "UpstreamReceiver":
-        return engine_parts()[1]
-    raise AttributeError(name)
 
 
 class Counted:
@@ -90,29 +41,24 @@ class Counted:
 
 def start(folder: Path):
     """A model of random weights and an engine of it, in a Ray of its own."""
-    cpu_platform.install()
+    harness.start_ray()
     import ray
-    import torch
     import torch.distributed as dist
-    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(**SHAPE)).to(torch.bfloat16)
+    from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
+
+    class Engine(RPGRolloutActor):
+        async def weights(self):
+            (weights,) = await self.llm.collective_rpc(
+                lambda worker: {n: w.detach().clone() for n, w in worker.model_runner.model.named_parameters()}
+            )
+            return weights
+
+    model = harness.make_qwen3(4096, 256, 36, max_position_embeddings=256)
     model.save_pretrained(folder)
-    port = random.SystemRandom().randrange(20_000, 32_768)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: no other machine joins
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
-        runtime_env={
-            "env_vars": {**cpu_platform.ENVIRONMENT, "PYTHONPATH": path},
-            "worker_process_setup_hook": "rpg_openrlhf.cpu_platform.install",
-        },
-    )  # fmt: skip
-    engine = ray.remote(engine_parts()[0]).remote(
-        model=str(folder), worker_extension_cls="benchmarks.weight_sync.UpstreamReceiver", dtype="bfloat16",
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    engine = ray.remote(Engine).remote(
+        model=str(folder), worker_extension_cls="upstream_receiver.UpstreamReceiver", dtype="bfloat16",
         distributed_executor_backend="uni", enforce_eager=True, max_model_len=256, seed=1, skip_tokenizer_init=True,
         enable_prefix_caching=False, full_determinism=False, num_gpus=0,
     )  # fmt: skip
@@ -138,145 +84,92 @@ def trainer_of(model, engine: Counted, backend: str, mib: int | None):
     return trainer
 
 
-def cpu_seconds() -> float:
-    """Memory of this process and all it has started."""
-    here = psutil.Process()
-    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+def sync_once(model, engine: Counted, way: str, turn: int) -> dict[str, float]:
+    """Sync after all weights have changed, and compare every weight of the engine to the policy's."""
+    import ray
+    import torch
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    backend, mib = WAYS[way]
+    # A connection replaces the one before it, and its first sync touches new memory: once in a run.
+    trainer = trainer_of(model, engine, backend, mib)
+    sync = trainer.broadcast_to_vllm if mib else partial(ActorPPOTrainer.broadcast_to_vllm, trainer)
+    sync()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.01)
+    engine.calls, used, begin = 0, cpu_seconds(), time.perf_counter()
+    sync()
+    took = {"seconds": time.perf_counter() - begin, "cpu": cpu_seconds() - used, "calls": engine.calls}
+    held, sent = ray.get(engine.engine.weights.remote()), dict(model.named_parameters())
+    assert all(torch.equal(held[name], sent[name]) for name in held.keys() & sent.keys()), way
+    return took
 
 
-def measure_sync(steps: int) -> list[dict]:
-    """Every way in turn, `steps` times, each after all weights have changed; the first round is dropped."""
-    with tempfile.TemporaryDirectory() as folder:
-        model, engine = start(Path(folder))
-        import ray
-        import torch
-        from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
-
-        from rpg_openrlhf.weight_sync.policy import BucketedSync
-
-        results = {way: {"way": way, "seconds": [], "cpu": [], "calls": 0} for way in WAYS}
-        for step in range(steps + 1):
-            for way, (backend, mib) in WAYS.items():
-                # A connection replaces the one before it, and its first sync touches new memory: once in a run.
-                trainer = trainer_of(model, engine, backend, mib)
-                ours = BucketedSync if mib else ActorPPOTrainer
-                sync = functools.partial(ours.broadcast_to_vllm, trainer)
-                sync()
-                with torch.no_grad():
-                    for weight in model.parameters():
-                        weight.add_(0.01)
-                engine.calls, before, begin = 0, cpu_seconds(), time.perf_counter()
-                sync()
-                seconds, used = time.perf_counter() - begin, cpu_seconds() - before
-                if step:
-                    results[way]["seconds"].append(seconds)
-                    results[way]["cpu"].append(used)
-                    results[way]["calls"] = engine.calls
-                held, sent = ray.get(engine.engine.weights.remote()), dict(model.named_parameters())
-                assert all(torch.equal(held[name], sent[name]) for name in held.keys() & sent.keys()), way
-        ray.shutdown()
-    return list(results.values())
+def sync_table(results: dict[str, list[dict]]) -> str:
+    """Calls and seconds of every way; the first is what the others are compared to."""
+    medians = {way: statistics.median(turn["seconds"] for turn in turns) for way, turns in results.items()}
+    base = next(iter(medians.values()))
+    return table(
+        {"": way, "Ray calls": turns[0]["calls"], **cells(turns, {"s [min, max]": "seconds", "CPU s": "cpu"})}
+        | {"times faster": f"{base / medians[way]:.1f}"}
+        for way, turns in results.items()
+    )
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown."""
-    base = statistics.median(rows[0]["seconds"])
-    lines = ["| | Ray calls | s, median | min to max | CPU s | times faster |", "|---" * 6 + "|"]
-    for row in rows:
-        median = statistics.median(row["seconds"])
-        spread = f"{min(row['seconds']):.3f} to {max(row['seconds']):.3f}"
-        cells = [row["way"], row["calls"], f"{median:.3f}", spread, f"{statistics.mean(row['cpu']):.3f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{base / median:.1f}"])) + " |")
-    return "\n".join(lines)
-
-
-def shapes_of(size: dict) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a Qwen3 with tied embeddings."""
-    hidden, inner, query, key = (size[name] for name in ("hidden", "inner", "query", "key"))
-    layer = {
-        "self_attn.q_proj": (query, hidden), "self_attn.k_proj": (key, hidden), "self_attn.v_proj": (key, hidden),
-        "self_attn.o_proj": (hidden, query), "self_attn.q_norm": (size["head"],), "self_attn.k_norm": (size["head"],),
-        "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
-        "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
-    }  # fmt: skip
-    layers = [(f"model.layers.{i}.{name}", shape) for i in range(size["layers"]) for name, shape in layer.items()]
-    return [("model.embed_tokens", (size["vocabulary"], hidden)), *layers, ("model.norm", (hidden,))]
-
-
-def measure_packing(steps: int, device: str, size: dict = QWEN3_4B, cap: int = 2**30) -> list[dict]:
-    """Every bucket out of one set of weights and into another by way of two buffers, in one process."""
+def pack(report: Report, device: str, cap: int = 2**30) -> str:
+    """Every bucket of Qwen3-4B out of one set of weights and into another by way of two buffers, in one process."""
     import torch
 
     from rpg_openrlhf.weight_sync.plan import checksum, make_plan
 
-    named = shapes_of(size)
-    plan = make_plan(((name, shape, torch.bfloat16) for name, shape in named), cap)
-    policy, engine = (
-        {name: torch.empty(shape, dtype=torch.bfloat16, device=device) for name, shape in named} for _ in range(2)
-    )
-    for weight in policy.values():
-        weight.normal_()
+    with torch.device("meta"):
+        shape = {"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 9728}
+        named = dict(harness.make_qwen3(151_936, 2560, 36, heads=32, **shape).named_parameters())
+    plan = make_plan(((name, weight.shape, torch.bfloat16) for name, weight in named.items()), cap)
+    policy, engine = ({n: torch.empty_like(w, device=device).normal_() for n, w in named.items()} for _ in range(2))
     largest = max(bucket.nbytes for bucket in plan)
     buffers = [torch.empty(largest, dtype=torch.uint8, device=device) for _ in range(2)]
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-    def once(checked: bool) -> None:
-        sums = []
+    @torch.no_grad()
+    def once(checked: bool, turn: int) -> dict[str, float]:
+        synchronize()
+        begin, sums = time.perf_counter(), []
         for index, bucket in enumerate(plan):
             buffer, names = buffers[index % 2], [piece.name for piece in bucket.pieces]
             torch._foreach_copy_(bucket.views(buffer), [policy[name] for name in names])
             sums += [checksum(buffer[: bucket.nbytes]) for _ in range(2)] if checked else []  # by each end
             torch._foreach_copy_([engine[name] for name in names], bucket.views(buffer))
-
-    def seconds(action: Callable[[], None]) -> list[float]:
-        times = []
-        for _ in range(steps + 1):
-            synchronize()
-            begin = time.perf_counter()
-            action()
-            synchronize()
-            times.append(time.perf_counter() - begin)
-        return times[1:]
-
-    rows = []
-    for checked in (False, True):
-        times = seconds(functools.partial(once, checked))
+        synchronize()
+        seconds = time.perf_counter() - begin
         assert all(torch.equal(engine[name], policy[name]) for name in policy)
-        nbytes = sum(bucket.nbytes for bucket in plan)
-        rows.append({"checksums": checked, "bytes": nbytes, "buckets": len(plan), "seconds": times})
-    return rows
+        return {"seconds": seconds}
 
-
-def packing_table(rows: list[dict]) -> str:
-    """Markdown."""
-    lines = ["| GB | buckets | checksums | ms, median | min to max |", "|---" * 5 + "|"]
-    for row in rows:
-        times = sorted(1000 * second for second in row["seconds"])
-        spread = f"{times[0]:.1f} to {times[-1]:.1f}"
-        cells = [f"{row['bytes'] / 1e9:.2f}", row["buckets"], "yes" if row["checksums"] else "no"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{statistics.median(times):.1f}", spread])) + " |")
-    return "\n".join(lines)
+    results = report.in_turns({checked: partial(once, checked == "yes") for checked in ("no", "yes")}, warm=True)
+    size = {"GB": f"{sum(bucket.nbytes for bucket in plan) / 1e9:.2f}", "buckets": len(plan)}
+    return table(
+        {**size, "checksums": checked, **cells(turns, {"ms [min, max]": "seconds"}, 1, 1000)}
+        for checked, turns in results.items()
+    )
 
 
 def main() -> None:
     """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description="Seconds of a weight sync.")
-    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
-    parser.add_argument("--steps", type=int, default=15, help="measurements of each way")
+    parser = harness.flags(__doc__, repeats=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
-    import machine  # beside this program; vLLM's worker imports this file from elsewhere
-
+    report = Report(args)
     if args.device == "cuda":
-        rows = measure_packing(args.steps, "cuda")
-        shown = packing_table(rows)
-    else:
-        rows = measure_sync(args.steps)
-        shown = table(rows)
-    where = machine.in_words(machine.describe(args.device))
-    args.out.write_text(json.dumps({"machine": where, "rows": rows}, indent=1) + "\n")
-    print(where, shown, sep="\n\n")
+        report.show(pack(report, "cuda"))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model, engine = start(Path(folder))
+        import ray
+
+        results = report.in_turns({way: partial(sync_once, model, engine, way) for way in WAYS}, warm=True)
+        ray.shutdown()
+    report.show(sync_table(results))
 
 
 if __name__ == "__main__":
