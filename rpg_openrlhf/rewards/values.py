@@ -91,7 +91,6 @@ class Names:
 class Relation:
     difference: Number
     strict: bool
-    tokens: Tokens
 
 
 @dataclass(frozen=True)
