@@ -13,8 +13,7 @@ from math import gcd, lcm
 
 from rpg_openrlhf.rewards import functions, numbers
 from rpg_openrlhf.rewards.lexer import Token
-from rpg_openrlhf.rewards.literals import decimal_fraction
-from rpg_openrlhf.rewards.numbers import NotExact, Number, rational
+from rpg_openrlhf.rewards.numbers import NotExact, Number, decimal_fraction, rational
 from rpg_openrlhf.rewards.token_reader import TokenReader
 
 _GREEK_TEXT = """
@@ -22,13 +21,9 @@ _GREEK_TEXT = """
     omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell
 """
 _GREEK = frozenset(rf"\{name}" for name in _GREEK_TEXT.split())
-_FUNCTIONS_TEXT = """
-    sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln exp Re Im arg log lg
-    gcd lcm max min
-"""
-_FUNCTIONS = frozenset(rf"\{name}" for name in _FUNCTIONS_TEXT.split())
-TRIGONOMETRY = frozenset(rf"\{name}" for name in ["sin", "cos", "tan", "cot", "sec", "csc"])
+TRIGONOMETRY = frozenset(rf"\{name}" for name in functions.TRIGONOMETRY)
 _OF_MANY = {r"\gcd": gcd, r"\lcm": lcm, r"\max": max, r"\min": min}
+_FUNCTIONS = {rf"\{name}" for name in (*functions.FUNCTIONS, "log", "lg")} | set(_OF_MANY)
 _TIMES = frozenset(("*", r"\cdot", r"\times"))
 _OVER = frozenset(("/", r"\div"))
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}

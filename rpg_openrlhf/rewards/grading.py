@@ -14,8 +14,7 @@ from rpg_openrlhf.rewards.answers import readings
 from rpg_openrlhf.rewards.comparison import Ambiguous, Comparison
 from rpg_openrlhf.rewards.extraction import TAIL_CHARACTERS, extract_answer, without_emphasis
 from rpg_openrlhf.rewards.lexer import Unreadable
-from rpg_openrlhf.rewards.literals import plain_integer
-from rpg_openrlhf.rewards.numbers import NotExact, TooBig, start_answer
+from rpg_openrlhf.rewards.numbers import NotExact, TooBig, plain_integer, start_answer
 from rpg_openrlhf.rewards.values import Equation, Leaf, Value, leaves
 
 MAX_ANSWER = 2_000  # characters; a plain integer may be longer
