@@ -7,7 +7,7 @@ operand  = number | letter | "(" sum ")" | "|" sum "|" | \frac | \sqrt | \binom 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import gcd, lcm
 
@@ -22,12 +22,18 @@ _GREEK_TEXT = """
 """
 _GREEK = frozenset(rf"\{name}" for name in _GREEK_TEXT.split())
 TRIGONOMETRY = frozenset(rf"\{name}" for name in functions.TRIGONOMETRY)
-_OF_MANY = {r"\gcd": gcd, r"\lcm": lcm, r"\max": max, r"\min": min}
+_OF_MANY: dict[str, Callable[[list[Fraction]], Fraction | int]] = {
+    r"\gcd": lambda values: gcd(*map(int, values)),
+    r"\lcm": lambda values: lcm(*map(int, values)),
+    r"\max": max,
+    r"\min": min,
+}
 _FUNCTIONS = {rf"\{name}" for name in (*functions.FUNCTIONS, "log", "lg")} | set(_OF_MANY)
 _TIMES = frozenset(("*", r"\cdot", r"\times"))
 _OVER = frozenset(("/", r"\div"))
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _STOP = frozenset(("+", "-", ")", "]", "}", "|", "!", "^", ",", *_CLOSING.values(), *_TIMES, *_OVER))
+_STOP_ARGUMENT = _STOP | _FUNCTIONS
 _APPLIED = frozenset("fghFGHPE")  # f(x + 1) is an application, x(x + 1) a product
 _ACCENTS = frozenset((r"\vec", r"\overline", r"\bar", r"\hat", r"\tilde", r"\dot", r"\ddot", r"\widehat"))
 _FIGURES = frozenset((r"\angle", r"\triangle"))
@@ -64,11 +70,8 @@ class _Parser(TokenReader):
             token = self.peek()
             if token in _TIMES or token in _OVER:
                 self.take()
-                negative = self.peek() == "-"
-                if self.peek() in ("+", "-"):
-                    self.take()
-                right = self.power()
-                right = -right if negative else right
+                negative = not self.accept("+") and self.accept("-")
+                right = -self.power() if negative else self.power()
                 value = value / right if token in _OVER else value * right
             elif token in _STOP and not (token == "|" and self.bars == 0):
                 break
@@ -79,26 +82,22 @@ class _Parser(TokenReader):
 
     def power(self) -> Number:
         value = self.operand()
-        while self.peek() in ("!", "^"):
-            if self.take() == "!":
-                if self.peek() == "!":
-                    self.take()
-                    value = numbers.opaque("double factorial", value)
-                else:
-                    value = functions.factorial_of(value)
-            elif self.degree():
+        while True:
+            if self.accept("!", "!"):
+                value = numbers.opaque("double factorial", value)
+            elif self.accept("!"):
+                value = functions.factorial_of(value)
+            elif self.accept(r"\degree"):
                 value = value * numbers.constant("pi") / rational(180) if self.in_angle else value
-            else:
+            elif self.accept("^"):
                 value = functions.power(value, self.exponent())
-        return value
+            else:
+                return value
 
     def exponent(self) -> Number:
-        negative = self.peek() == "-"
-        if negative:
-            self.take()
+        negative = self.accept("-")
         value = self.operand()
-        if self.peek() == "^":  # a^b^c is read from the right
-            self.take()
+        if self.accept("^"):  # a^b^c is read from the right
             self.descend()
             value = functions.power(value, self.exponent())
             self.depth -= 1
@@ -175,8 +174,7 @@ class _Parser(TokenReader):
         if name in ("i", "e"):
             return numbers.constant(name)
         inverse = name[0] in _APPLIED and self.inverse_sign()
-        if self.peek() == "(" and (inverse or name[0] in _APPLIED or self.applied_to_one_token()):
-            self.take()
+        if (inverse or name[0] in _APPLIED or self.applied_to_one_token()) and self.accept("("):
             return numbers.opaque(name + "^-1" * inverse, *self.arguments())
         if inverse:
             raise NotExact("inverse function")
@@ -184,8 +182,7 @@ class _Parser(TokenReader):
 
     def arguments(self) -> list[Number]:
         values = [self.sum()]
-        while self.peek() == ",":
-            self.take()
+        while self.accept(","):
             values.append(self.sum())
         self.expect(")")
         return values
@@ -206,20 +203,14 @@ class _Parser(TokenReader):
 
     def command(self, command: str) -> Number:
         name = command[1:]
-        if name == "frac":
-            if self.is_derivative():
-                return numbers.opaque("d " + self.group_text() + " / d " + self.group_text())
-            top = self.argument(single_digit=True)
-            return top / self.argument(single_digit=True)
+        if name == "frac" and self.is_derivative():
+            return numbers.opaque("d " + self.group_text() + " / d " + self.group_text())
+        if name in ("frac", "binom"):
+            top, bottom = self.argument(single_digit=True), self.argument(single_digit=True)
+            return top / bottom if name == "frac" else functions.binomial_of(top, bottom)
         if name == "sqrt":
-            degree = rational(2)
-            if self.peek() == "[":
-                self.take()
-                degree = self.until("]")
+            degree = self.until("]") if self.accept("[") else rational(2)
             return functions.power(self.argument(), rational(1) / degree)
-        if name == "binom":
-            top = self.argument(single_digit=True)
-            return functions.binomial_of(top, self.argument(single_digit=True))
         if command in (r"\lfloor", r"\lceil"):
             return functions.apply("floor" if name == "lfloor" else "ceil", self.until(_CLOSING[command]))
         if name == "pi" and self.peek() != "_":
@@ -238,20 +229,15 @@ class _Parser(TokenReader):
         r"""sin x, \log_2 8, \cos^2 (2 t), \tan^{-1} 2."""
         if command in _OF_MANY:
             return self.function_of_many(command)
-        base = self.base() if command == r"\log" else None
+        base = self.argument(single_digit=True) if command == r"\log" and self.accept("_") else None
         inverse = command in TRIGONOMETRY and self.inverse_sign()
-        exponent = None
-        if not inverse and self.peek() == "^":
-            self.take()
-            exponent = self.exponent()
+        exponent = self.exponent() if not inverse and self.accept("^") else None
         outside, self.in_angle = self.in_angle, command in TRIGONOMETRY and not inverse
-        if self.peek() in ("(", "{", "["):
-            value = self.power() if self.peek() == "{" else self.operand()
-        else:
-            value = self.power()
-            while self.kind() in ("number", "letter", "command") and self.peek() not in _STOP | _FUNCTIONS:
-                self.refuse_digits_side_by_side()
-                value = value * self.power()
+        is_group = self.peek() in ("(", "{", "[")
+        value = self.operand() if self.peek() in ("(", "[") else self.power()
+        while not is_group and self.kind() in ("number", "letter", "command") and self.peek() not in _STOP_ARGUMENT:
+            self.refuse_digits_side_by_side()
+            value = value * self.power()
         self.in_angle = outside
         name = command[1:]
         if name in ("log", "lg"):
@@ -260,22 +246,14 @@ class _Parser(TokenReader):
             result = functions.apply("arc" + name if inverse else name, value)
         return result if exponent is None else functions.power(result, exponent)
 
-    def base(self) -> Number | None:
-        """The subscript of a logarithm."""
-        if self.peek() != "_":
-            return None
-        self.take()
-        return self.argument(single_digit=True)
-
     def function_of_many(self, command: str) -> Number:
         self.expect("(")
         values = self.arguments()
-        exact = [value.exact for value in values]
-        if any(value is None or (command in (r"\gcd", r"\lcm") and value.denominator != 1) for value in exact):
+        exact = [value.exact for value in values if value.exact is not None]
+        whole = all(value.denominator == 1 for value in exact)
+        if len(exact) < len(values) or not (whole or command in (r"\max", r"\min")):
             return numbers.opaque(command, *values)
-        function = _OF_MANY[command]
-        known = [value for value in exact if value is not None]
-        return rational(function(known) if function in (max, min) else function(*map(int, known)))
+        return rational(_OF_MANY[command](exact))
 
 
 def evaluate(tokens: Sequence[Token]) -> Number:

@@ -62,7 +62,9 @@ def _between(values: list[Value], closed: list[bool]) -> Row | None:
     variable = _variable(middle)
     if variable is None:
         line = _line(middle)
-        if line is None or not all(end in _OPPOSITE or (isinstance(end, Leaf) and end.constant) for end in (low, high)):
+        if line is None or not all(
+            end in _OPPOSITE or (isinstance(end, Leaf) and end.constant) for end in (low, high)
+        ):
             return None
         slope, offset, variable = line
         is_falling = slope.real() < 0

@@ -73,10 +73,10 @@ _TEXTS = frozenset(_TEXTS_TEXT.split())
 _RENAMED = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
     "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "neq": "ne", "varnothing": "emptyset",
-    "simeq": "approx", "thickapprox": "approx", "imath": "i", "degrees": "circ", "degree": "circ", "vee": "lor",
+    "simeq": "approx", "thickapprox": "approx", "imath": "i", "degrees": "degree", "vee": "lor",
     "backslash": "setminus", "varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi", "asin": "arcsin",
     "acos": "arccos", "atan": "arctan", "ast": "times", "cosec": "csc", "tg": "tan", "ctg": "cot",
-    "textdegree": "circ", "pounds": "$", "euro": "$", "textdollar": "$", "bullet": "cdot",
+    "textdegree": "degree", "pounds": "$", "euro": "$", "textdollar": "$", "bullet": "cdot",
     "overrightarrow": "vec", "iff": "Leftrightarrow", "implies": "Rightarrow",
 }  # fmt: skip
 _MARKS = {
@@ -104,6 +104,9 @@ _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _GROUPED = re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})")  # no list stands in a fraction
 _ORDINAL = re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)")
 _PRIME = re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))")
+_DEGREE = re.compile(
+    r"\^\s*(?:\{\s*DEGREE\s*\}|DEGREE)".replace("DEGREE", r"\\(?:circ|degrees?|textdegree)(?![A-Za-z])")
+)
 _LAST_BACKSLASH = re.compile(r"(?<!\\)\\\s*$")
 _COLORS = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}")
 
@@ -115,7 +118,7 @@ def tokens_of(text: str) -> tuple[Token, ...]:
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
     text = _MODULES.sub("", _COLORS.sub(" ", text))
     text = _OVER.sub(r"\\frac{\1}{\2}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
-    text = _PRIME.sub("'", text)
+    text = _DEGREE.sub(r"\\degree ", _PRIME.sub("'", text))
     text = _ORDINAL.sub("", _GROUPED.sub(lambda match: match.group().replace(",", ""), text))
     text = _LAST_BACKSLASH.sub("", _THOUSANDS.sub("", text))
     text = _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)

@@ -1,10 +1,12 @@
 """Units, per cent signs and remarks on size, which may stand beside a number without changing it."""
 
+import re
 from collections.abc import Sequence
 
 from rpg_openrlhf.rewards.expressions import TRIGONOMETRY, evaluate
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
+from rpg_openrlhf.rewards.token_text import text_of
 from rpg_openrlhf.rewards.units import belongs_to_next, is_unit_word
 from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
 
@@ -12,6 +14,7 @@ ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one
 _SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
 _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
 _UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
+_EXPONENT = re.compile(r"\^(?:-?[1-4]|\{-?[1-4]\})")
 _LINKS = frozenset(("/", r"\cdot", r"\times", "."))
 
 
@@ -31,12 +34,8 @@ def with_multiples(tokens: Tokens) -> Tokens:
 def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
     r"""The number of 50\%, 50 percent, 50 per cent, 50 pct."""
     texts = [token.text.lower() for token in tokens]
-    if len(tokens) > 1 and texts[-1] in ("%", "percent", "percentage"):
-        return tokens[:-1], True
-    if len(tokens) > 3 and "".join(texts[-3:]) == "pct":
-        return tokens[:-3], True
-    for count in (2, 4):  # per cent, as a word and as letters
-        if len(tokens) > count and "".join(texts[-count:]) == "percent":
+    for count in range(1, min(5, len(tokens))):  # a sign, words, or letters
+        if "".join(texts[-count:]) in ("%", "percent", "percentage", "pct"):
             return tokens[:-count], True
     return tokens, False
 
@@ -60,7 +59,7 @@ def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
     token, before = tokens[start], tokens[:start]
     if before[-1].text in ("_", "^", "{", "(", "=", "+", "-", "|"):
         return False
-    if token.text == "^" and _degree_length(tokens[start:]):
+    if token.text == r"\degree":
         return not any(t.text in TRIGONOMETRY for t in before)  # under a sine the degree is a number
     if token.kind == "word" or (bare_letters and token.text in _UNIT_COMMANDS):
         return True
@@ -81,19 +80,13 @@ def _run(tokens: Sequence[Token], start: int) -> str:
     return text
 
 
-def _degree_length(tokens: Sequence[Token]) -> int:
-    texts = [token.text for token in tokens[:4]]
-    return 2 if texts[:2] == ["^", r"\circ"] else 4 if texts == ["^", "{", r"\circ", "}"] else 0
-
-
 def _unit_phrase(tokens: Tokens) -> str | None:
     """One unit for tokens that are units and their exponents only: cm^2, square units, m/s, miles per hour."""
     position, names = 0, []
     while position < len(tokens):
         token = tokens[position]
-        degree = _degree_length(tokens[position:])
-        if degree:
-            name, position = "deg", position + degree
+        if token.text == r"\degree":
+            name, position = "deg", position + 1
         elif token.kind == "word" and (belongs_to_next(token.text) and position + 1 < len(tokens)):
             name, position = "square", position + 1
         elif token.kind == "word" and is_unit_word(token.text, True):
@@ -116,15 +109,7 @@ def _unit_phrase(tokens: Tokens) -> str | None:
 
 def _exponent_length(tokens: Tokens) -> int:
     """Number of tokens of a unit's exponent: ^2, ^{-1}."""
-    texts = [token.text for token in tokens[:6]]
-    if texts[:1] != ["^"]:
-        return 0
-    inner = texts[2:] if texts[1:2] == ["{"] else texts[1:]
-    sign = inner[:1] == ["-"]
-    digits = inner[sign : sign + 1]
-    if not digits or digits[0] not in ("1", "2", "3", "4"):
-        return 0
-    return 2 + sign + (2 if texts[1] == "{" else 0)
+    return next((length for length in range(2, 6) if _EXPONENT.fullmatch(text_of(tokens[:length]))), 0)
 
 
 def split_remark(tokens: Tokens) -> tuple[Tokens, Tokens] | None:
