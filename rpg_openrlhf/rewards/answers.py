@@ -40,9 +40,7 @@ MAX_DEPTH = 8
 
 _LIST_WORDS = ("or", "and", "Or", "And", "OR", "AND")
 _VERBS = frozenset(("is", "are", "equals", "equal", "be"))
-_DENIALS_TEXT = """
-    not never no none wrong false incorrect unless neither nor except cannot
-"""
+_DENIALS_TEXT = "not never no none wrong false incorrect unless neither nor except cannot"
 _DENIALS = frozenset(_DENIALS_TEXT.split())
 _ADVERBS = frozenset(("either", "approximately", "about", "exactly", "only"))
 _SEPARATORS = frozenset((",", ";"))

@@ -13,14 +13,11 @@ from math import gcd, lcm
 
 from rpg_openrlhf.rewards import functions, numbers
 from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.notation import words_of
 from rpg_openrlhf.rewards.numbers import NotExact, Number, decimal_fraction, rational
 from rpg_openrlhf.rewards.token_reader import TokenReader
 
-_GREEK_TEXT = """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
-    omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell
-"""
-_GREEK = frozenset(rf"\{name}" for name in _GREEK_TEXT.split())
+_GREEK = frozenset(rf"\{name}" for name in words_of("greek"))
 TRIGONOMETRY = frozenset(rf"\{name}" for name in functions.TRIGONOMETRY)
 _OF_MANY: dict[str, Callable[[list[Fraction]], Fraction | int]] = {
     r"\gcd": lambda values: gcd(*map(int, values)),

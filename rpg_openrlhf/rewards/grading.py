@@ -57,7 +57,7 @@ class _Gold:
 def _read_gold(text: str) -> _Gold:
     boxed = extract_answer(text, tail=len(text)) if "\\boxed" in text else None
     text = (boxed or text).strip()
-    integer = plain_integer(_bare(text))
+    integer = plain_integer(_WRAPPING.sub("", text))
     try:
         start_answer()
         values = tuple(readings(without_emphasis(text)))
@@ -76,10 +76,6 @@ def _is_number(value: Value) -> bool:
     return isinstance(value, Leaf) and value.constant is not None
 
 
-def _bare(text: str) -> str:
-    return _WRAPPING.sub("", text)
-
-
 def grade(response: str, gold: str | int | float) -> Verdict:
     """Grade a model's text, without its prompt, against the gold answer. Thread-safe; about a millisecond."""
     truth = _read_gold(str(gold))
@@ -91,7 +87,7 @@ def grade(response: str, gold: str | int | float) -> Verdict:
 
 
 def _judge(gold: _Gold, answer: str) -> Reason:
-    integer = plain_integer(_bare(answer))
+    integer = plain_integer(_WRAPPING.sub("", answer))
     if integer is not None and gold.integer is not None:
         if integer == gold.integer:
             return "correct"
@@ -142,7 +138,5 @@ def _compare(gold: Value, answer: Value) -> Reason:
 
 
 def _best(reasons: list[Reason]) -> Reason:
-    for reason in ("correct", "timeout", "ambiguous"):
-        if reason in reasons:
-            return reason
-    return "wrong"
+    ranked: tuple[Reason, ...] = ("correct", "timeout", "ambiguous")
+    return next((reason for reason in ranked if reason in reasons), "wrong")

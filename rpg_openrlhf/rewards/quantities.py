@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from rpg_openrlhf.rewards.expressions import TRIGONOMETRY, evaluate
 from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.notation import synonyms, words_of
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
 from rpg_openrlhf.rewards.token_text import text_of
-from rpg_openrlhf.rewards.units import belongs_to_next, is_unit_word
 from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
 
 ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one, relative
@@ -16,6 +16,39 @@ _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
 _UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
 _EXPONENT = re.compile(r"\^(?:-?[1-4]|\{-?[1-4]\})")
 _LINKS = frozenset(("/", r"\cdot", r"\times", "."))
+
+# SI symbols with their prefixes, and the units of school problems.
+_SYMBOL = re.compile(
+    r"(?:[pnuμmcdkMGT]|da|h)?(?:m|g|s|A|K|mol|cd|Hz|N|Pa|J|W|C|V|F|T|H|L|l|eV|pc|bar|cal|b|rad|sr|ohm|erg|B)"
+)
+_UNITS, _CHANGING = words_of("units"), words_of("changing")
+_CHANGING_ENDINGS = tuple(words_of("changing_endings"))
+_SQUARES = frozenset(("square", "cubic", "sq", "cu"))  # in front of a unit they belong to it
+_WORD = re.compile(r"[A-Za-z]{3,20}")
+
+_SAME = synonyms("same_units")
+_CONFLICTS = frozenset(_SAME.values()) | {"mg", "nm", "pm", "ms", "ns", "ml"}
+
+
+def is_unit_word(word: str, in_text: bool) -> bool:
+    """True if the word can follow a number and leave it what it is."""
+    if word in _UNITS or _SYMBOL.fullmatch(word):
+        return True
+    lower = word.lower()
+    if not _WORD.fullmatch(word) or lower in _CHANGING or lower.removesuffix("s") in _CHANGING:
+        return False
+    return not lower.endswith(_CHANGING_ENDINGS) and (in_text or len(word) > 3)
+
+
+def belongs_to_next(word: str) -> bool:
+    """True for the "square" of square units: a word that is part of the unit behind it."""
+    return word.lower() in _SQUARES
+
+
+def conflict(left: str, right: str) -> bool:
+    """True if two units are known to be different ones: cents and dollars, m and km."""
+    known = [_SAME.get(unit.lower().rstrip("s"), unit) for unit in (left, right)]
+    return known[0] != known[1] and all(unit in _CONFLICTS for unit in known)
 
 
 def with_multiples(tokens: Tokens) -> Tokens:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import TooBig
-from rpg_openrlhf.rewards.values import Based, Tokens
+from rpg_openrlhf.rewards.values import Tokens, Words
 
 MAX_ITEMS = 200
 MAX_SIGNS = 4  # \pm signs in one answer, each doubles it
@@ -87,7 +87,7 @@ def expand_signs(tokens: Tokens) -> list[Tokens] | None:
     return expanded
 
 
-def numeral(tokens: Tokens) -> Based | None:
+def numeral(tokens: Tokens) -> Words | None:
     """1011_2, 4210_{5}, 32_{(8)}, 1011_{\\text{two}}."""
     mark = next((index for index, token in enumerate(tokens) if token.text == "_"), 0)
     sign = "-" if tokens[0].text == "-" else ""
@@ -100,4 +100,4 @@ def numeral(tokens: Tokens) -> Based | None:
     values = [int(digit, 36) for digit in digits if digit != "."]
     if not 2 <= base <= 36 or max(values) >= base or any(token.spaced for token in tokens[1 + len(sign) : mark]):
         return None
-    return Based(sign + (digits.lower().lstrip("0") or "0"), base)
+    return Words(f"{'minus ' if sign else ''}{digits.lower().lstrip('0') or '0'} base {base}")
