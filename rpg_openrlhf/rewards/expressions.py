@@ -42,12 +42,6 @@ class _Parser(TokenReader):
         super().__init__(tokens)
         self.bars, self.in_angle = 0, False
 
-    def all(self) -> Number:
-        value = self.sum()
-        if self.kind() != "past":
-            raise NotExact(f"unexpected {self.peek()}")
-        return value
-
     def sum(self) -> Number:
         value = self.signed_product()
         while self.peek() in ("+", "-"):
@@ -115,7 +109,10 @@ class _Parser(TokenReader):
         if token in ("(", "[", "{"):
             return self.until(_CLOSING[token])
         if token == "|":
-            return functions.apply("abs", self.absolute())
+            self.bars += 1
+            value = self.until("|")
+            self.bars -= 1
+            return functions.apply("abs", value)
         if kind == "command":
             return self.command(token)
         raise NotExact(f"unexpected {token}")
@@ -123,12 +120,6 @@ class _Parser(TokenReader):
     def until(self, closing: str) -> Number:
         value = self.sum()
         self.expect(closing)
-        return value
-
-    def absolute(self) -> Number:
-        self.bars += 1
-        value = self.until("|")
-        self.bars -= 1
         return value
 
     def number(self, literal: str) -> Number:
@@ -171,7 +162,8 @@ class _Parser(TokenReader):
         if name in ("i", "e"):
             return numbers.constant(name)
         inverse = name[0] in _APPLIED and self.inverse_sign()
-        if (inverse or name[0] in _APPLIED or self.applied_to_one_token()) and self.accept("("):
+        of_one_token = self.kind(1) in ("number", "letter") and self.peek(2) == ")"  # x(t) and I(0)
+        if (inverse or name[0] in _APPLIED or of_one_token) and self.accept("("):
             return numbers.opaque(name + "^-1" * inverse, *self.arguments())
         if inverse:
             raise NotExact("inverse function")
@@ -255,4 +247,8 @@ class _Parser(TokenReader):
 
 def evaluate(tokens: Sequence[Token]) -> Number:
     """The value of one expression. NotExact if it cannot be read, TooBig if it is explosive."""
-    return _Parser(tokens).all()
+    parser = _Parser(tokens)
+    value = parser.sum()
+    if parser.kind() != "past":
+        raise NotExact(f"unexpected {parser.peek()}")
+    return value

@@ -6,6 +6,7 @@ becomes a token, so that a parser that cannot read all tokens knows that it has 
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from rpg_openrlhf.rewards.notation import synonyms, words_of
@@ -30,9 +31,25 @@ _UNICODE = str.maketrans(synonyms("unicode"))
 _RAISED = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "01234567890123456789-")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _SUPERSCRIPTS = re.compile("⁻?[⁰¹²³⁴-⁹]+")
-# 1{,}234  1,\!234  1\,234: digits grouped by what is no list separator
-_THOUSANDS = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}\s*|,\\!\s*|\\[,!;:]\s*|\\ )(?=\d{3}(?!\d))")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?(?![\d ]|\s*[/_])")
+_DEGREE = r"\\(?:circ|degrees?|textdegree)(?![A-Za-z])"
+_REWRITTEN: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}"), " "),
+    (re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])"), ""),
+    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))"), "'"),
+    (re.compile(rf"(?<!\\)\^\s*(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})"), r"\\degree "),
+    # No list stands in a fraction.
+    (re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})"), lambda match: match.group().replace(",", "")),
+    (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)"), ""),
+    # 1{,}234  1,\!234  1\,234: digits grouped by what is no list separator
+    (re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}\s*|,\\!\s*|\\[,!;:]\s*|\\ )(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(?<!\\)\\\s*$"), ""),
+    (
+        re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?(?![\d ]|\s*[/_])"),
+        lambda match: match.group().replace(" ", ""),
+    ),
+)
 
 _TOKEN = re.compile(
     r"(?P<space>\s+|~|\\[,;:!> ]|\\\n)"
@@ -48,17 +65,6 @@ _FUNCTIONS, _SHORT_WORDS = words_of("functions"), words_of("short_words")
 _ALSO_WORDS = frozenset(("max", "min", "arg", "Re", "Im"))  # functions only in front of a bracket
 _PLAIN_NAMES = {"infinity": "infty", "inf": "infty", "oo": "infty"}
 _ENVIRONMENT = re.compile(r"\s*\{([A-Za-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?")
-_MODULES = re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])")
-_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
-_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-_GROUPED = re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})")  # no list stands in a fraction
-_ORDINAL = re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)")
-_PRIME = re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))")
-_DEGREE = re.compile(
-    r"(?<!\\)\^\s*(?:\{\s*DEGREE\s*\}|DEGREE)".replace("DEGREE", r"\\(?:circ|degrees?|textdegree)(?![A-Za-z])")
-)
-_LAST_BACKSLASH = re.compile(r"(?<!\\)\\\s*$")
-_COLORS = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}")
 
 
 def tokens_of(text: str) -> tuple[Token, ...]:
@@ -66,12 +72,8 @@ def tokens_of(text: str) -> tuple[Token, ...]:
     text = _SUBSCRIPTS.sub(lambda run: "_{" + run.group().translate(_RAISED) + "}", text)
     text = _SUPERSCRIPTS.sub(lambda run: "^{" + run.group().translate(_RAISED) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
-    text = _MODULES.sub("", _COLORS.sub(" ", text))
-    text = _OVER.sub(r"\\frac{\1}{\2}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
-    text = _DEGREE.sub(r"\\degree ", _PRIME.sub("'", text))
-    text = _ORDINAL.sub("", _GROUPED.sub(lambda match: match.group().replace(",", ""), text))
-    text = _LAST_BACKSLASH.sub("", _THOUSANDS.sub("", text))
-    text = _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
     tokens = _Lexer(text).run()
     if len(tokens) > MAX_TOKENS:
         raise Unreadable("length")

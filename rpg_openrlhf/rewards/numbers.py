@@ -82,12 +82,6 @@ def decimal_fraction(literal: str) -> Fraction:
     return Fraction(literal)
 
 
-def bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise TooBig("fraction")
-    return value
-
-
 def checked(point: Point) -> Point:
     """The point, zero where only rounding is left of it."""
     mp = contexts.mp
@@ -206,7 +200,10 @@ def combine(function: Callable[..., Point], *numbers: Number, work: int = 1) -> 
 
 
 def rational(value: Fraction | int) -> Number:
-    return Number(bounded(Fraction(value)), ())
+    exact = Fraction(value)
+    if max(exact.numerator.bit_length(), exact.denominator.bit_length()) > MAX_BITS:
+        raise TooBig("fraction")
+    return Number(exact, ())
 
 
 def constant(name: str) -> Number:

@@ -40,11 +40,6 @@ def is_unit_word(word: str, in_text: bool) -> bool:
     return not lower.endswith(_CHANGING_ENDINGS) and (in_text or len(word) > 3)
 
 
-def belongs_to_next(word: str) -> bool:
-    """True for the "square" of square units: a word that is part of the unit behind it."""
-    return word.lower() in _SQUARES
-
-
 def conflict(left: str, right: str) -> bool:
     """True if two units are known to be different ones: cents and dollars, m and km."""
     known = [_SAME.get(unit.lower().rstrip("s"), unit) for unit in (left, right)]
@@ -120,7 +115,7 @@ def _unit_phrase(tokens: Tokens) -> str | None:
         token = tokens[position]
         if token.text == r"\degree":
             name, position = "deg", position + 1
-        elif token.kind == "word" and (belongs_to_next(token.text) and position + 1 < len(tokens)):
+        elif token.kind == "word" and token.text.lower() in _SQUARES and position + 1 < len(tokens):
             name, position = "square", position + 1
         elif token.kind == "word" and is_unit_word(token.text, True):
             name, position = token.text, position + 1

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
 
+_PAST = (Token("past", ""),) * 10  # more than any look ahead
 MAX_DEPTH = 24  # nested groups; a final answer has a few
 
 
@@ -12,22 +13,20 @@ class TokenReader:
     """A place in the tokens. NotExact where what comes next is no part of an expression."""
 
     def __init__(self, tokens: Sequence[Token]):
-        self.tokens = list(tokens)
+        self.tokens = [*tokens, *_PAST]
         self.position, self.depth = 0, 0
 
     def peek(self, ahead: int = 0) -> str:
         """Text of a token, the next one or one after it; "" past the end."""
-        index = self.position + ahead
-        return self.tokens[index].text if index < len(self.tokens) else ""
+        return self.tokens[self.position + ahead].text
 
     def kind(self, ahead: int = 0) -> str:
         """Kind of a token, the next one or one after it; "past" past the end."""
-        index = self.position + ahead
-        return self.tokens[index].kind if index < len(self.tokens) else "past"
+        return self.tokens[self.position + ahead].kind
 
     def take(self) -> str:
         """Read the next token."""
-        if self.position >= len(self.tokens):
+        if self.kind() == "past":
             raise NotExact("the end came too early")
         self.position += 1
         return self.tokens[self.position - 1].text
@@ -70,10 +69,6 @@ class TokenReader:
         if self.accept("^", "-", "1"):
             return True
         return self.peek(5) not in ("^", "!") and self.accept("^", "{", "-", "1", "}")
-
-    def applied_to_one_token(self) -> bool:
-        """x(t) and I(0) are applications as well, and not products."""
-        return self.kind(1) in ("number", "letter") and self.peek(2) == ")"
 
     def corners(self) -> str:
         r"""The points of an angle or a triangle: \angle ABC."""
