@@ -38,12 +38,11 @@ from rpg_openrlhf.rewards.values import (
 
 MAX_DEPTH = 8
 
-_LIST_WORDS = ("or", "and", "Or", "And", "OR", "AND")
+_LIST_MARKS = (",", r"\lor", "or", "and", "Or", "And", "OR", "AND")
 _VERBS = frozenset(("is", "are", "equals", "equal", "be"))
 _DENIALS_TEXT = "not never no none wrong false incorrect unless neither nor except cannot"
 _DENIALS = frozenset(_DENIALS_TEXT.split())
 _ADVERBS = frozenset(("either", "approximately", "about", "exactly", "only"))
-_SEPARATORS = frozenset((",", ";"))
 _REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real numbers x"))
 _TIME = re.compile(r"(\d{1,2}:\d{2})([ap])\.?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
@@ -102,25 +101,23 @@ class _Reader:
         if not tokens:
             raise NotExact("nothing")
         readers = (self.set, self.remark, self.approximation, self.difference, self.member, self.relation)
-        for reader in (*readers, self.equation, self.bracketed, self.matrix):
+        for reader in (*readers, self.equation, self.bracketed):
             value = reader(tokens)
             if value is not None:
                 return value
-        return self.single(tokens)
+        return matrix_of(tokens, self.value) or self.single(tokens)
 
     def items(self, tokens: Tokens) -> list[Tokens]:
         """The parts of a list: split at semicolons first, so that p=5,q=2; p=7,q=2 is a list of two pairs."""
-        groups = [part for part in map(trim, split_top(tokens, ";")) if part]
-        if len(groups) > 1:
-            return groups
-        parts = split_top(tokens, ",", r"\lor", *_LIST_WORDS)
-        return [part for part in map(trim, parts) if part] or [tokens]
+        parts = [part for part in map(trim, split_top(tokens, ";")) if part]
+        if len(parts) < 2:
+            parts = [part for part in map(trim, split_top(tokens, *_LIST_MARKS)) if part]
+        return parts or [tokens]
 
     def list(self, parts: list[Tokens]) -> Value:
         """A list; an element that is a list itself (3 \\pm 1) gives its elements, x = 2, y = 3 are values by name."""
         values = self.values(parts)
-        named = [self.named(value) for value in values]
-        pairs = [pair for pair in named if pair is not None]
+        pairs = [pair for pair in map(self.named, values) if pair is not None]
         if len(pairs) == len(values) and len(dict(pairs)) == len(pairs):
             return Names(tuple(pairs))
         items: list[Value] = []
@@ -233,16 +230,13 @@ class _Reader:
         body = tokens[1:-1]
         if (first == "{") != (last == "}") or not balanced(body):
             return None
-        parts = split_top(body, *_SEPARATORS)
+        parts = split_top(body, ",", ";")
         if len(parts) < 2 or first == "{":
             return self.value(body) if first != "]" else None
         if not all(parts):
             return None
         brackets = ("(" if first in "(]" else "[") + (")" if last in ")[" else "]")
         return Row(brackets if len(parts) == 2 else "()", self.values(parts))
-
-    def matrix(self, tokens: Tokens) -> Value | None:
-        return matrix_of(tokens, self.value)
 
     def single(self, tokens: Tokens) -> Value:
         """One number, numeral, ratio, expression or phrase."""

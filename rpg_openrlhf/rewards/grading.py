@@ -20,6 +20,7 @@ from rpg_openrlhf.rewards.values import Equation, Leaf, Value, leaves
 MAX_ANSWER = 2_000  # characters; a plain integer may be longer
 
 Reason = Literal["correct", "wrong", "no_answer", "ambiguous", "timeout"]
+_BEST_FIRST: tuple[Reason, ...] = ("correct", "timeout", "ambiguous", "wrong")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _judge_values(gold: _Gold, answer: str) -> Reason:
         return "timeout"
     except (Unreadable, NotExact):
         return "wrong"
-    return _best([_compare(wanted, value) for wanted in gold.values for value in values])
+    reasons = [_compare(wanted, value) for wanted in gold.values for value in values]
+    return min(reasons, key=_BEST_FIRST.index, default="wrong")
 
 
 def _compare(gold: Value, answer: Value) -> Reason:
@@ -135,8 +137,3 @@ def _compare(gold: Value, answer: Value) -> Reason:
         return "timeout"
     except NotExact:
         return "wrong"
-
-
-def _best(reasons: list[Reason]) -> Reason:
-    ranked: tuple[Reason, ...] = ("correct", "timeout", "ambiguous")
-    return next((reason for reason in ranked if reason in reasons), "wrong")

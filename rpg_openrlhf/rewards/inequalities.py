@@ -67,7 +67,7 @@ def _between(values: list[Value], closed: list[bool]) -> Row | None:
         ):
             return None
         slope, offset, variable = line
-        is_falling = slope.real() < 0
+        is_falling = slope.at()[0] < 0
         low, high = (
             (_OPPOSITE[end] if is_falling else end)
             if end in _OPPOSITE

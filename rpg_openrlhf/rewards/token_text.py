@@ -15,7 +15,7 @@ _CLOSE = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil"))
 _TRAILING = frozenset((".", ",", ";", ":", "?"))
 _LEADING = frozenset(("=", ":", r"\approx", r"\sim"))
 _NUMERALS_TEXT = "two three four five six seven eight nine ten eleven twelve sixteen"
-_NUMERALS = dict(zip(_NUMERALS_TEXT.split(), [*range(2, 13), 16], strict=True))
+_NUMERALS: dict[str, int] = dict(zip(_NUMERALS_TEXT.split(), [*range(2, 13), 16], strict=True))
 _NAME = re.compile(r"(?:[A-Za-z]'*|\\(?!angle)[a-z]+)(?:_(?:\w+|\{[^{}]*\}))?|m?\\angle(?:\{?[A-Z]{1,3}\}?)")
 
 
