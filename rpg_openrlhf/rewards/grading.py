@@ -125,7 +125,7 @@ def _judge_values(gold: _Gold, answer: str) -> Reason:
     except (Unreadable, NotExact):
         return "wrong"
     reasons = [_compare(wanted, value) for wanted in gold.values for value in values]
-    return min(reasons, key=_BEST_FIRST.index, default="wrong")
+    return next(reason for reason in _BEST_FIRST if reason in (*reasons, "wrong"))
 
 
 def _compare(gold: Value, answer: Value) -> Reason:
