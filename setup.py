@@ -16,7 +16,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["rpg_openrlhf", "rpg_openrlhf.*", "evaluation", "evaluation.*"]),
-    package_data={"evaluation.problems": ["*.yaml"], "evaluation.pages": ["templates/*"]},
+    package_data={
+        "evaluation.problems": ["*.yaml"],
+        "evaluation.pages": ["templates/*"],
+        "rpg_openrlhf.rewards": ["*.yaml"],
+    },
     entry_points={
         "console_scripts": [
             "rpg-train = rpg_openrlhf.commands.train_rpg:main",

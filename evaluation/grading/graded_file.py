@@ -2,14 +2,13 @@
 
 import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from evaluation.grading.graded_row import REASONS, Key, Row, grader_version, key_of
 from evaluation.grading.strict import form_of
-from evaluation.store import naming
+from evaluation.store import naming, write_text
 
 
 class GradeError(ValueError):
@@ -128,16 +127,9 @@ class GradedFile:
             self._file.flush()
         self.rows[key_of(row)] = row
 
-    def rewrite(self, rows: Iterable[Row]) -> None:
+    def rewrite(self, rows: list[Row]) -> None:
         """Another content, whole or not at all. OSError if the disk is full, with the old one in place."""
-        rows = list(rows)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        try:
-            with naming(self.path):
-                partial.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-                partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.rows = {key_of(row): row for row in rows}
 
     def close(self) -> None:

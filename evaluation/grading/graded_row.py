@@ -1,5 +1,6 @@
 """One sample to one row of graded.jsonl, and the version of everything that decides it."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -49,13 +50,10 @@ def _own_version() -> str:
     here, rewards = Path(__file__).parent, Path(rpg_openrlhf.__file__).parent / "rewards"
     digest = hashlib.sha256()
     ours = (here.parent / "problems" / "golds.py", here / "strict.py", here / "graded_row.py", here / "votes.py")
-    for path in (*sorted(rewards.glob("*.py")), *ours):
+    for path in (*sorted(rewards.glob("*.py")), *rewards.glob("*.yaml"), *ours):
         digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
-    for package in ("mpmath",):
-        try:
-            digest.update(f"{package} {version(package)}\0".encode())
-        except PackageNotFoundError:
-            continue
+    with contextlib.suppress(PackageNotFoundError):
+        digest.update(f"mpmath {version('mpmath')}\0".encode())
     return f"{rpg_openrlhf.__version__}+{digest.hexdigest()[:12]}"
 
 

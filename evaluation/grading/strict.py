@@ -27,17 +27,14 @@ _REMOVED = (
     *_UNITS.split(), "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3", "\\text{\n}", "\\text{}",
     "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots",
 )  # fmt: skip
-_REWRITTEN = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),
-        (r"(\\text\{)(.*?)(\})", r"\2"),
-        (r"(\\textbf\{)(.*?)(\})", r"\2"),
-        (r"(\\overline\{)(.*?)(\})", r"\2"),
-        (r"(\\boxed\{)(.*)(\})", r"\2"),
-        (r"(frac)([^{])(.)", r"frac{\2}{\3}"),
-        (r"(sqrt)([^{])", r"sqrt{\2}"),
-    )
+_REWRITTEN = (
+    (r"(.*?)(\$)(.*?)(\$)(.*)", r"$\3$"),
+    (r"(\\text\{)(.*?)(\})", r"\2"),
+    (r"(\\textbf\{)(.*?)(\})", r"\2"),
+    (r"(\\overline\{)(.*?)(\})", r"\2"),
+    (r"(\\boxed\{)(.*)(\})", r"\2"),
+    (r"(frac)([^{])(.)", r"frac{\2}{\3}"),
+    (r"(sqrt)([^{])", r"sqrt{\2}"),
 )
 
 
@@ -49,7 +46,7 @@ def normalize(answer: str) -> str:
     for text in _REMOVED:
         answer = answer.replace(text, "")
     for pattern, replacement in _REWRITTEN:
-        answer = pattern.sub(replacement, answer)
+        answer = re.sub(pattern, replacement, answer)
     answer = answer.replace("$", "")
     if answer.replace(",", "").isdigit():
         answer = answer.replace(",", "")
@@ -71,8 +68,7 @@ def strict_verdict(response: str, golds: Iterable[str], form: str = "answer") ->
     Of a thinking model only what follows the last </think> counts. Never raises, and its time does not grow with
     the response beyond one search.
     """
-    tail = response[response.rfind(_THINK_END) + len(_THINK_END) :] if _THINK_END in response else response
-    tail = tail[-TAIL:]
+    tail = response.rpartition(_THINK_END)[2][-TAIL:]
     if form == "boxed":
         boxed = _last_box(tail[-BOX_TAIL:])
         return boxed is not None and any(boxed == gold for gold in golds), boxed

@@ -4,7 +4,7 @@ import re
 from hashlib import blake2b
 
 from rpg_openrlhf.rewards.grading import grade
-from rpg_openrlhf.rewards.literals import plain_integer
+from rpg_openrlhf.rewards.numbers import plain_integer
 
 # Han, kana, hangul: one letter is enough. Other scripts name a point or a set in English too (Cyrillic letters above
 # all, typed for Latin ones), so there it takes two side by side. Greek is mathematics.

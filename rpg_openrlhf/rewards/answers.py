@@ -7,8 +7,7 @@ tuples and intervals, matrices, and then one number, numeral, ratio, phrase or e
 import re
 from collections.abc import Iterable
 
-from rpg_openrlhf.rewards.inequalities import interval_of
-from rpg_openrlhf.rewards.intervals import without_points
+from rpg_openrlhf.rewards.inequalities import interval_of, without_points
 from rpg_openrlhf.rewards.lexer import tokens_of
 from rpg_openrlhf.rewards.matrices import matrix_of
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
@@ -39,14 +38,11 @@ from rpg_openrlhf.rewards.values import (
 
 MAX_DEPTH = 8
 
-_LIST_WORDS = frozenset(("or", "and"))
+_LIST_MARKS = (",", r"\lor", "or", "and", "Or", "And", "OR", "AND")
 _VERBS = frozenset(("is", "are", "equals", "equal", "be"))
-_DENIALS_TEXT = """
-    not never no none wrong false incorrect unless neither nor except cannot
-"""
+_DENIALS_TEXT = "not never no none wrong false incorrect unless neither nor except cannot"
 _DENIALS = frozenset(_DENIALS_TEXT.split())
 _ADVERBS = frozenset(("either", "approximately", "about", "exactly", "only"))
-_SEPARATORS = frozenset((",", ";"))
 _REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real numbers x"))
 _TIME = re.compile(r"(\d{1,2}:\d{2})([ap])\.?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
@@ -95,7 +91,7 @@ class _Reader:
     def read(self, tokens: Tokens) -> Value:
         if not tokens:
             raise NotExact("nothing")
-        unions = split_top(tokens, lambda token: token.text == r"\cup")
+        unions = split_top(tokens, r"\cup")
         if len(unions) > 1:
             return Bag("union", self.values(unions))
         listed = self.items(tokens)
@@ -105,27 +101,23 @@ class _Reader:
         if not tokens:
             raise NotExact("nothing")
         readers = (self.set, self.remark, self.approximation, self.difference, self.member, self.relation)
-        for reader in (*readers, self.equation, self.bracketed, self.matrix):
+        for reader in (*readers, self.equation, self.bracketed):
             value = reader(tokens)
             if value is not None:
                 return value
-        return self.single(tokens)
+        return matrix_of(tokens, self.value) or self.single(tokens)
 
     def items(self, tokens: Tokens) -> list[Tokens]:
         """The parts of a list: split at semicolons first, so that p=5,q=2; p=7,q=2 is a list of two pairs."""
-        groups = [part for part in map(trim, split_top(tokens, lambda token: token.text == ";")) if part]
-        if len(groups) > 1:
-            return groups
-        parts = split_top(
-            tokens, lambda t: t.text in (",", r"\lor") or (t.kind == "word" and t.text.lower() in _LIST_WORDS)
-        )
-        return [part for part in map(trim, parts) if part] or [tokens]
+        parts = [part for part in map(trim, split_top(tokens, ";")) if part]
+        if len(parts) < 2:
+            parts = [part for part in map(trim, split_top(tokens, *_LIST_MARKS)) if part]
+        return parts or [tokens]
 
     def list(self, parts: list[Tokens]) -> Value:
         """A list; an element that is a list itself (3 \\pm 1) gives its elements, x = 2, y = 3 are values by name."""
         values = self.values(parts)
-        named = [self.named(value) for value in values]
-        pairs = [pair for pair in named if pair is not None]
+        pairs = [pair for pair in map(self.named, values) if pair is not None]
         if len(pairs) == len(values) and len(dict(pairs)) == len(pairs):
             return Names(tuple(pairs))
         items: list[Value] = []
@@ -157,9 +149,9 @@ class _Reader:
         body = tokens[1:-1]
         if not body:
             return Bag("set", ())
-        parts = split_top(body, lambda token: token.text in ("|", ":"))
+        parts = split_top(body, "|", ":")
         if len(parts) == 2 and all(parts):
-            variable = split_top(parts[0], lambda token: token.text == r"\in")[0]
+            variable = split_top(parts[0], r"\in")[0]
             return self.value(parts[1]) if is_name(variable) else Leaf(tokens)
         if len(parts) > 1:
             return Leaf(tokens)
@@ -176,7 +168,7 @@ class _Reader:
 
     def approximation(self, tokens: Tokens) -> Value | None:
         r"""x \approx 3.1 says 3.1; 2\sqrt2 \approx 2.83 says 2\sqrt2, if 2.83 is about that."""
-        sides = [side for side in split_top(tokens, lambda token: token.text == r"\approx") if side]
+        sides = [side for side in split_top(tokens, r"\approx") if side]
         if len(sides) < 2:
             return None
         if not any(token.kind == "number" or token.text == r"\pi" for token in sides[0]):
@@ -188,7 +180,7 @@ class _Reader:
 
     def difference(self, tokens: Tokens) -> Value | None:
         r"""\mathbb{R} \setminus \{3\} as a union of intervals."""
-        sides = split_top(tokens, lambda token: token.text == r"\setminus")
+        sides = split_top(tokens, r"\setminus")
         if len(sides) != 2:
             return REAL_LINE if text_of(tokens) in (r"\mathbb{R}", r"\mathbbR") else None
         left, right = self.values(sides)
@@ -196,7 +188,7 @@ class _Reader:
 
     def member(self, tokens: Tokens) -> Value | None:
         r"""x \in [2, 4] as [2, 4]."""
-        sides = split_top(tokens, lambda token: token.text == r"\in")
+        sides = split_top(tokens, r"\in")
         if len(sides) != 2 or not sides[1]:
             return None
         names = re.fullmatch(r"[A-Za-z]|\\[a-z]+|\([A-Za-z, ]+\)", text_of(sides[0]))
@@ -209,7 +201,7 @@ class _Reader:
         return value
 
     def equation(self, tokens: Tokens) -> Value | None:
-        sides = split_top(tokens, lambda token: token.text == "=")
+        sides = split_top(tokens, "=")
         if len(sides) < 2:
             return None
         kept = [side for side in sides if side]
@@ -238,16 +230,13 @@ class _Reader:
         body = tokens[1:-1]
         if (first == "{") != (last == "}") or not balanced(body):
             return None
-        parts = split_top(body, lambda token: token.text in _SEPARATORS)
+        parts = split_top(body, ",", ";")
         if len(parts) < 2 or first == "{":
             return self.value(body) if first != "]" else None
         if not all(parts):
             return None
         brackets = ("(" if first in "(]" else "[") + (")" if last in ")[" else "]")
         return Row(brackets if len(parts) == 2 else "()", self.values(parts))
-
-    def matrix(self, tokens: Tokens) -> Value | None:
-        return matrix_of(tokens, self.value)
 
     def single(self, tokens: Tokens) -> Value:
         """One number, numeral, ratio, expression or phrase."""
@@ -264,7 +253,7 @@ class _Reader:
         time = _TIME.fullmatch(text_of(tokens))
         if time is not None:
             return Words(f"{time.group(1)} {time.group(2)}m".lower())
-        parts = split_top(tokens, lambda token: token.text == ":")
+        parts = split_top(tokens, ":")
         if len(parts) > 1 and all(parts):
             return Row("ratio", self.values(parts))
         phrase = words(tokens)

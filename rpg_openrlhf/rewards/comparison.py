@@ -1,11 +1,12 @@
 """Comparison of two answers: gold and given. Undecided is wrong, never right."""
 
 import re
+from dataclasses import replace
 
 from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig
+from rpg_openrlhf.rewards.quantities import conflict
 from rpg_openrlhf.rewards.token_text import text_of
-from rpg_openrlhf.rewards.units import conflict
-from rpg_openrlhf.rewards.values import Bag, Based, Equation, Leaf, Names, Relation, Row, Tokens, Value, Words
+from rpg_openrlhf.rewards.values import Bag, Equation, Leaf, Names, Relation, Row, Tokens, Value, Words
 
 MAX_COMPARISONS = 2_000  # of items, in one answer
 
@@ -63,9 +64,7 @@ class Comparison:
         if isinstance(gold, Relation) and isinstance(answer, Relation):
             ratio = gold.difference.ratio(answer.difference)
             return gold.strict == answer.strict and ratio is not None and ratio > 0
-        if isinstance(gold, Leaf) and isinstance(answer, Leaf):
-            return self.same_leaf(gold, answer)
-        return isinstance(gold, Based) and gold == answer
+        return isinstance(gold, Leaf) and isinstance(answer, Leaf) and self.same_leaf(gold, answer)
 
     def last_side(self, answer: Equation) -> Value:
         """The value of a = b = c; two sides that are different numbers are two candidates."""
@@ -85,7 +84,7 @@ class Comparison:
             others = [side.constant for side in sides if isinstance(side, Leaf)]
             if not all(other is None or other.equals(constant) for other in others):
                 raise Ambiguous
-        if isinstance(last, Based | Words) and not all(is_quantity(side) for side in sides):
+        if isinstance(last, Words) and not all(is_quantity(side) for side in sides):
             raise Ambiguous
         return last
 
@@ -222,11 +221,8 @@ def _phrase(value: Value) -> str | None:
 
 
 def _renamed(leaf: Leaf, old: str, new: str) -> Leaf:
-    tokens = tuple(
-        type(token)(token.kind, new, token.spaced) if token.kind == "letter" and token.text == old else token
-        for token in leaf.tokens
-    )
-    return Leaf(tokens, leaf.percent, leaf.unit)
+    tokens = (replace(t, text=new) if t.kind == "letter" and t.text == old else t for t in leaf.tokens)
+    return replace(leaf, tokens=tuple(tokens))
 
 
 def _is_broken_number(leaf: Leaf) -> bool:

@@ -7,32 +7,30 @@ operand  = number | letter | "(" sum ")" | "|" sum "|" | \frac | \sqrt | \binom 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import gcd, lcm
 
 from rpg_openrlhf.rewards import functions, numbers
 from rpg_openrlhf.rewards.lexer import Token
-from rpg_openrlhf.rewards.literals import decimal_fraction
-from rpg_openrlhf.rewards.numbers import NotExact, Number, rational
+from rpg_openrlhf.rewards.notation import words_of
+from rpg_openrlhf.rewards.numbers import NotExact, Number, decimal_fraction, rational
 from rpg_openrlhf.rewards.token_reader import TokenReader
 
-_GREEK_TEXT = """
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
-    omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell
-"""
-_GREEK = frozenset(rf"\{name}" for name in _GREEK_TEXT.split())
-_FUNCTIONS_TEXT = """
-    sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth ln exp Re Im arg log lg
-    gcd lcm max min
-"""
-_FUNCTIONS = frozenset(rf"\{name}" for name in _FUNCTIONS_TEXT.split())
-TRIGONOMETRY = frozenset(rf"\{name}" for name in ["sin", "cos", "tan", "cot", "sec", "csc"])
-_OF_MANY = {r"\gcd": gcd, r"\lcm": lcm, r"\max": max, r"\min": min}
+_GREEK = frozenset(rf"\{name}" for name in words_of("greek"))
+TRIGONOMETRY = frozenset(rf"\{name}" for name in functions.TRIGONOMETRY)
+_OF_MANY: dict[str, Callable[[list[Fraction]], Fraction | int]] = {
+    r"\gcd": lambda values: gcd(*map(int, values)),
+    r"\lcm": lambda values: lcm(*map(int, values)),
+    r"\max": max,
+    r"\min": min,
+}
+_FUNCTIONS = {rf"\{name}" for name in (*functions.FUNCTIONS, "log", "lg")} | set(_OF_MANY)
 _TIMES = frozenset(("*", r"\cdot", r"\times"))
 _OVER = frozenset(("/", r"\div"))
 _CLOSING = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
 _STOP = frozenset(("+", "-", ")", "]", "}", "|", "!", "^", ",", *_CLOSING.values(), *_TIMES, *_OVER))
+_STOP_ARGUMENT = _STOP | _FUNCTIONS
 _APPLIED = frozenset("fghFGHPE")  # f(x + 1) is an application, x(x + 1) a product
 _ACCENTS = frozenset((r"\vec", r"\overline", r"\bar", r"\hat", r"\tilde", r"\dot", r"\ddot", r"\widehat"))
 _FIGURES = frozenset((r"\angle", r"\triangle"))
@@ -43,12 +41,6 @@ class _Parser(TokenReader):
     def __init__(self, tokens: Sequence[Token]):
         super().__init__(tokens)
         self.bars, self.in_angle = 0, False
-
-    def all(self) -> Number:
-        value = self.sum()
-        if self.kind() != "past":
-            raise NotExact(f"unexpected {self.peek()}")
-        return value
 
     def sum(self) -> Number:
         value = self.signed_product()
@@ -69,11 +61,8 @@ class _Parser(TokenReader):
             token = self.peek()
             if token in _TIMES or token in _OVER:
                 self.take()
-                negative = self.peek() == "-"
-                if self.peek() in ("+", "-"):
-                    self.take()
-                right = self.power()
-                right = -right if negative else right
+                negative = not self.accept("+") and self.accept("-")
+                right = -self.power() if negative else self.power()
                 value = value / right if token in _OVER else value * right
             elif token in _STOP and not (token == "|" and self.bars == 0):
                 break
@@ -84,26 +73,22 @@ class _Parser(TokenReader):
 
     def power(self) -> Number:
         value = self.operand()
-        while self.peek() in ("!", "^"):
-            if self.take() == "!":
-                if self.peek() == "!":
-                    self.take()
-                    value = numbers.opaque("double factorial", value)
-                else:
-                    value = functions.factorial_of(value)
-            elif self.degree():
+        while True:
+            if self.accept("!", "!"):
+                value = numbers.opaque("double factorial", value)
+            elif self.accept("!"):
+                value = functions.factorial_of(value)
+            elif self.accept(r"\degree"):
                 value = value * numbers.constant("pi") / rational(180) if self.in_angle else value
-            else:
+            elif self.accept("^"):
                 value = functions.power(value, self.exponent())
-        return value
+            else:
+                return value
 
     def exponent(self) -> Number:
-        negative = self.peek() == "-"
-        if negative:
-            self.take()
+        negative = self.accept("-")
         value = self.operand()
-        if self.peek() == "^":  # a^b^c is read from the right
-            self.take()
+        if self.accept("^"):  # a^b^c is read from the right
             self.descend()
             value = functions.power(value, self.exponent())
             self.depth -= 1
@@ -124,7 +109,10 @@ class _Parser(TokenReader):
         if token in ("(", "[", "{"):
             return self.until(_CLOSING[token])
         if token == "|":
-            return functions.apply("abs", self.absolute())
+            self.bars += 1
+            value = self.until("|")
+            self.bars -= 1
+            return functions.apply("abs", value)
         if kind == "command":
             return self.command(token)
         raise NotExact(f"unexpected {token}")
@@ -132,12 +120,6 @@ class _Parser(TokenReader):
     def until(self, closing: str) -> Number:
         value = self.sum()
         self.expect(closing)
-        return value
-
-    def absolute(self) -> Number:
-        self.bars += 1
-        value = self.until("|")
-        self.bars -= 1
         return value
 
     def number(self, literal: str) -> Number:
@@ -180,8 +162,8 @@ class _Parser(TokenReader):
         if name in ("i", "e"):
             return numbers.constant(name)
         inverse = name[0] in _APPLIED and self.inverse_sign()
-        if self.peek() == "(" and (inverse or name[0] in _APPLIED or self.applied_to_one_token()):
-            self.take()
+        of_one_token = self.kind(1) in ("number", "letter") and self.peek(2) == ")"  # x(t) and I(0)
+        if (inverse or name[0] in _APPLIED or of_one_token) and self.accept("("):
             return numbers.opaque(name + "^-1" * inverse, *self.arguments())
         if inverse:
             raise NotExact("inverse function")
@@ -189,8 +171,7 @@ class _Parser(TokenReader):
 
     def arguments(self) -> list[Number]:
         values = [self.sum()]
-        while self.peek() == ",":
-            self.take()
+        while self.accept(","):
             values.append(self.sum())
         self.expect(")")
         return values
@@ -211,20 +192,14 @@ class _Parser(TokenReader):
 
     def command(self, command: str) -> Number:
         name = command[1:]
-        if name == "frac":
-            if self.is_derivative():
-                return numbers.opaque("d " + self.group_text() + " / d " + self.group_text())
-            top = self.argument(single_digit=True)
-            return top / self.argument(single_digit=True)
+        if name == "frac" and self.is_derivative():
+            return numbers.opaque("d " + self.group_text() + " / d " + self.group_text())
+        if name in ("frac", "binom"):
+            top, bottom = self.argument(single_digit=True), self.argument(single_digit=True)
+            return top / bottom if name == "frac" else functions.binomial_of(top, bottom)
         if name == "sqrt":
-            degree = rational(2)
-            if self.peek() == "[":
-                self.take()
-                degree = self.until("]")
+            degree = self.until("]") if self.accept("[") else rational(2)
             return functions.power(self.argument(), rational(1) / degree)
-        if name == "binom":
-            top = self.argument(single_digit=True)
-            return functions.binomial_of(top, self.argument(single_digit=True))
         if command in (r"\lfloor", r"\lceil"):
             return functions.apply("floor" if name == "lfloor" else "ceil", self.until(_CLOSING[command]))
         if name == "pi" and self.peek() != "_":
@@ -243,20 +218,15 @@ class _Parser(TokenReader):
         r"""sin x, \log_2 8, \cos^2 (2 t), \tan^{-1} 2."""
         if command in _OF_MANY:
             return self.function_of_many(command)
-        base = self.base() if command == r"\log" else None
+        base = self.argument(single_digit=True) if command == r"\log" and self.accept("_") else None
         inverse = command in TRIGONOMETRY and self.inverse_sign()
-        exponent = None
-        if not inverse and self.peek() == "^":
-            self.take()
-            exponent = self.exponent()
+        exponent = self.exponent() if not inverse and self.accept("^") else None
         outside, self.in_angle = self.in_angle, command in TRIGONOMETRY and not inverse
-        if self.peek() in ("(", "{", "["):
-            value = self.power() if self.peek() == "{" else self.operand()
-        else:
-            value = self.power()
-            while self.kind() in ("number", "letter", "command") and self.peek() not in _STOP | _FUNCTIONS:
-                self.refuse_digits_side_by_side()
-                value = value * self.power()
+        is_group = self.peek() in ("(", "{", "[")
+        value = self.operand() if self.peek() in ("(", "[") else self.power()
+        while not is_group and self.kind() in ("number", "letter", "command") and self.peek() not in _STOP_ARGUMENT:
+            self.refuse_digits_side_by_side()
+            value = value * self.power()
         self.in_angle = outside
         name = command[1:]
         if name in ("log", "lg"):
@@ -265,24 +235,20 @@ class _Parser(TokenReader):
             result = functions.apply("arc" + name if inverse else name, value)
         return result if exponent is None else functions.power(result, exponent)
 
-    def base(self) -> Number | None:
-        """The subscript of a logarithm."""
-        if self.peek() != "_":
-            return None
-        self.take()
-        return self.argument(single_digit=True)
-
     def function_of_many(self, command: str) -> Number:
         self.expect("(")
         values = self.arguments()
-        exact = [value.exact for value in values]
-        if any(value is None or (command in (r"\gcd", r"\lcm") and value.denominator != 1) for value in exact):
+        exact = [value.exact for value in values if value.exact is not None]
+        whole = all(value.denominator == 1 for value in exact)
+        if len(exact) < len(values) or not (whole or command in (r"\max", r"\min")):
             return numbers.opaque(command, *values)
-        function = _OF_MANY[command]
-        known = [value for value in exact if value is not None]
-        return rational(function(known) if function in (max, min) else function(*map(int, known)))
+        return rational(_OF_MANY[command](exact))
 
 
 def evaluate(tokens: Sequence[Token]) -> Number:
     """The value of one expression. NotExact if it cannot be read, TooBig if it is explosive."""
-    return _Parser(tokens).all()
+    parser = _Parser(tokens)
+    value = parser.sum()
+    if parser.kind() != "past":
+        raise NotExact(f"unexpected {parser.peek()}")
+    return value

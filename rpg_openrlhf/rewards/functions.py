@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
-from math import comb, factorial, isqrt
+from math import ceil, comb, factorial, floor, isqrt
 
 from rpg_openrlhf.rewards.numbers import (
     MAX_BITS,
@@ -89,28 +89,19 @@ def _point_power(base: Point, exponent: Point, n: Fraction | None) -> Point:
     return mp.exp(exponent * mp.log(base))
 
 
-def _exponential(point: Point) -> Point:
-    if abs(contexts.mp.re(point)) > contexts.log_largest:
-        raise TooBig("exponential")
-    return contexts.mp.exp(point)
+def _within(part: str, name: str) -> Callable[[Point], Point]:
+    """mpmath's function of that name, for points whose `re` or `im` is no explosive exponent."""
 
-
-def _periodic(name: str) -> Callable[[Point], Point]:
     def function(point: Point) -> Point:
-        if abs(contexts.mp.im(point)) > contexts.log_largest:
+        if abs(getattr(contexts.mp, part)(point)) > contexts.log_largest:
             raise TooBig(name)
         return getattr(contexts.mp, name)(point)
 
     return function
 
 
-def _hyperbolic(name: str) -> Callable[[Point], Point]:
-    def function(point: Point) -> Point:
-        if abs(contexts.mp.re(point)) > contexts.log_largest:
-            raise TooBig(name)
-        return getattr(contexts.mp, name)(point)
-
-    return function
+def _unbounded(name: str) -> Callable[[Point], Point]:
+    return lambda point: getattr(contexts.mp, name)(point)
 
 
 def _rounded(round_point: str) -> Callable[[Point], Point]:
@@ -122,33 +113,26 @@ def _rounded(round_point: str) -> Callable[[Point], Point]:
     return function
 
 
+TRIGONOMETRY = ("sin", "cos", "tan", "cot", "sec", "csc")
 FUNCTIONS: dict[str, Callable[[Point], Point]] = {
-    **{name: _periodic(name) for name in ("sin", "cos", "tan", "cot", "sec", "csc")},
-    **{name: _hyperbolic(name) for name in ("sinh", "cosh", "tanh", "coth", "sech", "csch")},
-    **{
-        name: lambda point, inverse=inverse: getattr(contexts.mp, inverse)(point)
-        for name, inverse in {
-            "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec",
-            "arccsc": "acsc", "arsinh": "asinh", "arcosh": "acosh", "artanh": "atanh",
-        }.items()
-    },
-    "ln": lambda point: contexts.mp.log(point),
-    "exp": _exponential,
-    "abs": abs,
-    "Re": lambda point: contexts.mp.re(point),
-    "Im": lambda point: contexts.mp.im(point),
-    "arg": lambda point: contexts.mp.arg(point),
-    "floor": _rounded("floor"),
-    "ceil": _rounded("ceil"),
-}  # fmt: skip
+    **{name: _within("im", name) for name in TRIGONOMETRY},
+    **{name: _within("re", name) for name in ("sinh", "cosh", "tanh", "coth", "exp")},
+    **{f"arc{name}": _unbounded(f"a{name}") for name in TRIGONOMETRY},
+    **{name: _unbounded(name.lower()) for name in ("ln", "Re", "Im", "arg")},
+}
+_SIGNS: dict[str, tuple[Callable[[Fraction], Fraction | int], Callable[[Point], Point]]] = {
+    "abs": (abs, abs),
+    "floor": (floor, _rounded("floor")),
+    "ceil": (ceil, _rounded("ceil")),
+}
 
 
 def apply(name: str, argument: Number) -> Number:
-    """A named function of one argument."""
-    if argument.exact is not None and name in ("abs", "floor", "ceil"):
-        exact = {"abs": abs, "floor": Fraction.__floor__, "ceil": Fraction.__ceil__}[name]
+    """A named function of one argument, or one that a sign stands for."""
+    exact, function = _SIGNS.get(name) or (None, FUNCTIONS[name])
+    if exact and argument.exact is not None:
         return rational(exact(argument.exact))
-    return combine(FUNCTIONS[name], argument, work=FUNCTION_WORK)
+    return combine(function, argument, work=FUNCTION_WORK)
 
 
 def logarithm(argument: Number, base: Number | None) -> Number:

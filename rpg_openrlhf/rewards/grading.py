@@ -14,13 +14,13 @@ from rpg_openrlhf.rewards.answers import readings
 from rpg_openrlhf.rewards.comparison import Ambiguous, Comparison
 from rpg_openrlhf.rewards.extraction import TAIL_CHARACTERS, extract_answer, without_emphasis
 from rpg_openrlhf.rewards.lexer import Unreadable
-from rpg_openrlhf.rewards.literals import plain_integer
-from rpg_openrlhf.rewards.numbers import NotExact, TooBig, start_answer
+from rpg_openrlhf.rewards.numbers import NotExact, TooBig, plain_integer, start_answer
 from rpg_openrlhf.rewards.values import Equation, Leaf, Value, leaves
 
 MAX_ANSWER = 2_000  # characters; a plain integer may be longer
 
 Reason = Literal["correct", "wrong", "no_answer", "ambiguous", "timeout"]
+_BEST_FIRST: tuple[Reason, ...] = ("correct", "timeout", "ambiguous", "wrong")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class _Gold:
 def _read_gold(text: str) -> _Gold:
     boxed = extract_answer(text, tail=len(text)) if "\\boxed" in text else None
     text = (boxed or text).strip()
-    integer = plain_integer(_bare(text))
+    integer = plain_integer(_WRAPPING.sub("", text))
     try:
         start_answer()
         values = tuple(readings(without_emphasis(text)))
@@ -77,10 +77,6 @@ def _is_number(value: Value) -> bool:
     return isinstance(value, Leaf) and value.constant is not None
 
 
-def _bare(text: str) -> str:
-    return _WRAPPING.sub("", text)
-
-
 def grade(response: str, gold: str | int | float) -> Verdict:
     """Grade a model's text, without its prompt, against the gold answer. Thread-safe; about a millisecond."""
     truth = _read_gold(str(gold))
@@ -92,7 +88,7 @@ def grade(response: str, gold: str | int | float) -> Verdict:
 
 
 def _judge(gold: _Gold, answer: str) -> Reason:
-    integer = plain_integer(_bare(answer))
+    integer = plain_integer(_WRAPPING.sub("", answer))
     if integer is not None and gold.integer is not None:
         if integer == gold.integer:
             return "correct"
@@ -128,7 +124,8 @@ def _judge_values(gold: _Gold, answer: str) -> Reason:
         return "timeout"
     except (Unreadable, NotExact):
         return "wrong"
-    return _best([_compare(wanted, value) for wanted in gold.values for value in values])
+    reasons = [_compare(wanted, value) for wanted in gold.values for value in values]
+    return next(reason for reason in _BEST_FIRST if reason in (*reasons, "wrong"))
 
 
 def _compare(gold: Value, answer: Value) -> Reason:
@@ -140,10 +137,3 @@ def _compare(gold: Value, answer: Value) -> Reason:
         return "timeout"
     except NotExact:
         return "wrong"
-
-
-def _best(reasons: list[Reason]) -> Reason:
-    for reason in ("correct", "timeout", "ambiguous"):
-        if reason in reasons:
-            return reason
-    return "wrong"

@@ -6,7 +6,10 @@ becomes a token, so that a parser that cannot read all tokens knows that it has 
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from rpg_openrlhf.rewards.notation import synonyms, words_of
 
 MAX_TOKENS = 800
 
@@ -24,26 +27,29 @@ class Token:
     spaced: bool = field(default=False, compare=False)
 
 
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-        "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-        "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^\circ ",
-        "√": r"\sqrt ", "∛": r"\sqrt[3] ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-        "≈": r"\approx ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "ω": r"\omega ",
-        "φ": r"\phi ", "∨": r"\lor ", "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
-        "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "ℝ": r"\mathbb{R}", "∠": r"\angle ", "∖": r"\setminus ",
-        "μ": r"\mu ", "µ": r"\mu ", "Å": r"\AA ", "\u212b": r"\AA ", "Ω": r"\Omega ", "\u2126": r"\Omega ",
-        "’": "'", "′": "'", "“": '"', "”": '"', "\u200b": "", "\ufeff": "", "⁄": "/", "✓": "", "✅": "", "■": "",
-        "□": "", "€": r"\$", "£": r"\$", "¥": r"\$", "₹": r"\$",
-    }
-)  # fmt: skip
+_UNICODE = str.maketrans(synonyms("unicode"))
 _RAISED = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "01234567890123456789-")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _SUPERSCRIPTS = re.compile("⁻?[⁰¹²³⁴-⁹]+")
-# 1{,}234  1,\!234  1\,234: digits grouped by what is no list separator
-_THOUSANDS = re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}\s*|,\\!\s*|\\[,!;:]\s*|\\ )(?=\d{3}(?!\d))")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?(?![\d ]|\s*[/_])")
+_DEGREE = r"\\(?:circ|degrees?|textdegree)(?![A-Za-z])"
+_REWRITTEN: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}"), " "),
+    (re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])"), ""),
+    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))"), "'"),
+    (re.compile(rf"(?<!\\)\^\s*(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})"), r"\\degree "),
+    # No list stands in a fraction.
+    (re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})"), lambda match: match.group().replace(",", "")),
+    (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)"), ""),
+    # 1{,}234  1,\!234  1\,234: digits grouped by what is no list separator
+    (re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}\s*|,\\!\s*|\\[,!;:]\s*|\\ )(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"(?<!\\)\\\s*$"), ""),
+    (
+        re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?(?![\d ]|\s*[/_])"),
+        lambda match: match.group().replace(" ", ""),
+    ),
+)
 
 _TOKEN = re.compile(
     r"(?P<space>\s+|~|\\[,;:!> ]|\\\n)"
@@ -53,59 +59,12 @@ _TOKEN = re.compile(
     re.ASCII | re.DOTALL,
 )
 
-_SPACE_COMMANDS_TEXT = r"""
-    \left \right \middle \displaystyle \textstyle \scriptstyle \limits \nolimits \quad \qquad \hfill \thinspace
-    \enspace \big \Big \bigg \Bigg \bigl \bigr \Bigl \Bigr \biggl \biggr \Biggl \Biggr \bigm \rm \bf \it \sf \tt
-    \large \Large \LARGE \huge \Huge \small \centering \blacksquare \square \checkmark \( \) \[ \]
-"""
-_SPACE_COMMANDS = frozenset(_SPACE_COMMANDS_TEXT.split())
-# Commands of one group whose content keeps its value; the group stays a group.
-_STYLES_TEXT = r"""
-    \mathbf \mathit \mathsf \mathtt \mathnormal \boldsymbol \bm \underline \boxed \fbox \framebox \ensuremath
-    \mathopen \mathclose \mathord \mathop \displaylimits
-"""
-_STYLES = frozenset(_STYLES_TEXT.split())
-_TEXTS_TEXT = r"""
-    \text \textbf \textit \textrm \textsf \texttt \textnormal \textup \textmd \mathrm \mbox \hbox \emph
-    \operatorname \operatorname* \textsc
-"""
-_TEXTS = frozenset(_TEXTS_TEXT.split())
-_RENAMED = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
-    "leqslant": "le", "leqq": "le", "geq": "ge", "geqslant": "ge", "geqq": "ge", "neq": "ne", "varnothing": "emptyset",
-    "simeq": "approx", "thickapprox": "approx", "imath": "i", "degrees": "circ", "degree": "circ", "vee": "lor",
-    "backslash": "setminus", "varepsilon": "epsilon", "vartheta": "theta", "varphi": "phi", "asin": "arcsin",
-    "acos": "arccos", "atan": "arctan", "ast": "times", "cosec": "csc", "tg": "tan", "ctg": "cot",
-    "textdegree": "circ", "pounds": "$", "euro": "$", "textdollar": "$", "bullet": "cdot",
-    "overrightarrow": "vec", "iff": "Leftrightarrow", "implies": "Rightarrow",
-}  # fmt: skip
-_MARKS = {
-    r"\lt": "<", r"\gt": ">", r"\lbrace": r"\{", r"\rbrace": r"\}", r"\langle": "(", r"\rangle": ")",
-    r"\lparen": "(", r"\rparen": ")", r"\lbrack": "[", r"\rbrack": "]", r"\lvert": "|", r"\rvert": "|",
-    r"\vert": "|", r"\mid": "|", r"\prime": "'", r"\%": "%", r"\colon": ":", r"\{": r"\{", r"\}": r"\}",
-    "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "**": "^", r"\*": "*", r"\&": "&", r"\_": "_",
-}  # fmt: skip
-FUNCTION_NAMES_TEXT = """
-    sqrt arcsin arccos arctan arccot arcsec arccsc sin cos tan cot sec csc sinh cosh tanh log ln lg exp pi infty
-    gcd lcm max min arg Re Im asin acos atan
-"""
-FUNCTION_NAMES = frozenset(FUNCTION_NAMES_TEXT.split())
+_SPACES, _STYLES, _TEXTS = words_of("spaces"), words_of("styles"), words_of("texts")
+_RENAMED, _MARKS = synonyms("renamed"), synonyms("marks")
+_FUNCTIONS, _SHORT_WORDS = words_of("functions"), words_of("short_words")
 _ALSO_WORDS = frozenset(("max", "min", "arg", "Re", "Im"))  # functions only in front of a bracket
 _PLAIN_NAMES = {"infinity": "infty", "inf": "infty", "oo": "infty"}
-# Runs of up to three letters that are words wherever they stand; other short runs are products of letters.
-_SHORT_WORDS_TEXT = """
-    is are be or and the not yes no odd all one two six ten red tie dne or
-"""
-_SHORT_WORDS = frozenset(_SHORT_WORDS_TEXT.split())
 _ENVIRONMENT = re.compile(r"\s*\{([A-Za-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?")
-_MODULES = re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])")
-_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}")
-_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
-_GROUPED = re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})")  # no list stands in a fraction
-_ORDINAL = re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)")
-_PRIME = re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))")
-_LAST_BACKSLASH = re.compile(r"(?<!\\)\\\s*$")
-_COLORS = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}")
 
 
 def tokens_of(text: str) -> tuple[Token, ...]:
@@ -113,12 +72,8 @@ def tokens_of(text: str) -> tuple[Token, ...]:
     text = _SUBSCRIPTS.sub(lambda run: "_{" + run.group().translate(_RAISED) + "}", text)
     text = _SUPERSCRIPTS.sub(lambda run: "^{" + run.group().translate(_RAISED) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
-    text = _MODULES.sub("", _COLORS.sub(" ", text))
-    text = _OVER.sub(r"\\frac{\1}{\2}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
-    text = _PRIME.sub("'", text)
-    text = _ORDINAL.sub("", _GROUPED.sub(lambda match: match.group().replace(",", ""), text))
-    text = _LAST_BACKSLASH.sub("", _THOUSANDS.sub("", text))
-    text = _SPACED_THOUSANDS.sub(lambda match: match.group().replace(" ", ""), text)
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
     tokens = _Lexer(text).run()
     if len(tokens) > MAX_TOKENS:
         raise Unreadable("length")
@@ -165,8 +120,7 @@ class _Lexer:
 
     def mark(self, text: str) -> None:
         if text == "'" and self.tokens and self.tokens[-1].kind == "letter" and not self.spaced:
-            last = self.tokens.pop()
-            self.tokens.append(Token("letter", last.text + "'", last.spaced))
+            self.tokens[-1] = replace(self.tokens[-1], text=self.tokens[-1].text + "'")
         elif text == "&" and not self.environments:
             self.spaced = True
         elif text not in ('"', "`"):
@@ -176,7 +130,7 @@ class _Lexer:
     def letters(self, text: str, words: bool) -> None:
         name = _PLAIN_NAMES.get(text, text)
         called = self.text[self.position : self.position + 1] == "("
-        if name == "infty" or (name in FUNCTION_NAMES and (called or name not in _ALSO_WORDS)):
+        if name == "infty" or (name in _FUNCTIONS and (called or name not in _ALSO_WORDS)):
             self.add("command", "\\" + _RENAMED.get(name, name))
         elif words or len(text) > 3 or text.lower() in _SHORT_WORDS:
             self.add("word", text)
@@ -188,7 +142,7 @@ class _Lexer:
         name = text[1:]
         name = _RENAMED.get(name, name)
         text = "\\" + name
-        if text in _SPACE_COMMANDS or name == "$":
+        if text in _SPACES or name == "$":
             self.spaced = True
             if text in (r"\left", r"\right") and self.text[self.position : self.position + 1] == ".":
                 self.position += 1
@@ -200,11 +154,9 @@ class _Lexer:
             self.add("mark", _MARKS[text])
         elif name in ("begin", "end"):
             self.environment(name)
-        elif name in ("i", "j") and text == r"\i":
+        elif name == "i":
             self.add("letter", "i")
-        elif name == "O":
-            self.add("command", r"\emptyset")
-        elif name == "\\" or name == "cr":
+        elif name in ("\\", "cr"):
             self.row()
         elif name.isalpha():
             self.add("command", text)
@@ -237,18 +189,13 @@ class _Lexer:
         self.position = start.end()
         inside = len(self.tokens)
         depth = 1
-        while True:
+        while depth:
             if self.position >= len(self.text):
                 raise Unreadable("group without end")
             match = self.match()
             depth += (match.group() == "{") - (match.group() == "}")
-            if depth == 0:
-                break
-            self.step(match, words=True)
-        self.name_of(inside)
-
-    def name_of(self, inside: int) -> None:
-        r"""\mathrm{i}, \operatorname{lcm}: a text command that only sets the font of a mathematical name."""
+            if depth:
+                self.step(match, words=True)
         added = self.tokens[inside:]
-        if len(added) == 1 and added[0].text in ("i", "e", "d"):
-            self.tokens[inside] = Token("letter", added[0].text, added[0].spaced)
+        if len(added) == 1 and added[0].text in ("i", "e", "d"):  # \mathrm{i}: only the font of a name
+            self.tokens[inside] = replace(added[0], kind="letter")

@@ -3,8 +3,8 @@ r"""Matrices: \begin{pmatrix} .. \end{pmatrix}, with a scalar in front."""
 from collections.abc import Callable
 
 from rpg_openrlhf.rewards.expressions import evaluate
-from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import Number, TooBig
+from rpg_openrlhf.rewards.token_text import split_top
 from rpg_openrlhf.rewards.values import Leaf, Row, Tokens, Value
 
 MAX_CELLS = 200
@@ -19,8 +19,8 @@ def matrix_of(tokens: Tokens, value: Callable[[Tokens], Value]) -> Row | None:
     start = starts[0]
     if tokens[-1].text != tokens[start].text:
         return None
-    rows = [row for row in _split(tokens[start + 1 : -1], r"\\") if row]
-    cells = [[value(cell) for cell in _split(row, "&")] for row in rows]
+    rows = [row for row in split_top(tokens[start + 1 : -1], r"\\") if row]
+    cells = [[value(cell) for cell in split_top(row, "&")] for row in rows]
     if sum(map(len, cells)) > MAX_CELLS:
         raise TooBig("cells")
     if start:
@@ -28,16 +28,6 @@ def matrix_of(tokens: Tokens, value: Callable[[Tokens], Value]) -> Row | None:
         factor = factor[:-1] if factor[-1].text in (r"\cdot", r"\times") else factor
         return _scaled(evaluate(factor), cells)
     return Row("matrix", tuple(Row("row", tuple(row)) for row in cells))
-
-
-def _split(tokens: Tokens, mark: str) -> list[Tokens]:
-    parts: list[list[Token]] = [[]]
-    for token in tokens:
-        if token.text == mark:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return [tuple(part) for part in parts]
 
 
 def _scaled(factor: Number, cells: list[list[Value]]) -> Row | None:

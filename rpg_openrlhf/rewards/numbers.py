@@ -6,6 +6,8 @@ A letter stands for fixed pseudo-random numbers, so two expressions are equal wh
 """
 
 import hashlib
+import operator
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from mpmath.ctx_mp import MPContext
 DIGITS = 200
 POINTS = 12  # sample points of every letter; the first four are positive, for functions of a limited domain
 POSITIVE_POINTS = 4
+MAX_DIGITS = 4_000  # of a literal; Python reads 4,300
+MAX_DIGITS_EXPONENT = 4  # 1e9999 is the largest literal
 MAX_BITS = 24_000  # of an exact numerator or denominator: 7,000 digits, 2100! fits
 MAX_WORK = 30_000  # of one answer, in products of two points: about a third of a second
 
@@ -58,10 +62,24 @@ def spend(work: int) -> None:
         raise TooBig("work")
 
 
-def bounded(value: Fraction) -> Fraction:
-    if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
-        raise TooBig("fraction")
-    return value
+_INTEGER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?", re.ASCII)
+
+
+def plain_integer(text: str) -> str | None:
+    """The canonical digits of an integer such as 042, +7, 42.0 or 1,234, or None: integers compare as strings."""
+    match = _INTEGER.fullmatch(text)
+    if match is None:
+        return None
+    digits = match.group(2).replace(",", "").lstrip("0") or "0"
+    return "-" + digits if match.group(1) == "-" and digits != "0" else digits
+
+
+def decimal_fraction(literal: str) -> Fraction:
+    """An unsigned literal such as 12, .5, 3. or 4.5e33, exactly. TooBig for one of thousands of digits."""
+    mantissa, _, exponent = literal.lower().partition("e")
+    if len(mantissa) > MAX_DIGITS or len(exponent.lstrip("+-0")) > MAX_DIGITS_EXPONENT:
+        raise TooBig("literal")
+    return Fraction(literal)
 
 
 def checked(point: Point) -> Point:
@@ -93,9 +111,7 @@ class Number:
         return (checked(contexts.mp.mpf(self.exact.numerator) / self.exact.denominator),)
 
     def __add__(self, other: "Number") -> "Number":
-        if self.exact is not None and other.exact is not None:
-            return rational(self.exact + other.exact)
-        return combine(lambda a, b: a + b, self, other)
+        return _arithmetic(operator.add, self, other)
 
     def __neg__(self) -> "Number":
         if self.exact is not None:
@@ -106,16 +122,12 @@ class Number:
         return self + -other
 
     def __mul__(self, other: "Number") -> "Number":
-        if self.exact is not None and other.exact is not None:
-            return rational(self.exact * other.exact)
-        return combine(lambda a, b: a * b, self, other)
+        return _arithmetic(operator.mul, self, other)
 
     def __truediv__(self, other: "Number") -> "Number":
         if other.is_zero():
             raise NotExact("division by zero")
-        if self.exact is not None and other.exact is not None:
-            return rational(self.exact / other.exact)
-        return combine(lambda a, b: a / b, self, other)
+        return _arithmetic(operator.truediv, self, other)
 
     def is_zero(self) -> bool:
         return self.exact == 0 if self.exact is not None else any(point == 0 for point in self.points)
@@ -168,6 +180,12 @@ def _aligned(*numbers: Number) -> list[tuple[Point, ...]]:
     return [row * count if len(row) == 1 else row for row in points]
 
 
+def _arithmetic(operation: Callable[[Any, Any], Any], left: Number, right: Number) -> Number:
+    if left.exact is not None and right.exact is not None:
+        return rational(operation(left.exact, right.exact))
+    return combine(operation, left, right)
+
+
 def combine(function: Callable[..., Point], *numbers: Number, work: int = 1) -> Number:
     """A function applied point by point."""
     try:
@@ -182,7 +200,10 @@ def combine(function: Callable[..., Point], *numbers: Number, work: int = 1) -> 
 
 
 def rational(value: Fraction | int) -> Number:
-    return Number(bounded(Fraction(value)), ())
+    exact = Fraction(value)
+    if max(exact.numerator.bit_length(), exact.denominator.bit_length()) > MAX_BITS:
+        raise TooBig("fraction")
+    return Number(exact, ())
 
 
 def constant(name: str) -> Number:

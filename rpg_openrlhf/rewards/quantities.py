@@ -1,18 +1,49 @@
 """Units, per cent signs and remarks on size, which may stand beside a number without changing it."""
 
+import re
 from collections.abc import Sequence
 
 from rpg_openrlhf.rewards.expressions import TRIGONOMETRY, evaluate
 from rpg_openrlhf.rewards.lexer import Token
+from rpg_openrlhf.rewards.notation import synonyms, words_of
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
-from rpg_openrlhf.rewards.units import belongs_to_next, is_unit_word
+from rpg_openrlhf.rewards.token_text import text_of
 from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
 
 ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one, relative
 _SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
 _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
 _UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
+_EXPONENT = re.compile(r"\^(?:-?[1-4]|\{-?[1-4]\})")
 _LINKS = frozenset(("/", r"\cdot", r"\times", "."))
+
+# SI symbols with their prefixes, and the units of school problems.
+_SYMBOL = re.compile(
+    r"(?:[pnuμmcdkMGT]|da|h)?(?:m|g|s|A|K|mol|cd|Hz|N|Pa|J|W|C|V|F|T|H|L|l|eV|pc|bar|cal|b|rad|sr|ohm|erg|B)"
+)
+_UNITS, _CHANGING = words_of("units"), words_of("changing")
+_CHANGING_ENDINGS = tuple(words_of("changing_endings"))
+_SQUARES = frozenset(("square", "cubic", "sq", "cu"))  # in front of a unit they belong to it
+_WORD = re.compile(r"[A-Za-z]{3,20}")
+
+_SAME = synonyms("same_units")
+_CONFLICTS = frozenset(_SAME.values()) | {"mg", "nm", "pm", "ms", "ns", "ml"}
+
+
+def is_unit_word(word: str, in_text: bool) -> bool:
+    """True if the word can follow a number and leave it what it is."""
+    if word in _UNITS or _SYMBOL.fullmatch(word):
+        return True
+    lower = word.lower()
+    if not _WORD.fullmatch(word) or lower in _CHANGING or lower.removesuffix("s") in _CHANGING:
+        return False
+    return not lower.endswith(_CHANGING_ENDINGS) and (in_text or len(word) > 3)
+
+
+def conflict(left: str, right: str) -> bool:
+    """True if two units are known to be different ones: cents and dollars, m and km."""
+    known = [_SAME.get(unit.lower().rstrip("s"), unit) for unit in (left, right)]
+    return known[0] != known[1] and all(unit in _CONFLICTS for unit in known)
 
 
 def with_multiples(tokens: Tokens) -> Tokens:
@@ -31,12 +62,8 @@ def with_multiples(tokens: Tokens) -> Tokens:
 def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
     r"""The number of 50\%, 50 percent, 50 per cent, 50 pct."""
     texts = [token.text.lower() for token in tokens]
-    if len(tokens) > 1 and texts[-1] in ("%", "percent", "percentage"):
-        return tokens[:-1], True
-    if len(tokens) > 3 and "".join(texts[-3:]) == "pct":
-        return tokens[:-3], True
-    for count in (2, 4):  # per cent, as a word and as letters
-        if len(tokens) > count and "".join(texts[-count:]) == "percent":
+    for count in range(1, min(5, len(tokens))):  # a sign, words, or letters
+        if "".join(texts[-count:]) in ("%", "percent", "percentage", "pct"):
             return tokens[:-count], True
     return tokens, False
 
@@ -60,7 +87,7 @@ def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
     token, before = tokens[start], tokens[:start]
     if before[-1].text in ("_", "^", "{", "(", "=", "+", "-", "|"):
         return False
-    if token.text == "^" and _degree_length(tokens[start:]):
+    if token.text == r"\degree":
         return not any(t.text in TRIGONOMETRY for t in before)  # under a sine the degree is a number
     if token.kind == "word" or (bare_letters and token.text in _UNIT_COMMANDS):
         return True
@@ -81,20 +108,14 @@ def _run(tokens: Sequence[Token], start: int) -> str:
     return text
 
 
-def _degree_length(tokens: Sequence[Token]) -> int:
-    texts = [token.text for token in tokens[:4]]
-    return 2 if texts[:2] == ["^", r"\circ"] else 4 if texts == ["^", "{", r"\circ", "}"] else 0
-
-
 def _unit_phrase(tokens: Tokens) -> str | None:
     """One unit for tokens that are units and their exponents only: cm^2, square units, m/s, miles per hour."""
     position, names = 0, []
     while position < len(tokens):
         token = tokens[position]
-        degree = _degree_length(tokens[position:])
-        if degree:
-            name, position = "deg", position + degree
-        elif token.kind == "word" and (belongs_to_next(token.text) and position + 1 < len(tokens)):
+        if token.text == r"\degree":
+            name, position = "deg", position + 1
+        elif token.kind == "word" and token.text.lower() in _SQUARES and position + 1 < len(tokens):
             name, position = "square", position + 1
         elif token.kind == "word" and is_unit_word(token.text, True):
             name, position = token.text, position + 1
@@ -116,15 +137,7 @@ def _unit_phrase(tokens: Tokens) -> str | None:
 
 def _exponent_length(tokens: Tokens) -> int:
     """Number of tokens of a unit's exponent: ^2, ^{-1}."""
-    texts = [token.text for token in tokens[:6]]
-    if texts[:1] != ["^"]:
-        return 0
-    inner = texts[2:] if texts[1:2] == ["{"] else texts[1:]
-    sign = inner[:1] == ["-"]
-    digits = inner[sign : sign + 1]
-    if not digits or digits[0] not in ("1", "2", "3", "4"):
-        return 0
-    return 2 + sign + (2 if texts[1] == "{" else 0)
+    return next((length for length in range(2, 6) if _EXPONENT.fullmatch(text_of(tokens[:length]))), 0)
 
 
 def split_remark(tokens: Tokens) -> tuple[Tokens, Tokens] | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
 
+_PAST = (Token("past", ""),) * 10  # more than any look ahead
 MAX_DEPTH = 24  # nested groups; a final answer has a few
 
 
@@ -12,25 +13,30 @@ class TokenReader:
     """A place in the tokens. NotExact where what comes next is no part of an expression."""
 
     def __init__(self, tokens: Sequence[Token]):
-        self.tokens = list(tokens)
+        self.tokens = [*tokens, *_PAST]
         self.position, self.depth = 0, 0
 
     def peek(self, ahead: int = 0) -> str:
         """Text of a token, the next one or one after it; "" past the end."""
-        index = self.position + ahead
-        return self.tokens[index].text if index < len(self.tokens) else ""
+        return self.tokens[self.position + ahead].text
 
     def kind(self, ahead: int = 0) -> str:
         """Kind of a token, the next one or one after it; "past" past the end."""
-        index = self.position + ahead
-        return self.tokens[index].kind if index < len(self.tokens) else "past"
+        return self.tokens[self.position + ahead].kind
 
     def take(self) -> str:
         """Read the next token."""
-        if self.position >= len(self.tokens):
+        if self.kind() == "past":
             raise NotExact("the end came too early")
         self.position += 1
         return self.tokens[self.position - 1].text
+
+    def accept(self, *texts: str) -> bool:
+        """Read the next tokens if they are these."""
+        if any(self.peek(ahead) != text for ahead, text in enumerate(texts)):
+            return False
+        self.position += len(texts)
+        return True
 
     def expect(self, token: str) -> None:
         """Read a token that must be there."""
@@ -54,43 +60,15 @@ class TokenReader:
         if self.kind(braces) == "number" or (braces and self.peek(braces) in ("-", "+", r"\frac")):
             raise NotExact("two numbers side by side")
 
-    def degree(self) -> bool:
-        r"""Take a degree sign: ^\circ or ^{\circ}."""
-        if self.peek() == r"\circ":
-            self.take()
-            return True
-        if [self.peek(i) for i in range(3)] == ["{", r"\circ", "}"]:
-            self.position += 3
-            return True
-        return False
-
     def subscript(self) -> str:
         """The text of a following subscript: part of a name, never a value."""
-        if self.peek() != "_":
-            return ""
-        self.take()
-        if self.peek() != "{":
-            return "_" + self.take()
-        parts, depth = [], 0
-        while True:
-            token = self.take()
-            depth += (token == "{") - (token == "}")
-            if depth == 0:
-                return "_" + "".join(part for part in parts if part not in ("{", "}"))
-            parts.append(token)
+        return "_" + self.group_text().replace("{", "").replace("}", "") if self.accept("_") else ""
 
     def inverse_sign(self) -> bool:
         """Take the ^{-1} of an inverse function."""
-        for sign in (["^", "{", "-", "1", "}"], ["^", "-", "1"]):
-            texts = [self.peek(i) for i in range(len(sign) + 1)]
-            if texts[:-1] == sign and (texts[-1] == "(" or sign[1] == "-" or texts[-1] not in ("^", "!")):
-                self.position += len(sign)
-                return True
-        return False
-
-    def applied_to_one_token(self) -> bool:
-        """x(t) and I(0) are applications as well, and not products."""
-        return self.kind(1) in ("number", "letter") and self.peek(2) == ")"
+        if self.accept("^", "-", "1"):
+            return True
+        return self.peek(5) not in ("^", "!") and self.accept("^", "{", "-", "1", "}")
 
     def corners(self) -> str:
         r"""The points of an angle or a triangle: \angle ABC."""

@@ -2,11 +2,11 @@ r"""Tokens of an answer as text: splitting at separators, names, words, signs an
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import TooBig
-from rpg_openrlhf.rewards.values import Based, Tokens
+from rpg_openrlhf.rewards.values import Tokens, Words
 
 MAX_ITEMS = 200
 MAX_SIGNS = 4  # \pm signs in one answer, each doubles it
@@ -14,16 +14,8 @@ _OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil"))
 _CLOSE = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil"))
 _TRAILING = frozenset((".", ",", ";", ":", "?"))
 _LEADING = frozenset(("=", ":", r"\approx", r"\sim"))
-_NUMERALS_TEXT = """
-    two three four five six seven eight nine ten eleven twelve sixteen
-"""
-_NUMERALS: dict[str, int] = dict(
-    zip(
-        _NUMERALS_TEXT.split(),
-        [*range(2, 13), 16],
-        strict=True,
-    )
-)
+_NUMERALS_TEXT = "two three four five six seven eight nine ten eleven twelve sixteen"
+_NUMERALS: dict[str, int] = dict(zip(_NUMERALS_TEXT.split(), [*range(2, 13), 16], strict=True))
 _NAME = re.compile(r"(?:[A-Za-z]'*|\\(?!angle)[a-z]+)(?:_(?:\w+|\{[^{}]*\}))?|m?\\angle(?:\{?[A-Z]{1,3}\}?)")
 
 
@@ -36,18 +28,21 @@ def is_name(tokens: Sequence[Token]) -> bool:
     return bool(tokens) and _NAME.fullmatch(text_of(tokens)) is not None and tokens[0].kind in ("letter", "command")
 
 
-def split_top(tokens: Tokens, is_separator: Callable[[Token], bool]) -> list[Tokens]:
-    """Split at separators outside all brackets; half-open intervals count as brackets too."""
-    depth, parts, start = 0, [], 0
-    for index, token in enumerate(tokens):
-        if depth == 0 and is_separator(token):
-            parts.append(tokens[start:index])
-            start = index + 1
-        depth += (token.text in _OPEN or token.kind == "begin") - (token.text in _CLOSE or token.kind == "end")
-    parts.append(tokens[start:])
-    if len(parts) > MAX_ITEMS:
+def _depths(tokens: Tokens) -> list[int]:
+    """The number of open brackets in front of each token, and at the end."""
+    opened = ((t.text in _OPEN or t.kind == "begin") - (t.text in _CLOSE or t.kind == "end") for t in tokens)
+    return list(itertools.accumulate(opened, initial=0))
+
+
+def split_top(tokens: Tokens, *marks: str) -> list[Tokens]:
+    """Split at marks outside all brackets; half-open intervals count as brackets too."""
+    cuts = [index for index, token in enumerate(tokens) if token.text in marks]
+    if cuts:
+        depths = _depths(tokens)
+        cuts = [cut for cut in cuts if depths[cut] == 0]
+    if len(cuts) >= MAX_ITEMS:
         raise TooBig("items")
-    return parts
+    return [tokens[start + 1 : end] for start, end in itertools.pairwise((-1, *cuts, len(tokens)))]
 
 
 def trim(tokens: Tokens) -> Tokens:
@@ -62,12 +57,8 @@ def trim(tokens: Tokens) -> Tokens:
 
 def balanced(tokens: Tokens) -> bool:
     """True if all brackets are closed in the tokens; half-open intervals count as closed."""
-    depth = 0
-    for token in tokens:
-        depth += (token.text in _OPEN) - (token.text in _CLOSE)
-        if depth < 0:
-            return False
-    return depth == 0
+    depths = _depths(tuple(token for token in tokens if token.kind not in ("begin", "end")))
+    return min(depths) == depths[-1] == 0
 
 
 def words(tokens: Tokens) -> str | None:
@@ -86,10 +77,9 @@ def expand_signs(tokens: Tokens) -> list[Tokens] | None:
         return None
     if len(signs) > MAX_SIGNS:
         raise TooBig("signs")
-    choices: Iterable[Sequence[str]] = itertools.product("+-", repeat=len(signs))
+    choices = [*itertools.product("+-", repeat=len(signs))]
     if r"\mp" in signs:
-        flipped = {"+": "-", "-": "+"}
-        choices = [tuple(s if sign == r"\pm" else flipped[s] for sign in signs) for s in "+-"]
+        choices = [tuple(s if sign == r"\pm" else "+-"[s == "+"] for sign in signs) for s in "+-"]
     expanded = []
     for choice in choices:
         chosen = iter(choice)
@@ -97,7 +87,7 @@ def expand_signs(tokens: Tokens) -> list[Tokens] | None:
     return expanded
 
 
-def numeral(tokens: Tokens) -> Based | None:
+def numeral(tokens: Tokens) -> Words | None:
     """1011_2, 4210_{5}, 32_{(8)}, 1011_{\\text{two}}."""
     mark = next((index for index, token in enumerate(tokens) if token.text == "_"), 0)
     sign = "-" if tokens[0].text == "-" else ""
@@ -110,4 +100,4 @@ def numeral(tokens: Tokens) -> Based | None:
     values = [int(digit, 36) for digit in digits if digit != "."]
     if not 2 <= base <= 36 or max(values) >= base or any(token.spaced for token in tokens[1 + len(sign) : mark]):
         return None
-    return Based(sign + (digits.lower().lstrip("0") or "0"), base)
+    return Words(f"{'minus ' if sign else ''}{digits.lower().lstrip('0') or '0'} base {base}")

@@ -6,8 +6,7 @@ Bag       items without order: a list of solutions, a set {..}, a union of inter
 Names     values by name: x = 2, y = 3, or (x, y) = (2, 3)
 Equation  lhs = rhs; against a bare value its last side counts
 Relation  an inequality that is no interval: the difference of its sides is below zero
-Based     a numeral with a base, 1011_2: equal only to the same numeral in the same base
-Words     an answer in words
+Words     an answer in words; a numeral with a base, 1011_2, which only the same numeral in the same base equals
 """
 
 from collections.abc import Iterator
@@ -51,12 +50,6 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Based:
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True)
 class Words:
     text: str
 
@@ -91,7 +84,6 @@ class Names:
 class Relation:
     difference: Number
     strict: bool
-    tokens: Tokens
 
 
 @dataclass(frozen=True)
@@ -107,7 +99,7 @@ class Bag:
     items: tuple["Value", ...]
 
 
-Value = Leaf | Based | Words | Equation | Names | Relation | Row | Bag
+Value = Leaf | Words | Equation | Names | Relation | Row | Bag
 
 
 INFINITY = Leaf((Token("command", r"\infty"),))
