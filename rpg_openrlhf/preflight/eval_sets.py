@@ -22,7 +22,6 @@ from rpg_openrlhf.problems.prompt_sets import PromptSet, checked_row, in_message
 from rpg_openrlhf.problems.reading import KINDS
 from rpg_openrlhf.problems.rows import BadRow, read_row
 from rpg_openrlhf.runs import eval_metrics
-from rpg_openrlhf.settings import layout
 
 FLAG, FILE = "eval.dataset", "evaluation.jsonl"
 NO_BEST = "none"  # upstream's word for no best checkpoint
@@ -145,7 +144,8 @@ def _check_cut(flags: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
     best, known = flags["ckpt.best_metric_key"], eval_metrics.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
-    if best not in ("", NO_BEST, *known) and not layout.is_upstreams_async(flags):
+    names_are_ours = flags["algo.objective"] == "rpg" or not flags["train.async_enable"]
+    if best not in ("", NO_BEST, *known) and names_are_ours:
         raise Refusal(
             f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
             f"{NO_BEST} for no best checkpoint"
