@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight.data import FIRST_ROWS
+from rpg_openrlhf.preflight.data import FIRST_ROWS, room_for_prompts
+from rpg_openrlhf.preflight.files import NO_TEMPLATE
 from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.prompt_sets import PromptSet
 from rpg_openrlhf.settings import memory
@@ -45,15 +46,12 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name, **how)
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=not args.data.disable_fast_tokenizer, **how)
     except Exception as error:  # transformers lets through whatever a broken file makes its parsers raise
-        raise Refusal(
-            f"--actor.model_name_or_path {name}: cannot be loaded: {' '.join(str(error).split())[:300]}"
-        ) from None
+        why = " ".join(str(error).split())[:300]
+        raise Refusal(f"--actor.model_name_or_path {name}: cannot be loaded: {why}") from None
     if args.data.apply_chat_template and not tokenizer.chat_template:
-        raise Refusal(
-            "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
-        )
-    if len(tokenizer) > config.get_text_config().vocab_size:
-        vocabulary = config.get_text_config().vocab_size
+        raise Refusal(NO_TEMPLATE)
+    vocabulary = config.get_text_config().vocab_size
+    if len(tokenizer) > vocabulary:
         raise Refusal(
             f"--actor.model_name_or_path {name}: its tokenizer has {len(tokenizer)} tokens, its model only "
             f"{vocabulary}; save the two that belong together"
@@ -94,7 +92,7 @@ def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> 
 def _lengths(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> tuple[float, int, str]:
     """Tokens of a prompt in the median and at most, and the room for them in words."""
     lengths = [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-    room = args.data.max_len - (args.rollout.max_new_tokens or 1)
+    room = room_for_prompts(args.data.max_len, args.rollout.max_new_tokens)
     long = sum(length > room for length in lengths)
     cut = f"; {long} are longer and would lose their beginning" if long else ""
     return statistics.median(lengths), max(lengths), f"room for {room}{cut}"

@@ -67,7 +67,11 @@ def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
                 )
             owner[benchmark] = name
         rows += found
-    _check_cut(flags, rows)
+    if len(rows) > flags["data.max_samples"] and len(owner) > 1:
+        raise Refusal(
+            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
+            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+        )
     rows, key = rows[: flags["data.max_samples"]], flags["data.input_key"]
     if len({type(row[key]) for row in rows}) > 1:
         rows = in_messages(rows, key)
@@ -132,14 +136,6 @@ def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -
             raise Refusal(f"--{FLAG} {place} has no answer to grade by (answer, label, solution, ground_truth)")
         row[flags["data.label_key"]] = answer
     return _kept(name, row, flags)
-
-
-def _check_cut(flags: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    if len(rows) > flags["data.max_samples"] and len({row["datasource"] for row in rows}) > 1:
-        raise Refusal(
-            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
-            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
-        )
 
 
 def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:

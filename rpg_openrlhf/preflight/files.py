@@ -22,6 +22,9 @@ TOKENIZER_FILES = (
     "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
 CONNECT_SECONDS = 5.0
+NO_TEMPLATE = (
+    "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
+)
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 DIRECTORIES = ("ckpt.output_dir", "ckpt.path", "logger.run_dir", "logger.tensorboard_dir")
 PATHS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path", "train.agent_func_path")
@@ -35,10 +38,8 @@ def make_absolute(flags: dict[str, Any]) -> None:
     for name in PATHS:
         flags[name] = flags[name] and _absolute(flags[name].strip())
     for name in LISTS:
-        parts = split_names(flags[name]) if flags[name] else []
-        flags[name] = flags[name] and ",".join(
-            _absolute(path) + (f"@{folder}" if folder else "") for path, folder in parts
-        )
+        parts = [_absolute(path) + (f"@{folder}" if folder else "") for path, folder in split_names(flags[name] or "")]
+        flags[name] = flags[name] and ",".join(parts)
 
 
 def _absolute(name: str) -> str:
@@ -76,12 +77,11 @@ def check_model(flag: str, name: str, flags: dict[str, Any], dry_run: bool) -> d
         if "auto_map" in {**tokenizer, **config} and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
         return config
+    wanted = "give a Hugging Face model folder"
     if not path.is_dir():
-        raise Refusal(
-            f"--{flag} {name}: no such folder; give a Hugging Face model folder or hub id (organisation/name)"
-        )
+        raise Refusal(f"--{flag} {name}: no such folder; {wanted} or hub id (organisation/name)")
     if not (path / "config.json").is_file():
-        raise Refusal(f"--{flag} {name}: holds no config.json; give a Hugging Face model folder")
+        raise Refusal(f"--{flag} {name}: holds no config.json; {wanted}")
     for file in CODE_FILES:
         if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
@@ -102,10 +102,8 @@ def check_adapters(flags: dict[str, Any]) -> None:
     unknown = [name for name in targets if name.split(".")[-1] not in modules]
     if modules and unknown:
         known = sorted(name for name in modules if name.endswith("proj") or name.startswith(("fc", "w")))
-        raise Refusal(
-            f"--ds.lora.target_modules {unknown[0]}: the model has no such layer; name some of "
-            f"{', '.join(known or sorted(modules))}"
-        )
+        names = ", ".join(known or sorted(modules))
+        raise Refusal(f"--ds.lora.target_modules {unknown[0]}: the model has no such layer; name some of {names}")
 
 
 def _tensor_names(file: Path) -> list[str]:
@@ -160,9 +158,8 @@ def _check_length(flags: dict[str, Any], config: dict[str, Any]) -> None:
     longest = text.get("max_position_embeddings")
     scaled = any((text.get(key) or {}).get("factor") for key in ("rope_scaling", "rope_parameters"))
     if isinstance(longest, int) and not scaled and flags["data.max_len"] > longest:
-        raise Refusal(
-            f"--data.max_len {flags['data.max_len']}: is more than the model's {longest} positions; lower it"
-        )
+        wanted = flags["data.max_len"]
+        raise Refusal(f"--data.max_len {wanted}: is more than the model's {longest} positions; lower it")
 
 
 def check_has_chat_template(flags: dict[str, Any]) -> None:
@@ -170,13 +167,11 @@ def check_has_chat_template(flags: dict[str, Any]) -> None:
     path = Path(flags["actor.model_name_or_path"])
     if not (flags["data.apply_chat_template"] and path.is_dir()):
         return
-    in_file = (path / "tokenizer_config.json").is_file() and _read_json(
-        "actor.model_name_or_path", path / "tokenizer_config.json"
-    ).get("chat_template")
-    if not (in_file or any(path.glob("chat_template*")) or (path / "additional_chat_templates").is_dir()):
-        raise Refusal(
-            "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
-        )
+    if any(path.glob("chat_template*")) or (path / "additional_chat_templates").is_dir():
+        return
+    file = path / "tokenizer_config.json"
+    if not (file.is_file() and _read_json("actor.model_name_or_path", file).get("chat_template")):
+        raise Refusal(NO_TEMPLATE)
 
 
 def check_reward(flags: dict[str, Any]) -> None:

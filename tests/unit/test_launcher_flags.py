@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.preflight import files
 from rpg_openrlhf.settings import defaults as settle
 from rpg_openrlhf.settings import parser as flags
+from rpg_openrlhf.settings import run_names
 
 
 def layer(tmp_path, text, name="a.yaml"):
@@ -104,7 +107,9 @@ def test_a_switch_of_a_layer_can_be_turned_off(tmp_path):
 
 
 @pytest.mark.parametrize("objective", ["rpg", "openrlhf"])
-def test_print_config_reads_back_to_the_same_run_and_keeps_the_secret(tmp_path, capsys, objective):
+def test_print_config_reads_back_to_the_same_run_and_keeps_the_secret(tmp_path, capsys, objective, monkeypatch):
+    # A run's default name has the minute, which may end in between.
+    monkeypatch.setattr(run_names, "datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
     argv = [
         "--algo.objective",
         objective,
