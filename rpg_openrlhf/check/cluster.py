@@ -43,14 +43,11 @@ def cluster(platform: str, address: str = "") -> str:
             ) from None
         for package, version in mine[0].items():
             if versions.get(package) != version:
-                raise Failed(
-                    f"node {name} has {package} {versions.get(package, 'not')}, this one {version}",
-                    "install the same lock on every node",
-                )
+                wrong = f"node {name} has {package} {versions.get(package, 'not')}, this one {version}"
+                raise Failed(wrong, "install the same lock on every node")
         if files != mine[1]:
-            raise Failed(
-                f"node {name} has other files of rpg_openrlhf", "one checkout under the same path on every node"
-            )
+            mend = "one checkout under the same path on every node"
+            raise Failed(f"node {name} has other files of rpg_openrlhf", mend)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if platform != "cpu" and not gpus:
         raise Failed("the cluster has no GPU", "ray start on nodes that have")

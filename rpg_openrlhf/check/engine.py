@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,19 +44,13 @@ print(int(value.sum()))
 """
 
 
-def _alone() -> None:
-    """A process group of this process, which CudaIpc asks for."""
-    if not dist.is_initialized():
-        store = dist.HashStore()
-        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-
-
 def _memory(platform: str, nbytes: int) -> SharedMemory | CudaIpc:
     if platform == "cpu":
         return SharedMemory(nbytes)
     from openrlhf.trainer.ray.utils import get_physical_gpu_id
 
-    _alone()
+    if not dist.is_initialized():  # CudaIpc asks for a process group
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return CudaIpc(nbytes, get_physical_gpu_id())
 
 
@@ -75,39 +70,28 @@ def transport(platform: str) -> str:
         print(done.stderr, file=sys.stderr)
         mend = "look at /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
         raise Failed(f"{kind}: the other process read {done.stdout.strip() or 'nothing'}", mend)
-    if platform == "cpu":
-        return f"{kind}; {_two_ranks('gloo')}"
-    if torch.cuda.device_count() < 2:
+    if platform != "cpu" and torch.cuda.device_count() < 2:
         return f"{kind}; one GPU, so no NCCL between ranks"
-    return f"{kind}; {_two_ranks('nccl')}"
+    return f"{kind}; {_two_ranks('gloo' if platform == 'cpu' else 'nccl')}"
 
 
 def _two_ranks(backend: str) -> str:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, "-c", RANKS]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), port, backend], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for rank in (0, 1)
-    ]
-    lines = []
-    for rank in ranks:
-        try:
-            lines.append(rank.communicate(timeout=90))
-        except subprocess.TimeoutExpired:
-            for each in ranks:
-                each.kill()
-            raise Failed(
-                f"{backend} between two ranks hangs", "NCCL_DEBUG=INFO rpg-check --verbose shows where"
-            ) from None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    commands = [[sys.executable, "-c", RANKS, rank, port, backend] for rank in "01"]
+    ranks = [subprocess.Popen(command, **pipes) for command in commands]
+    mend = "NCCL_DEBUG=INFO rpg-check --verbose shows where"
+    try:
+        lines = [rank.communicate(timeout=90) for rank in ranks]
+    except subprocess.TimeoutExpired:
+        for rank in ranks:
+            rank.kill()
+        raise Failed(f"{backend} between two ranks hangs", mend) from None
     if [out.strip() for out, _ in lines] != ["12", "12"]:
         print(*(error for _, error in lines), sep="\n", file=sys.stderr)
-        raise Failed(f"{backend} between two ranks fails", "NCCL_DEBUG=INFO rpg-check --verbose shows where")
+        raise Failed(f"{backend} between two ranks fails", mend)
     return f"{backend} between two ranks"
 
 

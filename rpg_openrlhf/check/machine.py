@@ -8,7 +8,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -42,17 +41,13 @@ def versions(platform: str) -> str:
         for line in importlib.metadata.requires("openrlhf") or []
         if (match := re.match(r"([\w-]+)(?:\[\w+\])?==([\w.]+)", line)) and "latest" not in line
     )
+    pins.pop("flash-attn", None)  # optional here
     for name, wanted in pins.items():
         have = versions.get(name)
-        if name in ("flash-attn",):
-            continue  # optional here
         if have is None and name == "vllm":
             raise Failed("vllm is not installed", "make install, or make install-gpu")
         if have is not None and have.partition("+")[0] != wanted:
             raise Failed(f"{name} is {have}, OpenRLHF {versions['openrlhf']} wants {wanted}", "make install anew")
-    python = sys.version_info[:2]
-    if python < (3, 11):
-        raise Failed(f"Python is {python[0]}.{python[1]}", "use 3.11 or 3.12")
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown if platform == "cpu" else f"{shown}; {_cuda()}"
 
@@ -99,14 +94,9 @@ def machine(platform: str) -> str:
         raise Failed(
             f"{cache} has {disk:.0f} GiB free", f"{DISK_GIB} GiB and more for models: free some, or set HF_HOME"
         )
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        hub = "HF_HUB_OFFLINE"
-    elif hub_is_reachable():
-        hub = "reachable"
-    else:
-        hub = (
-            "not reachable: models and data must be folders and files, or export HF_HUB_OFFLINE=1 with a filled cache"
-        )
+    away = "not reachable: models and data must be folders and files, or export HF_HUB_OFFLINE=1 with a filled cache"
+    is_offline = os.environ.get("HF_HUB_OFFLINE") == "1"
+    hub = "HF_HUB_OFFLINE" if is_offline else "reachable" if hub_is_reachable() else away
     return f"/dev/shm {room:.0f} GiB, {handles} files, {disk:.0f} GiB of disk, hub {hub}"
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import traceback
 
-from rpg_openrlhf.check.stages import STAGES, Failed, Skipped
+from rpg_openrlhf.check.stages import NO_WORD, STAGES, Failed, Skipped
 
 
 def main(argv: list[str]) -> int:
@@ -30,9 +31,7 @@ def main(argv: list[str]) -> int:
         result |= {"status": "failed", "says": str(failure), "mend": failure.mend}
     except Exception as error:
         result |= {"status": "failed", "says": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        result["mend"] = "rpg-check --verbose shows the whole output"
-        import traceback
-
+        result["mend"] = NO_WORD
         traceback.print_exc()
     print("\n" + json.dumps(result), flush=True)
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+NO_WORD = "rpg-check --verbose shows the whole output"  # what to do where a stage itself does not say
+
 
 class Failed(Exception):
     """A stage found something wrong; `mend` says what to do."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from rpg_openrlhf.check.stages import STAGES
+from rpg_openrlhf.check.stages import NO_WORD, STAGES
 from rpg_openrlhf.settings.machine import resolve_platform
 
 
@@ -43,9 +43,8 @@ def run(name: str, platform: str, address: str = "", verbose: bool = False) -> d
     """One stage in its own process: its status (ok, failed, skipped), what it says and what to do, and its seconds."""
     limit, began = STAGES[name].seconds, time.monotonic()
     command = [sys.executable, "-m", "rpg_openrlhf.check.run_stage", name, platform, *([address] if address else [])]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
     status: int | None = None
     try:
         output, error = process.communicate(timeout=limit)
@@ -58,25 +57,14 @@ def run(name: str, platform: str, address: str = "", verbose: bool = False) -> d
         raise
     if verbose:
         print(f"--- {name}\n{output}{error}", file=sys.stderr)
-    result = _last_result(output)
+    lines = [line for line in output.splitlines() if line.startswith('{"stage"')]
+    result = json.loads(lines[-1]) if lines else None
     if result is None:
-        how = f"did not end in {limit} s" if status is None else f"ended with status {status} and no result"
-        lines = [line.strip() for line in error.splitlines() if line.strip()]
-        says = f"{how}{': ' + lines[-1][:200] if lines and status is not None else ''}"
-        result = {
-            "stage": name,
-            "status": "failed",
-            "says": says,
-            "mend": "rpg-check --verbose shows the whole output",
-        }
+        says = f"did not end in {limit} s" if status is None else f"ended with status {status} and no result"
+        if status is not None and error.strip():
+            says += f": {error.strip().splitlines()[-1].strip()[:200]}"
+        result = {"stage": name, "status": "failed", "says": says, "mend": NO_WORD}
     return result | {"seconds": round(time.monotonic() - began, 1)}
-
-
-def _last_result(output: str) -> dict[str, str | float] | None:
-    for line in reversed(output.splitlines()):
-        if line.startswith('{"stage"'):
-            return json.loads(line)
-    return None
 
 
 def line_of(result: dict[str, str | float]) -> str:

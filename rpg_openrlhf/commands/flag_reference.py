@@ -7,6 +7,7 @@ import re
 
 from rpg_openrlhf.settings import parser as flags
 from rpg_openrlhf.settings import upstream
+from rpg_openrlhf.settings.own_flags import FLAGS
 
 HEAD = f"""# All flags
 
@@ -18,29 +19,20 @@ all others are OpenRLHF {upstream.VERSION}'s. What they do together: [configurat
 
 def reference() -> str:
     """The whole page."""
-    parser = flags.build_parser()
-    ours = {
-        action
-        for group in parser._action_groups
-        if group.title in ("RPG", "launcher")
-        for action in group._group_actions
-    }
+    ours = {flag.name for flag in FLAGS} | set(flags.LAUNCHER_ONLY)
     sections: dict[str, list[str]] = {}
-    for name, action in sorted(flags.by_flag(parser).items()):
+    for name, action in sorted(flags.by_flag(flags.build_parser()).items()):
         if name != "help":
             section, dot, _ = name.partition(".")
-            sections.setdefault(section if dot else "", []).append(_row(name, action, action in ours))
+            shown = f"**`--{name}`**" if name in ours else f"`--{name}`"
+            text = re.sub(r"\s*\(default: [^()]*\)$", "", action.help or "")
+            row = f"| {shown} | {_value(action)} | {_default(name, action)} | {_cell(text)} |"
+            sections.setdefault(section if dot else "", []).append(row)
     lines = [HEAD.rstrip()]
     for section, rows in sorted(sections.items()):
         title = f"`--{section}.*`" if section else "Without a section"
         lines += ["", f"## {title}", "", "| flag | value | default | meaning |", "|---|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
-
-
-def _row(name: str, action: argparse.Action, is_ours: bool) -> str:
-    shown = f"**`--{name}`**" if is_ours else f"`--{name}`"
-    text = re.sub(r"\s*\(default: [^()]*\)$", "", action.help or "")
-    return f"| {shown} | {_value(action)} | {_default(name, action)} | {_cell(text)} |"
 
 
 def _value(action: argparse.Action) -> str:
@@ -49,15 +41,13 @@ def _value(action: argparse.Action) -> str:
     if action.choices:
         return ", ".join(map(str, action.choices))
     kind = getattr(action.type, "__name__", "str")
-    return {None: kind}.get(action.nargs, f"{kind} ({action.nargs})")  # pyright: ignore[reportArgumentType]
+    return f"{kind} ({action.nargs})" if action.nargs else kind
 
 
 def _default(name: str, action: argparse.Action) -> str:
-    if action.nargs == 0:
-        return "on" if action.default else ""
     if name == "logger.wandb.run_name":
         return "method, seed and time"
-    value = action.default
+    value = ("on" if action.default else "") if action.nargs == 0 else action.default
     return "" if value is None else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -41,11 +41,8 @@ def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> lis
         raise Refusal(f"--hardware {hardware}: {configs / hardware}.yaml does not exist; name a layer of {configs}")
     shared = [*table.get("common", content["common"]), *table["layers"]]
     setting = "-".join(Path(layer).name for layer in table["layers"])
-    rows = []
-    for method in table["runs"]:
-        layers = [*shared, *_layers(method, table, content), hardware]
-        rows.append(Run(f"{setting}/{method}", method, layers, table.get("evaluation", "")))
-    return rows
+    layers = {method: [*shared, *_layers(method, table, content), hardware] for method in table["runs"]}
+    return [Run(f"{setting}/{method}", method, layers[method], table.get("evaluation", "")) for method in layers]
 
 
 def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list[str]:
@@ -76,9 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("table", nargs="?", help="one of configs/tables.yaml; none: list them")
     parser.add_argument("--hardware", help=f"layer below configs/, such as hardware/8xh200 ({HARDWARE})")
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the layers (the package's checkout)")
-    parser.add_argument(
-        "--plain", action="store_true", help="folder, layers and evaluation, tab-separated, for scripts"
-    )
+    plain = "folder, layers and evaluation, tab-separated, for scripts"
+    parser.add_argument("--plain", action="store_true", help=plain)
     args = parser.parse_args(argv)
     try:
         if args.table is None:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import yaml
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight import data, eval_sets, files, paths
+from rpg_openrlhf.preflight import data, eval_sets, files
 from rpg_openrlhf.preflight.eval_sets import EvalSets
 from rpg_openrlhf.problems.prompt_sets import PromptSet
 from rpg_openrlhf.runs import inputs
@@ -42,11 +42,11 @@ def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int]
 def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> int:
     parsed = flags.parse(argv)
     settle.fill_defaults(parsed)
-    paths.make_absolute(parsed.values)
+    files.make_absolute(parsed.values)
     if parsed.print_config:
         print(as_yaml(parsed), end="")
         return 0
-    platform = machine.resolve_platform(parsed.config.platform)
+    platform = machine.resolve_platform(parsed.values["platform"])
     sources, sets, prompts, architecture, notes = _check(parsed, platform)
     if not parsed.dry_run:  # what to go on from is known once nobody writes there any more
         await_earlier(Path(parsed.values["ckpt.path"]))
@@ -79,7 +79,7 @@ def _check(
 ) -> tuple[list[PromptSet], EvalSets | None, int | None, dict, list[str]]:
     """Every refusal there is -> the training sources, what is evaluated, prompts an episode, config.json, notes."""
     values = parsed.values
-    checks.check_flags(parsed, platform)
+    settings = checks.check_flags(parsed, platform)
     eval_sets.check_flags(values, parsed.explicit)
     run_names.check_wandb(values)
     files.check_cache()
@@ -92,7 +92,7 @@ def _check(
     sources = data.check_data(values)
     sets = eval_sets.read(values, sources)
     prompts = data.count_prompts(values, sources)
-    notes = layout.check_last_rollout(values, prompts) + reference_checks.check_run_length(values, prompts)
+    notes = layout.check_last_rollout(settings, prompts) + reference_checks.check_run_length(settings, prompts)
     return sources, sets, prompts, architecture, notes + layout.notes_on_experts(architecture, platform)
 
 
@@ -100,8 +100,8 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
     """Checked flags -> the nested args upstream works with, the launcher's settings made, and notes to print."""
     flat = argparse.Namespace(**{**parsed.values, "platform": platform})
     args, notes = upstream.validate(flat)
-    args.num_gpus = layout.gpus_needed(parsed.values)
-    args.rpg.on_policy = layout.is_on_policy(parsed.values) and args.rpg.old_policy == "recompute"
+    args.num_gpus = layout.gpus_needed(args)
+    args.rpg.on_policy = layout.is_on_policy(args) and args.rpg.old_policy == "recompute"
     return args, notes + settle.settle(args)
 
 
@@ -109,7 +109,7 @@ def resolved(parsed: flags.Parsed) -> dict:
     """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
     refused = (
         ("algo.kl.", "critic.")
-        if parsed.config.algo.objective == "rpg"
+        if parsed.values["algo.objective"] == "rpg"
         else ("rpg.", *(name for name in reference_checks.OURS if name != "ref.refresh"))
     )
     shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}

@@ -22,6 +22,11 @@ def columns_of(flags: dict[str, Any]) -> Columns:
     )
 
 
+def room_for_prompts(max_len: int, max_new_tokens: int | None) -> int:
+    """Tokens beside a response's."""
+    return max_len - (max_new_tokens or 1)
+
+
 def is_upstreams(flags: dict[str, Any]) -> bool:
     """True where upstream reads the data by itself: ModelScope's hub, and images."""
     return flags["use_ms"] or flags["data.max_images_per_prompt"] > 0
@@ -42,13 +47,8 @@ def check_data(flags: dict[str, Any]) -> list[PromptSet]:
     _check_mixture(flags, len(split_names(flags["data.prompt_dataset"])))
     if is_upstreams(flags):
         return []
-    sets = read_sets(
-        "data.prompt_dataset",
-        flags["data.prompt_dataset"],
-        flags["data.prompt_split"],
-        columns,
-        flags["trust_remote_code"],
-    )
+    name, split = flags["data.prompt_dataset"], flags["data.prompt_split"]
+    sets = read_sets("data.prompt_dataset", name, split, columns, flags["trust_remote_code"])
     prompts = count_prompts(flags, sets)
     if prompts is not None and prompts < flags["rollout.batch_size"]:
         raise Refusal(
@@ -102,7 +102,7 @@ def _check_mixture(flags: dict[str, Any], count: int) -> None:
 
 def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:
     """Refuse a run all of whose first prompts are longer than the room, so that each would lose its beginning."""
-    room = flags["data.max_len"] - (flags["rollout.max_new_tokens"] or 1)
+    room = room_for_prompts(flags["data.max_len"], flags["rollout.max_new_tokens"])
     prompts = [row[flags["data.input_key"]] for part in sets for row in part.rows[:FIRST_ROWS]]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     file = Path(flags["actor.model_name_or_path"], "tokenizer.json")

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight.data import FIRST_ROWS
+from rpg_openrlhf.preflight.data import FIRST_ROWS, room_for_prompts
+from rpg_openrlhf.preflight.files import NO_TEMPLATE
 from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.prompt_sets import PromptSet
 from rpg_openrlhf.settings import memory
@@ -24,25 +25,15 @@ def report(
     A Refusal where the model, tokenizer or prompts do not go together.
     """
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _report(args, sources, prompts, evaluated)
-
-
-def _report(
-    args: SimpleNamespace, sources: list[PromptSet], prompts: int | None, evaluated: Sequence[dict[str, Any]]
-) -> str:
-    config, tokenizer = _load(args)
-    texts = _prompts(args, "data.prompt_dataset", sources, tokenizer)
-    lengths = _lengths(texts, tokenizer)
-    lines = _prompt_lines(args, texts, lengths)
-    if evaluated:
-        part = PromptSet(args.eval.dataset, list(evaluated))
-        lines.append(
-            _evaluation_line(args, _lengths(_prompts(args, "eval.dataset", [part], tokenizer, None), tokenizer))
-        )
-    shapes = memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code)
-    lines += _memory_lines(args, shapes)
+    with warnings.catch_warnings(action="ignore"):
+        config, tokenizer = _load(args)
+        first = [PromptSet(source.name, source.rows[:FIRST_ROWS]) for source in sources]
+        lines = _prompt_lines(args, _prompts(args, "data.prompt_dataset", first, tokenizer), tokenizer)
+        if evaluated:
+            texts = _prompts(args, "eval.dataset", [PromptSet(args.eval.dataset, list(evaluated))], tokenizer)
+            _, most, room = _lengths(args, texts, tokenizer)
+            lines.append(f"  all {len(texts)} prompts of the evaluation: {most} tokens at most, {room}")
+        lines += _memory_lines(args, memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code))
     return "\n".join([*lines, "dry run: all checks passed, nothing was started"])
 
 
@@ -55,15 +46,12 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
         config = AutoConfig.from_pretrained(name, **how)
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=not args.data.disable_fast_tokenizer, **how)
     except Exception as error:  # transformers lets through whatever a broken file makes its parsers raise
-        raise Refusal(
-            f"--actor.model_name_or_path {name}: cannot be loaded: {' '.join(str(error).split())[:300]}"
-        ) from None
+        why = " ".join(str(error).split())[:300]
+        raise Refusal(f"--actor.model_name_or_path {name}: cannot be loaded: {why}") from None
     if args.data.apply_chat_template and not tokenizer.chat_template:
-        raise Refusal(
-            "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
-        )
-    if len(tokenizer) > config.get_text_config().vocab_size:
-        vocabulary = config.get_text_config().vocab_size
+        raise Refusal(NO_TEMPLATE)
+    vocabulary = config.get_text_config().vocab_size
+    if len(tokenizer) > vocabulary:
         raise Refusal(
             f"--actor.model_name_or_path {name}: its tokenizer has {len(tokenizer)} tokens, its model only "
             f"{vocabulary}; save the two that belong together"
@@ -71,16 +59,14 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
     return config, tokenizer
 
 
-def _prompts(
-    args: SimpleNamespace, flag: str, sources: list[PromptSet], tokenizer: Any, first: int | None = FIRST_ROWS
-) -> list[str]:
-    """The first prompts of each set, or all, through upstream's own template code."""
+def _prompts(args: SimpleNamespace, flag: str, sources: list[PromptSet], tokenizer: Any) -> list[str]:
+    """Prompts through upstream's own template code."""
     from openrlhf.datasets.prompts_dataset import preprocess_data
 
     template = tokenizer.apply_chat_template if args.data.apply_chat_template else None
     prompts = []
     for source in sources:
-        for row in source.rows[:first]:
+        for row in source.rows:
             try:
                 prompt, _ = preprocess_data(
                     row, args.data.input_template, args.data.input_key, args.data.label_key, template
@@ -91,35 +77,25 @@ def _prompts(
     return prompts
 
 
-def _prompt_lines(args: SimpleNamespace, prompts: list[str], lengths: list[int]) -> list[str]:
+def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> list[str]:
     if not prompts:
         return ["  prompts: not looked at, as the data set is on ModelScope's hub"]
-    room, long = _room(args, lengths)
-    cut = f"; {long} are longer and would lose their beginning" if long else ""
+    median, most, room = _lengths(args, prompts, tokenizer)
     shown = [f"    | {line}" for line in prompts[0].splitlines() or [""]]
     return [
-        f"  first {len(prompts)} prompts: {statistics.median(lengths):g} tokens in the median, {max(lengths)} at "
-        f"most, room for {room}{cut}",
+        f"  first {len(prompts)} prompts: {median:g} tokens in the median, {most} at most, {room}",
         "  the first one, as the model reads it:",
         *shown,
     ]
 
 
-def _lengths(prompts: list[str], tokenizer: Any) -> list[int]:
-    """Tokens of each."""
-    return [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
-
-
-def _room(args: SimpleNamespace, lengths: list[int]) -> tuple[int, int]:
-    """The tokens there is room for, and how many prompts are longer."""
-    room = args.data.max_len - (args.rollout.max_new_tokens or 1)
-    return room, sum(length > room for length in lengths)
-
-
-def _evaluation_line(args: SimpleNamespace, lengths: list[int]) -> str:
-    room, long = _room(args, lengths)
+def _lengths(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> tuple[float, int, str]:
+    """Tokens of a prompt in the median and at most, and the room for them in words."""
+    lengths = [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
+    room = room_for_prompts(args.data.max_len, args.rollout.max_new_tokens)
+    long = sum(length > room for length in lengths)
     cut = f"; {long} are longer and would lose their beginning" if long else ""
-    return f"  all {len(lengths)} prompts of the evaluation: {max(lengths)} tokens at most, room for {room}{cut}"
+    return statistics.median(lengths), max(lengths), f"room for {room}{cut}"
 
 
 def _memory_lines(args: SimpleNamespace, shapes: memory.Shapes) -> list[str]:

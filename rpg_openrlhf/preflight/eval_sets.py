@@ -22,7 +22,6 @@ from rpg_openrlhf.problems.prompt_sets import PromptSet, checked_row, in_message
 from rpg_openrlhf.problems.reading import KINDS
 from rpg_openrlhf.problems.rows import BadRow, read_row
 from rpg_openrlhf.runs import eval_metrics
-from rpg_openrlhf.settings import layout
 
 FLAG, FILE = "eval.dataset", "evaluation.jsonl"
 NO_BEST = "none"  # upstream's word for no best checkpoint
@@ -68,7 +67,11 @@ def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
                 )
             owner[benchmark] = name
         rows += found
-    _check_cut(flags, rows)
+    if len(rows) > flags["data.max_samples"] and len(owner) > 1:
+        raise Refusal(
+            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
+            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+        )
     rows, key = rows[: flags["data.max_samples"]], flags["data.input_key"]
     if len({type(row[key]) for row in rows}) > 1:
         rows = in_messages(rows, key)
@@ -135,17 +138,10 @@ def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -
     return _kept(name, row, flags)
 
 
-def _check_cut(flags: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    if len(rows) > flags["data.max_samples"] and len({row["datasource"] for row in rows}) > 1:
-        raise Refusal(
-            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
-            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
-        )
-
-
 def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
     best, known = flags["ckpt.best_metric_key"], eval_metrics.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
-    if best not in ("", NO_BEST, *known) and not layout.is_upstreams_async(flags):
+    names_are_ours = flags["algo.objective"] == "rpg" or not flags["train.async_enable"]
+    if best not in ("", NO_BEST, *known) and names_are_ours:
         raise Refusal(
             f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
             f"{NO_BEST} for no best checkpoint"

@@ -14,39 +14,57 @@ from pathlib import Path
 from typing import Any
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight.paths import DIRECTORIES
 from rpg_openrlhf.problems.hub import hub_is_reachable, looks_like_path
+from rpg_openrlhf.problems.prompt_sets import split_names
 from rpg_openrlhf.settings.reference_checks import check_same_architecture
 
 TOKENIZER_FILES = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
+    "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
+)  # fmt: skip
 CONNECT_SECONDS = 5.0
+NO_TEMPLATE = (
+    "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
+)
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+DIRECTORIES = ("ckpt.output_dir", "ckpt.path", "logger.run_dir", "logger.tensorboard_dir")
+PATHS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path", "train.agent_func_path")
+LISTS = ("reward.model_name_or_path", "reward.remote_url", "data.prompt_dataset", "eval.dataset")
+
+
+def make_absolute(flags: dict[str, Any]) -> None:
+    """Make every path absolute. Ray's workers may run in another directory than the launcher's."""
+    for name in DIRECTORIES:
+        flags[name] = flags[name] and str(Path(flags[name]).expanduser().absolute())
+    for name in PATHS:
+        flags[name] = flags[name] and _absolute(flags[name].strip())
+    for name in LISTS:
+        parts = [_absolute(path) + (f"@{folder}" if folder else "") for path, folder in split_names(flags[name] or "")]
+        flags[name] = flags[name] and ",".join(parts)
+
+
+def _absolute(name: str) -> str:
+    """A path that exists here made absolute; a hub id or address as it is."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
 
 
 def check_models(flags: dict[str, Any], dry_run: bool) -> dict[str, Any]:
     """Every model the run would load -> the policy's config.json."""
-    if not flags["actor.model_name_or_path"]:
+    name, reference = flags["actor.model_name_or_path"], flags["ref.model_name_or_path"]
+    if not name:
         raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
-    config = check_model("actor.model_name_or_path", flags["actor.model_name_or_path"], flags, dry_run)
+    config = check_model("actor.model_name_or_path", name, flags, dry_run)
     _check_length(flags, config)
     layers, recomputed = config.get("num_hidden_layers"), flags["actor.gradient_checkpointing_layers"]
     if layers and recomputed and recomputed > layers:
         raise Refusal(f"--actor.gradient_checkpointing_layers {recomputed}: the model has {layers} layers")
-    if flags["ref.model_name_or_path"]:
-        reference = check_model("ref.model_name_or_path", flags["ref.model_name_or_path"], flags, dry_run)
-        check_same_architecture(flags["ref.model_name_or_path"], reference, config)
+    if reference:
+        check_same_architecture(reference, check_model("ref.model_name_or_path", reference, flags, dry_run), config)
     if flags["algo.advantage.estimator"] == "gae" and flags["critic.model_name_or_path"]:
         check_model("critic.model_name_or_path", flags["critic.model_name_or_path"], flags, dry_run)
     if not flags["reward.remote_url"] and flags["reward.model_name_or_path"]:
-        for name in flags["reward.model_name_or_path"].split(","):
-            check_model("reward.model_name_or_path", name, flags, dry_run)
+        for reward in flags["reward.model_name_or_path"].split(","):
+            check_model("reward.model_name_or_path", reward, flags, dry_run)
     return config
 
 
@@ -59,12 +77,11 @@ def check_model(flag: str, name: str, flags: dict[str, Any], dry_run: bool) -> d
         if "auto_map" in {**tokenizer, **config} and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
         return config
+    wanted = "give a Hugging Face model folder"
     if not path.is_dir():
-        raise Refusal(
-            f"--{flag} {name}: no such folder; give a Hugging Face model folder or hub id (organisation/name)"
-        )
+        raise Refusal(f"--{flag} {name}: no such folder; {wanted} or hub id (organisation/name)")
     if not (path / "config.json").is_file():
-        raise Refusal(f"--{flag} {name}: holds no config.json; give a Hugging Face model folder")
+        raise Refusal(f"--{flag} {name}: holds no config.json; {wanted}")
     for file in CODE_FILES:
         if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
@@ -85,10 +102,8 @@ def check_adapters(flags: dict[str, Any]) -> None:
     unknown = [name for name in targets if name.split(".")[-1] not in modules]
     if modules and unknown:
         known = sorted(name for name in modules if name.endswith("proj") or name.startswith(("fc", "w")))
-        raise Refusal(
-            f"--ds.lora.target_modules {unknown[0]}: the model has no such layer; name some of "
-            f"{', '.join(known or sorted(modules))}"
-        )
+        names = ", ".join(known or sorted(modules))
+        raise Refusal(f"--ds.lora.target_modules {unknown[0]}: the model has no such layer; name some of {names}")
 
 
 def _tensor_names(file: Path) -> list[str]:
@@ -143,9 +158,8 @@ def _check_length(flags: dict[str, Any], config: dict[str, Any]) -> None:
     longest = text.get("max_position_embeddings")
     scaled = any((text.get(key) or {}).get("factor") for key in ("rope_scaling", "rope_parameters"))
     if isinstance(longest, int) and not scaled and flags["data.max_len"] > longest:
-        raise Refusal(
-            f"--data.max_len {flags['data.max_len']}: is more than the model's {longest} positions; lower it"
-        )
+        wanted = flags["data.max_len"]
+        raise Refusal(f"--data.max_len {wanted}: is more than the model's {longest} positions; lower it")
 
 
 def check_has_chat_template(flags: dict[str, Any]) -> None:
@@ -153,13 +167,11 @@ def check_has_chat_template(flags: dict[str, Any]) -> None:
     path = Path(flags["actor.model_name_or_path"])
     if not (flags["data.apply_chat_template"] and path.is_dir()):
         return
-    in_file = (path / "tokenizer_config.json").is_file() and _read_json(
-        "actor.model_name_or_path", path / "tokenizer_config.json"
-    ).get("chat_template")
-    if not (in_file or any(path.glob("chat_template*")) or (path / "additional_chat_templates").is_dir()):
-        raise Refusal(
-            "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
-        )
+    if any(path.glob("chat_template*")) or (path / "additional_chat_templates").is_dir():
+        return
+    file = path / "tokenizer_config.json"
+    if not (file.is_file() and _read_json("actor.model_name_or_path", file).get("chat_template")):
+        raise Refusal(NO_TEMPLATE)
 
 
 def check_reward(flags: dict[str, Any]) -> None:
@@ -184,11 +196,11 @@ def _check_python(flag: str, path: Path, name: str) -> None:
         raise Refusal(f"--{flag} {path}: cannot be read: {error}") from None
     except SyntaxError as error:
         raise Refusal(f"--{flag} {path}: line {error.lineno} is not Python: {error.msg}") from None
-    defined = {
-        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-    }
+    defined = set()
     for node in tree.body:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign):
             defined |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.Import | ast.ImportFrom):
             defined |= {alias.asname or alias.name for alias in node.names}
@@ -196,18 +208,21 @@ def _check_python(flag: str, path: Path, name: str) -> None:
         raise Refusal(f"--{flag} {path}: defines no {name}; see docs/configuration.md, Rewards of your own")
 
 
+def _problem(folder: Path) -> str | None:
+    """Tell why a directory cannot be made or written to, by the nearest parent that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is a file"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+
+
 def check_cache(environ: Mapping[str, str] = os.environ) -> None:
     """Refuse a cache of the Hugging Face libraries that cannot be written: they fail one by one, inside workers."""
     home = environ.get("HF_HOME")
-    if not home:
-        return
-    here = Path(home).expanduser()
-    while not here.exists():
-        here = here.parent
-    if not here.is_dir():
-        raise Refusal(f"HF_HOME={home}: {here} is a file; set it to a directory, or unset it")
-    if not os.access(here, os.W_OK | os.X_OK):
-        raise Refusal(f"HF_HOME={home}: {here} is not writable; set it to another directory, or unset it")
+    if home and (problem := _problem(Path(home).expanduser())):
+        another = "a directory" if problem.endswith("a file") else "another directory"
+        raise Refusal(f"HF_HOME={home}: {problem}; set it to {another}, or unset it")
 
 
 def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
@@ -227,12 +242,6 @@ def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
 
 def check_directories(flags: dict[str, Any]) -> None:
     for flag in DIRECTORIES:
-        if flags[flag] is None:
-            continue
-        here = Path(flags[flag])
-        while not here.exists():
-            here = here.parent
-        if not here.is_dir():
-            raise Refusal(f"--{flag} {flags[flag]}: {here} is a file; give a directory")
-        if not os.access(here, os.W_OK | os.X_OK):
-            raise Refusal(f"--{flag} {flags[flag]}: {here} is not writable; give another directory")
+        if flags[flag] is not None and (problem := _problem(Path(flags[flag]))):
+            another = "a directory" if problem.endswith("a file") else "another directory"
+            raise Refusal(f"--{flag} {flags[flag]}: {problem}; give {another}")

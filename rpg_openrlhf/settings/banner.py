@@ -16,23 +16,14 @@ BASELINES = {
     "flash_reinforce": "mean of the rollout batch", "reinforce_baseline": "group mean, then whitened over the batch",
     "reinforce": "none, whitened over the batch", "none": "none", "gae": "a critic (GAE)",
 }  # fmt: skip
+RECOMPUTED = "recomputed by the actor after each rollout"
 
 
 def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
     """Upstream's own count (`prepare_datasets`), which the learning-rate schedule is laid over."""
     per_episode = prompts * args.rollout.n_samples_per_prompt // args.train.batch_size
     steps = per_episode * args.train.num_episodes * args.train.max_epochs
-    return min(steps, (args.train.max_rollouts or steps) * steps_per_rollout(args))
-
-
-def steps_per_rollout(args: SimpleNamespace) -> int:
-    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    return samples // args.train.batch_size * args.train.max_epochs
-
-
-def rollouts(args: SimpleNamespace, prompts: int) -> int:
-    rollouts = layout.rollouts(prompts, args.rollout.batch_size, args.train.num_episodes, args.train.async_enable)
-    return min(rollouts, args.train.max_rollouts or rollouts)
+    return min(steps, (args.train.max_rollouts or steps) * layout.plan(args).steps)
 
 
 def banner(
@@ -40,7 +31,7 @@ def banner(
 ) -> str:
     """The whole block. `prompts` is the length of an episode, None where the data set does not tell it beforehand."""
     facts = _rpg_facts(args) if args.algo.objective == "rpg" else _baseline_facts(args)
-    facts += [*_run_facts(args, prompts), *evaluation]
+    facts += [*_loss_facts(args), *_run_facts(args, prompts), *evaluation]
     width = max(len(name) for name, _ in facts)
     lines = [f"  {name:<{width}}  {value}" for name, value in facts] + [f"  note: {note}" for note in notes]
     rule = "-" * 100
@@ -48,30 +39,17 @@ def banner(
 
 
 def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
-    rpg = args.rpg
-    old = {
-        "recompute": "recomputed by the actor after each rollout",
-        "rollout": "vLLM's own log-probs of its samples (no actor forward)",
-    }
-    reference = "none (beta is 0)" if rpg.beta == 0 else _reference(args.ref)
-    return [
-        (
-            "objective",
-            f"RPG, {rpg.gradient_estimator} gradient estimator, importance weight per {rpg.importance_level}",
-        ),
-        ("divergence", f"{DIVERGENCES[rpg.divergence].label}, beta {rpg.beta:g}"),
-        ("old policy", old[rpg.old_policy]),
-        *(_asynchronous(args.train) if args.train.asynchronous else []),
-        ("reference", reference),
-        *_loss_facts(args),
-    ]
-
-
-def _asynchronous(train: SimpleNamespace) -> list[tuple[str, Any]]:
-    size = train.async_queue_size
-    ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "when training asks"
-    sync = "; replies go on under new weights" if train.partial_rollout_enable else ""
-    return [("asynchronous", f"engines draw {ahead}, on devices of their own{sync}")]
+    rpg, train = args.rpg, args.train
+    method = f"RPG, {rpg.gradient_estimator} gradient estimator, importance weight per {rpg.importance_level}"
+    sampled = "vLLM's own log-probs of its samples (no actor forward)"
+    facts = [("objective", method), ("divergence", f"{DIVERGENCES[rpg.divergence].label}, beta {rpg.beta:g}")]
+    facts.append(("old policy", sampled if rpg.old_policy == "rollout" else RECOMPUTED))
+    if train.asynchronous:
+        size = train.async_queue_size
+        ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "when training asks"
+        sync = "; replies go on under new weights" if train.partial_rollout_enable else ""
+        facts.append(("asynchronous", f"engines draw {ahead}, on devices of their own{sync}"))
+    return [*facts, ("reference", "none (beta is 0)" if rpg.beta == 0 else _reference(args.ref))]
 
 
 def _reference(ref: SimpleNamespace) -> str:
@@ -82,26 +60,16 @@ def _reference(ref: SimpleNamespace) -> str:
 
 
 def _baseline_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
-    kl = args.algo.kl
+    kl, loss, estimator = args.algo.kl, args.actor.policy_loss_type, args.algo.advantage.estimator
+    coefficient, reference = kl.init_coef, "the start policy, fixed"
     if args.ref.refresh == "rollout":
-        placed = f"{kl.estimator} in the loss, coefficient {args.ref.kl_to_old:g}"
-        reference = RULES["rollout"].describe(args.ref)
-    elif kl.init_coef <= 0:
-        placed, reference = "none", "none"
-    elif kl.use_loss:
-        placed, reference = f"{kl.estimator} in the loss, coefficient {kl.init_coef:g}", "the start policy, fixed"
-    else:
-        placed, reference = f"{kl.estimator} in the reward, coefficient {kl.init_coef:g}", "the start policy, fixed"
-    return [
-        (
-            "objective",
-            f"OpenRLHF's own {args.actor.policy_loss_type} loss, advantage estimator {args.algo.advantage.estimator}",
-        ),
-        ("KL", placed),
-        ("old policy", "recomputed by the actor after each rollout"),
-        ("reference", reference),
-        *_loss_facts(args),
-    ]
+        coefficient, reference = args.ref.kl_to_old, _reference(args.ref)
+    in_loss = kl.use_loss or args.ref.refresh == "rollout"
+    placed = f"{kl.estimator} in the {'loss' if in_loss else 'reward'}, coefficient {coefficient:g}"
+    if args.ref.refresh != "rollout" and coefficient <= 0:
+        placed = reference = "none"
+    method = f"OpenRLHF's own {loss} loss, advantage estimator {estimator}"
+    return [("objective", method), ("KL", placed), ("old policy", RECOMPUTED), ("reference", reference)]
 
 
 def _loss_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
@@ -127,22 +95,20 @@ def _adapters(lora: SimpleNamespace) -> str:
 
 
 def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, Any]]:
-    samples = args.rollout.batch_size * args.rollout.n_samples_per_prompt
-    steps = steps_per_rollout(args)
+    plan, rollout = layout.plan(args), args.rollout
     total = "unknown before the data set is loaded"
     if prompts is not None:
-        total = f"{rollouts(args, prompts)} rollouts, {optimizer_steps(args, prompts)} optimizer steps"
+        total = f"{layout.rollouts(args, prompts)} rollouts, {optimizer_steps(args, prompts)} optimizer steps"
         total += f" ({prompts} prompts x {args.train.num_episodes} episodes)"
-    ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     sharing = ", colocated" if args.train.colocate_all else ""
     return [
-        ("rollout", f"{args.rollout.batch_size} prompts x {args.rollout.n_samples_per_prompt} samples = {samples}"),
-        ("steps per rollout", f"{steps} of {args.train.batch_size} samples"),
+        ("rollout", f"{rollout.batch_size} prompts x {rollout.n_samples_per_prompt} samples = {plan.samples}"),
+        ("steps per rollout", f"{plan.steps} of {args.train.batch_size} samples"),
         ("tokens per step", f"at most {args.train.batch_size * args.data.max_len:,}, prompts included"),
         ("in all", total + (", fewer with dynamic filtering" if args.algo.dynamic_filtering_enable else "")),
         ("policy", args.actor.model_name_or_path + _adapters(args.ds.lora)),
         ("reward", ", ".join(args.reward.remote_url or [args.reward.model_name_or_path])),
-        ("layout", f"actor ranks {ranks} (ZeRO-{args.ds.zero_stage}, {args.ds.param_dtype}), vLLM engines "
+        ("layout", f"actor ranks {plan.world} (ZeRO-{args.ds.zero_stage}, {args.ds.param_dtype}), vLLM engines "
          f"{args.vllm.num_engines} x tensor parallel {args.vllm.tensor_parallel_size}{sharing}, on {args.platform}"),
         ("logs", args.logger.run_dir),
         ("model saved to", args.ckpt.output_dir),

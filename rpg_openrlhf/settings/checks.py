@@ -1,261 +1,297 @@
-"""Combinations of flags that cannot work or cannot act, refused before anything starts. Numbers only: files are
-checked in files.py.
-
-Every rule takes all flags by dotted name and raises a Refusal that names the flag, its value and the mend.
+"""Combinations of flags that cannot work or cannot act, refused before anything starts: tables of rules, in the order
+in which they are tried. Ranges of single flags are in ranges.py; files are checked in preflight/.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib.util
+from operator import attrgetter
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.settings import defaults as settle
-from rpg_openrlhf.settings import layout, machine, optimizer, reference_checks, weight_sync
+from rpg_openrlhf.settings import defaults, layout, machine
+from rpg_openrlhf.settings.objective_checks import BASELINE, RPG
 from rpg_openrlhf.settings.parser import Parsed
 from rpg_openrlhf.settings.ranges import check_ranges
+from rpg_openrlhf.settings.rules import Settings, enforce, nested, rule, where
 
 GROUP_BASELINES = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
+BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # nccl is upstream's default: on the CPU, not chosen
+BESIDE_SCHEDULE_FREE = {
+    "ds.adam_offload": "DeepSpeed's CPU Adam is another optimizer",
+    "ds.deepcompile": "it has not been tried with an optimizer that DeepSpeed does not know",
+    "ds.use_universal_ckpt": "that format knows the states of Adam alone",
+    "train.enable_ema": "it would average the training weights, and what is saved is an average already",
+}
 
 
-def check_flags(parsed: Parsed, platform: str) -> None:
-    """All rules on numbers and choices, the broad ones first."""
-    flags = parsed.values
-    if flags["vllm.num_engines"] is None:
+def check_flags(parsed: Parsed, platform: str) -> Settings:
+    """Refuse what any rule refuses -> the settings, nested."""
+    if parsed.values["vllm.num_engines"] is None:
         raise Refusal("--vllm.num_engines is missing: rollouts need vLLM; give at least 1")
-    check_ranges(flags)
-    weight_sync.check(flags, platform)
-    if parsed.config.algo.objective == "rpg":
-        _check_rpg(flags, parsed.explicit)
-        reference_checks.check_reference(flags)
-        _check_rpg_kl(flags)
-    else:
-        _check_baseline(flags, parsed.explicit)
-    _check_is_correction(flags)
-    _check_clip(flags, parsed.explicit)
-    _check_generation(flags)
-    _check_attention(flags, parsed.explicit, platform)
-    _check_chunked_head(flags)
-    _check_checkpointing(flags)
-    optimizer.check(flags)
-    layout.check_divides(flags)
-    layout.check_placement(flags)
-    layout.check_platform(flags, platform, parsed.dry_run)
+    check_ranges(parsed.values)
+    settings = nested({**parsed.values, "platform": platform})
+    settings.explicit, settings.dry_run = parsed.explicit, parsed.dry_run
+    enforce([*WEIGHTS, RPG, BASELINE, *CORRECTION, *SAMPLES, *MODEL, *OPTIMIZER, *BATCHES, *DEVICES], settings)
+    return settings
 
 
-def _check_attention(flags: dict[str, Any], explicit: set[str], platform: str) -> None:
-    is_asked_for = "ds.attn_implementation" in explicit and flags["ds.attn_implementation"] == machine.FLASH_ATTENTION
-    if platform != "cpu" and is_asked_for and not machine.has_flash_attn():
-        raise Refusal(
-            f"--ds.attn_implementation {machine.FLASH_ATTENTION}: the package flash-attn is not installed here "
-            "(docs/scaling.md); install it, or leave the flag out, which takes sdpa"
-        )
+def _is_missing(package: str) -> bool:
+    return importlib.util.find_spec(package) is None
 
 
-def _check_rpg(flags: dict[str, Any], explicit: set[str]) -> None:
-    for name in sorted(explicit):
-        if name.startswith("algo.kl."):
-            raise Refusal(
-                f"--{name} {flags[name]}: RPG's KL is in its loss and its strength is --rpg.beta, so this would be a "
-                "second KL; "
-                "leave it out, or use --algo.objective openrlhf"
-            )
-        if name.startswith("critic.") and flags[name] is not None:
-            raise Refusal(f"--{name} {flags[name]}: RPG has no critic; leave it out, or use --algo.objective openrlhf")
-    if flags["algo.advantage.estimator"] == "gae":
-        raise Refusal(
-            "--algo.advantage.estimator gae: RPG has no critic; use dr_grpo (group mean), flash_reinforce (batch "
-            "mean), rloo or none"
-        )
-    if flags["actor.policy_loss_type"] != "ppo":
-        raise Refusal(
-            f"--actor.policy_loss_type {flags['actor.policy_loss_type']}: it does not reach RPG's loss; use "
-            "--rpg.importance_level sequence"
-        )
-    if flags["rpg.clip_mode"] == "truncate" and flags["rpg.gradient_estimator"] != "reinforce":
-        raise Refusal(
-            "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable "
-            "a bound has no gradient, which is the gate"
-        )
-    if flags["rpg.reward_weight"] == "sequence" and flags["rpg.importance_level"] != "prefix":
-        raise Refusal(
-            f"--rpg.reward_weight sequence: cannot act with --rpg.importance_level {flags['rpg.importance_level']}; "
-            "use --rpg.importance_level prefix"
-        )
-    if flags["train.async_enable"] and flags["rpg.old_policy"] != "rollout":
-        raise Refusal(
-            f"--rpg.old_policy {flags['rpg.old_policy']}: with --train.async_enable the policy that recomputes is "
-            "newer than the one that sampled; use --rpg.old_policy rollout"
-        )
-    if flags["train.partial_rollout_enable"] and not flags["train.async_queue_size"]:
-        raise Refusal(
-            "--train.partial_rollout_enable: cannot act with --train.async_queue_size 0, where no reply is under way "
-            "when weights are sent; set 1 or more"
-        )
-    if flags["data.max_images_per_prompt"] > 0:
-        raise Refusal(
-            f"--data.max_images_per_prompt {flags['data.max_images_per_prompt']}: images are not supported with "
-            "--algo.objective rpg; set 0"
-        )
-    if flags["rpg.old_policy"] == "rollout" and flags["algo.advantage.is_correction_level"] != "off":
-        raise Refusal(
-            f"--algo.advantage.is_correction_level {flags['algo.advantage.is_correction_level']}: with "
-            "--rpg.old_policy rollout the importance "
-            "weight already corrects for vLLM; set off, or use --rpg.old_policy recompute"
-        )
+def _default_reward(s: Settings) -> bool:
+    return s.reward.remote_url == defaults.REWARD_FUNC
 
 
-def _check_rpg_kl(flags: dict[str, Any]) -> None:
-    beta, samples = flags["rpg.beta"], flags["rollout.batch_size"] * flags["rollout.n_samples_per_prompt"]
-    anchored_anew = flags["ref.refresh"] == "rollout" or (flags["ref.interval"] == 1 and flags["ref.mix"] in (None, 1))
-    if beta > 0 and layout.is_on_policy(flags) and anchored_anew and flags["rpg.old_policy"] == "recompute":
-        raise Refusal(
-            f"--rpg.beta {beta}: the KL cannot act, as with one optimizer step per rollout (--train.batch_size "
-            f"{samples}) the policy is its own reference on every sample; set --rpg.beta 0, a smaller "
-            "--train.batch_size, or --ref.refresh never"
-        )
+def _backend(s: Settings) -> str | None:
+    if s.vllm.sync_backend in BACKENDS[s.platform]:
+        return None
+    fix = "use shm (one host) or gloo" if s.platform == "cpu" else "leave it out: NCCL, or CUDA IPC on shared GPUs"
+    return f"--vllm.sync_backend {s.vllm.sync_backend}: does not exist on the platform {s.platform}; {fix}"
 
 
-def _check_baseline(flags: dict[str, Any], explicit: set[str]) -> None:
-    for name in sorted(explicit):
-        if name.startswith("rpg.") or (name in reference_checks.OURS and name != "ref.refresh"):
-            raise Refusal(
-                f"--{name} {flags[name]}: has no effect with --algo.objective openrlhf; leave it out, or use "
-                "--algo.objective rpg"
-            )
-    if flags["ref.refresh"] not in ("never", "rollout"):
-        raise Refusal(
-            f"--ref.refresh {flags['ref.refresh']}: with --algo.objective openrlhf the reference is fixed (never) or "
-            "the policy that sampled (rollout)"
-        )
-    if "ref.refresh" in explicit and not flags["algo.kl.init_coef"] > 0:
-        raise Refusal(
-            f"--ref.refresh {flags['ref.refresh']}: with --algo.kl.init_coef {flags['algo.kl.init_coef']:g} no "
-            "reference is read; leave it out, or give a coefficient"
-        )
-    if flags["ref.refresh"] == "rollout" and flags["algo.kl.target"] is not None:
-        raise Refusal(
-            f"--algo.kl.target {flags['algo.kl.target']}: has no effect with --ref.refresh rollout, whose coefficient "
-            "is fixed; leave it out"
-        )
-    if flags["ref.refresh"] == "rollout" and not flags["algo.kl.use_loss"]:
-        raise Refusal(
-            "--ref.refresh rollout: cannot act without a KL in the loss; give --algo.kl.use_loss, or leave it out"
-        )
-    if flags["algo.advantage.estimator"] == "none":
-        raise Refusal("--algo.advantage.estimator none: is RPG's own; with --algo.objective openrlhf use reinforce")
-    if flags["algo.kl.use_loss"] and not flags["algo.kl.init_coef"] > 0:
-        raise Refusal(
-            f"--algo.kl.use_loss: cannot act with --algo.kl.init_coef {flags['algo.kl.init_coef']}; give it a "
-            "positive coefficient or leave it out"
-        )
+def _bounds(s: Settings) -> str | None:
+    bounds = s.algo.advantage.is_correction_threshold
+    if len(bounds) > 2:
+        return f"--algo.advantage.is_correction_threshold {' '.join(map(str, bounds))}: give HIGH, or LOW HIGH"
+    return None
 
 
-def _check_chunked_head(flags: dict[str, Any]) -> None:
-    for name in layout.splits_output_layer(flags) if flags["actor.chunked_head"] == "on" else ():
-        raise Refusal(
-            f"--actor.chunked_head on: not with --{name} {flags[name]}, under which whole logits are computed; use "
-            "auto"
-        )
+def _lower_bound(s: Settings) -> str | None:
+    bounds, gating = s.algo.advantage.is_correction_threshold, s.algo.advantage.is_correction_gating
+    if gating == "ratio" or len(bounds) < 2 or not bounds[0] > 0:
+        return None
+    return (
+        f"--algo.advantage.is_correction_gating {gating}: is bounded from above only; give one "
+        f"--algo.advantage.is_correction_threshold, not {' '.join(map(str, bounds))}"
+    )
 
 
-def _check_checkpointing(flags: dict[str, Any]) -> None:
-    layers = flags["actor.gradient_checkpointing_layers"]
-    if layers is None:
-        return
-    if not flags["actor.gradient_checkpointing_enable"]:
-        raise Refusal(
-            f"--actor.gradient_checkpointing_layers {layers}: has no effect without "
-            "--actor.gradient_checkpointing_enable"
-        )
-    if flags["ds.deepcompile"]:
-        raise Refusal(
-            f"--actor.gradient_checkpointing_layers {layers}: not with --ds.deepcompile, which chooses by itself"
-        )
-
-
-def _check_is_correction(flags: dict[str, Any]) -> None:
-    level, gating = flags["algo.advantage.is_correction_level"], flags["algo.advantage.is_correction_gating"]
-    threshold = flags["algo.advantage.is_correction_threshold"]
-    if len(threshold) > 2:
-        raise Refusal(
-            f"--algo.advantage.is_correction_threshold {' '.join(map(str, threshold))}: give HIGH, or LOW HIGH"
-        )
-    if level == "off":
-        return
-    if level == "token" and flags["algo.objective"] == "rpg" and flags["rpg.importance_level"] == "sequence":
-        raise Refusal(
-            "--algo.advantage.is_correction_level token: with --rpg.importance_level sequence every token's share of "
-            "the loss has the gradient of the whole reply; use --algo.advantage.is_correction_level seq"
-        )
-    if flags["algo.advantage.is_correction_mode"] == "clip" and (level == "seq" or gating != "ratio"):
-        raise Refusal(
-            "--algo.advantage.is_correction_mode clip: only a token's ratio can be clipped; use "
-            "--algo.advantage.is_correction_level token with --algo.advantage.is_correction_gating ratio, or mode mask"
-        )
-    if gating != "ratio" and len(threshold) == 2 and threshold[0] > 0:
-        raise Refusal(
-            f"--algo.advantage.is_correction_gating {gating}: is bounded from above only; give one "
-            f"--algo.advantage.is_correction_threshold, not {' '.join(map(str, threshold))}"
-        )
-
-
-def _check_clip(flags: dict[str, Any], explicit: set[str]) -> None:
-    both, bounds = flags["actor.eps_clip"], flags["actor.eps_clip_low_high"]
+def _is_overridden_clip(s: Settings) -> bool:
+    both, bounds = s.actor.eps_clip, s.actor.eps_clip_low_high
     upstreams = 0.2  # its default, which a config.yaml of an earlier version holds
-    if "actor.eps_clip" in explicit and both != upstreams and bounds and list(bounds) != [both, both]:
-        raise Refusal(
-            f"--actor.eps_clip {both}: --actor.eps_clip_low_high {bounds[0]} {bounds[1]} wins over it; give "
-            f"--actor.eps_clip_low_high {both} {both}"
-        )
+    return "actor.eps_clip" in s.explicit and both != upstreams and bounds and list(bounds) != [both, both]
 
 
-def _check_generation(flags: dict[str, Any]) -> None:
-    estimator, samples = flags["algo.advantage.estimator"], flags["rollout.n_samples_per_prompt"]
-    if estimator in GROUP_BASELINES and samples < 2:
-        raise Refusal(
-            f"--rollout.n_samples_per_prompt {samples}: with the group baseline {estimator} every advantage would be "
-            "0; give at least 2"
-        )
-    budget = flags["rollout.max_new_tokens"]
-    if budget is not None and budget >= flags["data.max_len"]:
-        raise Refusal(
-            f"--rollout.max_new_tokens {budget}: leaves no room for a prompt in --data.max_len "
-            f"{flags['data.max_len']}; lower it"
-        )
-    buffer = flags["reward.overlong_buffer_len"]
-    if buffer is not None and buffer > (budget or flags["data.max_len"]):
-        raise Refusal(
-            f"--reward.overlong_buffer_len {buffer}: must be at most the response budget "
-            f"{budget or flags['data.max_len']}"
-        )
-    _check_stop_penalty(flags)
-    if flags["algo.dynamic_filtering_enable"]:
-        low, high = flags["algo.dynamic_filtering_range"]
-        if not low < high:
-            raise Refusal(f"--algo.dynamic_filtering_range {low} {high}: the first bound must be below the second")
-        if flags["reward.remote_url"] == settle.REWARD_FUNC and (low >= 1 or high <= 0):
-            raise Refusal(
-                f"--algo.dynamic_filtering_range {low} {high}: no group passes, as its mean score lies between 0 and "
-                "1; give bounds such as 0 1"
-            )
-        if samples < 2:
-            raise Refusal(
-                f"--rollout.n_samples_per_prompt {samples}: --algo.dynamic_filtering_enable needs at least 2"
-            )
-        if not (flags["reward.remote_url"] or flags["train.agent_func_path"]):
-            raise Refusal(
-                "--algo.dynamic_filtering_enable: needs scores, which --reward.model_name_or_path does not give; use "
-                "--reward.remote_url"
-            )
+def _overlong_buffer(s: Settings) -> str | None:
+    buffer, budget = s.reward.overlong_buffer_len, s.rollout.max_new_tokens or s.data.max_len
+    if buffer is not None and buffer > budget:
+        return f"--reward.overlong_buffer_len {buffer}: must be at most the response budget {budget}"
+    return None
 
 
-def _check_stop_penalty(flags: dict[str, Any]) -> None:
+def _raises_a_wrong_reward(s: Settings) -> bool:
     """Upstream multiplies a cut-off reply's reward by a coefficient of 0 to 1, or sets it to a negative one."""
-    coefficient = flags["reward.stop_properly_penalty_coef"]
-    if coefficient is None or coefficient < 0:
-        return
-    if flags["reward.remote_url"] == settle.REWARD_FUNC:
-        raise Refusal(
-            f"--reward.stop_properly_penalty_coef {coefficient}: multiplies the reward of replies that are cut off, "
-            "and would raise the -1 of a wrong one; give a negative number, which is their reward, such as -1"
+    coefficient = s.reward.stop_properly_penalty_coef
+    return coefficient is not None and coefficient >= 0 and _default_reward(s)
+
+
+def _chunked_head(s: Settings) -> str | None:
+    for name in layout.splits_output_layer(s) if s.actor.chunked_head == "on" else ():
+        value = attrgetter(name)(s)
+        return f"--actor.chunked_head on: not with --{name} {value}, under which whole logits are computed; use auto"
+    return None
+
+
+def _splits_muons_step(s: Settings) -> bool:
+    """DeepSpeed 0.19.6 orthogonalizes each micro-batch's gradient under ZeRO-3, not their sum (its issue 8443)."""
+    several = s.train.dynamic_batch_enable or s.train.micro_batch_size * s.plan.ranks < s.train.batch_size
+    return s.actor.optim == "muon" and s.ds.zero_stage == 3 and several
+
+
+def _beside_schedule_free(s: Settings) -> str | None:
+    for name, reason in BESIDE_SCHEDULE_FREE.items():
+        if attrgetter(name)(s):
+            return f"--{name}: not with --actor.optim schedulefree: {reason}; leave it out"
+    return None
+
+
+def _divides(s: Settings) -> str | None:
+    """Refuse batches that do not divide into ranks and micro-batches."""
+    train, samples, ranks = s.train.batch_size, s.plan.samples, s.plan.ranks
+    rollout = f"a rollout's {samples} samples ({s.rollout.batch_size} prompts x {s.rollout.n_samples_per_prompt})"
+    dynamic = s.train.dynamic_batch_enable
+    micro, micro_rollout = (1, 1) if dynamic else (s.train.micro_batch_size, s.rollout.micro_batch_size)
+    if samples % train:
+        return f"--train.batch_size {train}: does not divide {rollout}; choose a divisor of {samples}"
+    if train % (micro * ranks):
+        return (
+            f"--train.batch_size {train}: is not a multiple of --train.micro_batch_size {micro} x {ranks} ranks = "
+            f"{micro * ranks}"
         )
+    if samples % (micro_rollout * ranks):
+        return (
+            f"--rollout.micro_batch_size {micro_rollout}: x {ranks} ranks = {micro_rollout * ranks} does not divide "
+            f"{rollout}; choose a smaller one"
+        )
+    return None
+
+
+def _shared_gpus(s: Settings) -> str | None:
+    """Refuse models of different sizes on the same GPUs."""
+    pairs = []
+    if layout.has_reference_group(s) and (s.train.colocate_all or s.train.colocate_actor_ref):
+        pairs.append(("ref", "actor"))
+    if s.algo.advantage.estimator == "gae" and s.train.colocate_critic_reward:
+        pairs.append(("reward", "critic"))
+    for pair in pairs:
+        for leaf in ("num_nodes", "num_gpus_per_node"):
+            one, other = (f"{model}.{leaf}" for model in pair)
+            mine, theirs = attrgetter(one, other)(s)
+            if mine != theirs:
+                return f"--{one} {mine}: must be {theirs}, as --{other}, when the two share their GPUs"
+    return None
+
+
+def _gpus(s: Settings) -> str | None:
+    memory, in_a_cluster = machine.gpu_memory_gib(), machine.in_a_ray_cluster()
+    if in_a_cluster:
+        return None
+    if not (memory or s.dry_run):
+        return (
+            "--platform cuda: no CUDA device is visible on this machine; use --platform cpu, or a Ray cluster that "
+            "has GPUs"
+        )
+    if memory and layout.gpus_needed(s) > len(memory):
+        return (
+            f"--actor.num_gpus_per_node {s.actor.num_gpus_per_node}: the run asks for {layout.gpus_needed(s)} GPUs "
+            f"(actor, vLLM engines and other models), this machine has {len(memory)}; ask for fewer, "
+            "--train.colocate_all, or a Ray cluster that has them"
+        )
+    return None
+
+
+# fmt: off
+WEIGHTS = (  # that engines cannot load, and ways that do not lead to them
+    where(lambda s: s.ds.load_in_4bit,
+        rule(lambda s: not s.ds.lora.rank,
+             "--ds.load_in_4bit: 4-bit weights cannot be trained; give --ds.lora.rank 32, or leave it out"),
+        rule(lambda s: s.ds.param_dtype != "bf16",
+             "--ds.param_dtype {ds.param_dtype}: with --ds.load_in_4bit OpenRLHF computes in bf16; set bf16"),
+        rule(lambda s: s.ds.zero_stage == 3,
+             "--ds.zero_stage 3: packed 4-bit weights are not cut into parts; set 2, or leave --ds.load_in_4bit out"),
+        rule(lambda s: s.critic.model_name_or_path,
+             "--critic.model_name_or_path: the critic would be packed to 4 bits too; leave one of the two out"),
+        rule(lambda s: _is_missing("bitsandbytes"),
+             "--ds.load_in_4bit: needs the package bitsandbytes; pip install bitsandbytes==0.50.2")),
+    where(lambda s: s.ds.lora.rank,
+        rule(lambda s: s.ds.tensor_parallel_size > 1,
+             "--ds.tensor_parallel_size {ds.tensor_parallel_size}: adapters are not merged over split weights; set 1, "
+             "or leave --ds.lora.rank out"),
+        rule(lambda s: "lm_head" in (s.ds.lora.target_modules or ()),
+             "--ds.lora.target_modules lm_head: an adapter on the output layer is not merged into the engines' tied "
+             "weights, and needs whole logits; leave it out"),
+        rule(lambda s: s.ref.model_name_or_path,
+             "--ref.model_name_or_path {ref.model_name_or_path}: with --ds.lora.rank the reference is the base model "
+             "or an earlier adapter; leave it out")),
+    rule(lambda s: s.vllm.sync_with_ray,
+         "--vllm.sync_with_ray: weights do not travel by Ray's collectives here; leave it out"),
+    _backend,
+)
+CORRECTION = (
+    _bounds,
+    where(lambda s: s.algo.advantage.is_correction_level != "off",
+        rule(lambda s: s.algo.advantage.is_correction_level == "token" and s.algo.objective == "rpg"
+             and s.rpg.importance_level == "sequence",
+             "--algo.advantage.is_correction_level token: with --rpg.importance_level sequence every token's share of "
+             "the loss has the gradient of the whole reply; use --algo.advantage.is_correction_level seq"),
+        rule(lambda s: s.algo.advantage.is_correction_mode == "clip"
+             and (s.algo.advantage.is_correction_level == "seq" or s.algo.advantage.is_correction_gating != "ratio"),
+             "--algo.advantage.is_correction_mode clip: only a token's ratio can be clipped; use "
+             "--algo.advantage.is_correction_level token with --algo.advantage.is_correction_gating ratio, or mode "
+             "mask"),
+        _lower_bound),
+    rule(_is_overridden_clip,
+         "--actor.eps_clip {actor.eps_clip}: --actor.eps_clip_low_high {actor.eps_clip_low_high[0]} "
+         "{actor.eps_clip_low_high[1]} wins over it; give --actor.eps_clip_low_high {actor.eps_clip} "
+         "{actor.eps_clip}"),
+)
+SAMPLES = (
+    rule(lambda s: s.algo.advantage.estimator in GROUP_BASELINES and s.rollout.n_samples_per_prompt < 2,
+         "--rollout.n_samples_per_prompt {rollout.n_samples_per_prompt}: with the group baseline "
+         "{algo.advantage.estimator} every advantage would be 0; give at least 2"),
+    rule(lambda s: (s.rollout.max_new_tokens or 0) >= s.data.max_len,
+         "--rollout.max_new_tokens {rollout.max_new_tokens}: leaves no room for a prompt in --data.max_len "
+         "{data.max_len}; lower it"),
+    _overlong_buffer,
+    rule(_raises_a_wrong_reward,
+         "--reward.stop_properly_penalty_coef {reward.stop_properly_penalty_coef}: multiplies the reward of replies "
+         "that are cut off, and would raise the -1 of a wrong one; give a negative number, which is their reward, "
+         "such as -1"),
+    where(lambda s: s.algo.dynamic_filtering_enable,
+        rule(lambda s: not s.algo.dynamic_filtering_range[0] < s.algo.dynamic_filtering_range[1],
+             "--algo.dynamic_filtering_range {algo.dynamic_filtering_range[0]} {algo.dynamic_filtering_range[1]}: the "
+             "first bound must be below the second"),
+        rule(lambda s: _default_reward(s)
+             and (s.algo.dynamic_filtering_range[0] >= 1 or s.algo.dynamic_filtering_range[1] <= 0),
+             "--algo.dynamic_filtering_range {algo.dynamic_filtering_range[0]} {algo.dynamic_filtering_range[1]}: no "
+             "group passes, as its mean score lies between 0 and 1; give bounds such as 0 1"),
+        rule(lambda s: s.rollout.n_samples_per_prompt < 2,
+             "--rollout.n_samples_per_prompt {rollout.n_samples_per_prompt}: --algo.dynamic_filtering_enable needs at "
+             "least 2"),
+        rule(lambda s: not (s.reward.remote_url or s.train.agent_func_path),
+             "--algo.dynamic_filtering_enable: needs scores, which --reward.model_name_or_path does not give; use "
+             "--reward.remote_url")),
+)
+MODEL = (
+    rule(lambda s: s.platform != "cpu" and "ds.attn_implementation" in s.explicit
+         and s.ds.attn_implementation == machine.FLASH_ATTENTION and not machine.has_flash_attn(),
+         "--ds.attn_implementation {ds.attn_implementation}: the package flash-attn is not installed here "
+         "(docs/scaling.md); install it, or leave the flag out, which takes sdpa"),
+    _chunked_head,
+    where(lambda s: s.actor.gradient_checkpointing_layers is not None,
+        rule(lambda s: not s.actor.gradient_checkpointing_enable,
+             "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: has no effect without "
+             "--actor.gradient_checkpointing_enable"),
+        rule(lambda s: s.ds.deepcompile,
+             "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: not with "
+             "--ds.deepcompile, which chooses by itself")),
+)
+OPTIMIZER = (
+    rule(_splits_muons_step,
+         "--actor.optim muon: under --ds.zero_stage 3 DeepSpeed is wrong for steps of several micro-batches; use "
+         "--ds.zero_stage 2"),
+    where(lambda s: s.actor.optim == "schedulefree",
+        rule(lambda s: _is_missing("schedulefree"),
+             "--actor.optim schedulefree: its package is not installed: pip install schedulefree==1.4.1"),
+        rule(lambda s: s.actor.lr_scheduler not in ("constant_with_warmup", "constant"),
+             "--actor.lr_scheduler {actor.lr_scheduler}: --actor.optim schedulefree averages instead of lowering the "
+             "rate; use constant_with_warmup or constant"),
+        _beside_schedule_free,
+        rule(lambda s: s.ref.refresh == "ema",
+             "--ref.refresh ema: mixes at every step, where --actor.optim schedulefree holds its training weights, "
+             "not the average; use --ref.refresh interval --ref.interval 1 --ref.mix for a mix per rollout"),
+        rule(lambda s: not all(0 < beta < 1 for beta in s.actor.adam.betas),
+             "--actor.adam.betas {actor.adam.betas[0]} {actor.adam.betas[1]}: with --actor.optim schedulefree both "
+             "must lie between 0 and 1, as the first one mixes the average into the training weights")),
+)
+BATCHES = (
+    rule(lambda s: s.plan.world % s.plan.sharing,
+         "--actor.num_gpus_per_node {actor.num_gpus_per_node}: {plan.world} GPUs do not split into groups of "
+         "{plan.sharing} (--ds.ring_attn_size x --ds.tensor_parallel_size)"),
+    _divides,
+    rule(lambda s: s.rollout.vllm_generate_batch_size not in (None, s.rollout.batch_size)
+         and not layout.is_upstreams_async(s),
+         "--rollout.vllm_generate_batch_size {rollout.vllm_generate_batch_size}: must be --rollout.batch_size "
+         "{rollout.batch_size} without --train.async_enable; leave it out"),
+)
+DEVICES = (
+    rule(lambda s: s.train.colocate_all and not s.train.async_enable and s.plan.world != s.plan.engine_gpus,
+         "--vllm.num_engines {vllm.num_engines}: x --vllm.tensor_parallel_size {vllm.tensor_parallel_size} = "
+         "{plan.engine_gpus} GPUs, but --train.colocate_all shares the actor's {plan.world}; make them equal"),
+    _shared_gpus,
+    rule(lambda s: s.ds.param_dtype == "fp16",
+         "--ds.param_dtype fp16: vLLM's engines are built in bf16 and take no other weights; use bf16"),
+    where(lambda s: s.platform == "cpu",
+        rule(lambda s: s.ds.ring_attn_size > 1,
+             "--ds.ring_attn_size {ds.ring_attn_size}: needs CUDA; leave it at 1 on the CPU platform"),
+        rule(lambda s: s.ds.tensor_parallel_size > 1,
+             "--ds.tensor_parallel_size {ds.tensor_parallel_size}: needs CUDA; leave it at 1 on the CPU platform")),
+    where(lambda s: s.platform != "cpu",
+        rule(lambda s: s.ds.param_dtype == "fp32",
+             "--ds.param_dtype fp32: is for the CPU platform; use bf16 on CUDA"),
+        rule(lambda s: s.ds.ring_attn_size > 1 and not machine.has_flash_attn(),
+             "--ds.ring_attn_size {ds.ring_attn_size}: ring attention needs the packages flash-attn and "
+             "ring-flash-attn, which are not installed here (docs/scaling.md); install them, or set 1"),
+        _gpus),
+)

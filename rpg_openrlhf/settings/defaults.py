@@ -6,27 +6,30 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import rpg_openrlhf
-from rpg_openrlhf.settings import layout, machine, optimizer, run_names, weight_sync
+from rpg_openrlhf.settings import layout, machine, run_names
 from rpg_openrlhf.settings.parser import Parsed
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
+SCHEDULE_FREE = "schedulefree"
 
 
 def fill_defaults(parsed: Parsed) -> None:
     """Fill the defaults of ours that are not constants into `parsed.values`."""
     flags = parsed.values
-    if parsed.config.algo.objective == "rpg" and "algo.advantage.estimator" not in parsed.explicit:
+    is_rpg = flags["algo.objective"] == "rpg"
+    if is_rpg and "algo.advantage.estimator" not in parsed.explicit:
         flags["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
-    if parsed.config.algo.objective == "openrlhf" and "ref.refresh" not in parsed.explicit:
+    if not is_rpg and "ref.refresh" not in parsed.explicit:
         flags["ref.refresh"] = "never"  # upstream's one reference
-    if parsed.config.algo.objective == "rpg" and flags["train.async_enable"]:
+    if is_rpg and flags["train.async_enable"]:
         # Engines draw while the policy trains, so they have GPUs of their own, and nobody sleeps.
         flags["train.colocate_all"] = flags["vllm.enable_sleep"] = flags["ds.enable_sleep"] = False
         if "rpg.old_policy" not in parsed.explicit:
             flags["rpg.old_policy"] = "rollout"  # a newer policy's log-probs are not those of the one that sampled
     if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"] or flags["train.agent_func_path"]):
         flags["reward.remote_url"] = REWARD_FUNC
-    optimizer.fill_default(flags, parsed.explicit)
+    if flags["actor.optim"] == SCHEDULE_FREE and "actor.lr_scheduler" not in parsed.explicit:
+        flags["actor.lr_scheduler"] = "constant_with_warmup"  # upstream's default is a cosine
     run_names.fill_defaults(flags, parsed.explicit, parsed.layers)
     if "vllm.enable_prefix_caching" not in parsed.explicit:
         # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
@@ -51,8 +54,10 @@ def settle(args: SimpleNamespace) -> list[str]:
         # The KL loss is to the policy that sampled, whose log-probs are there: no group either. The trainer and the
         # actors take the coefficient from here.
         args.ref.kl_to_old, args.algo.kl.init_coef = args.algo.kl.init_coef, 0
-    optimizer.settle(args)
-    weight_sync.settle(args)
+    if args.actor.optim == SCHEDULE_FREE:
+        # The warm-up becomes the optimizer's own (training/schedule_free.py says why).
+        args.actor.lr_warmup_ratio = 0.0 if args.actor.lr_scheduler == "constant" else args.actor.lr_warmup_ratio
+        args.actor.lr_scheduler = "constant"
     return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else _settle_attention(args))
 
 
@@ -68,8 +73,7 @@ def _settle_attention(args: SimpleNamespace) -> list[str]:
 
 
 def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
-    ds = {f"ds.{name}": value for name, value in vars(args.ds).items()}
-    splits = layout.splits_output_layer(ds) if args.actor.chunked_head == "auto" else []
+    splits = layout.splits_output_layer(args) if args.actor.chunked_head == "auto" else []
     if not splits:
         return []
     args.actor.chunked_head = "off"
@@ -79,6 +83,8 @@ def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
 def _settle_cpu(args: SimpleNamespace) -> list[str]:
     notes = []
     args.vllm.enforce_eager = True
+    if args.vllm.sync_backend == "nccl":  # upstream's default
+        args.vllm.sync_backend = "shm"
     if args.ds.attn_implementation not in ("sdpa", "eager"):
         # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
         args.ds.attn_implementation = "sdpa"

@@ -63,6 +63,7 @@ def read_layers(paths: list[str]) -> dict[str, Any]:
         try:
             with open(path, encoding="utf-8") as file:
                 tree = yaml.load(file, Loader=_Loader)
+            merged |= flatten(tree or {}) if isinstance(tree, dict | None) else {}
         except (OSError, UnicodeDecodeError) as error:
             raise Refusal(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
         except yaml.YAMLError as error:
@@ -71,8 +72,4 @@ def read_layers(paths: list[str]) -> dict[str, Any]:
             raise Refusal(f"--config {path}: {error}") from None
         if not isinstance(tree, dict | None):
             raise Refusal(f"--config {path} must be a mapping of flags to values; got a {type(tree).__name__}")
-        try:
-            merged |= flatten(tree or {})
-        except Refusal as error:
-            raise Refusal(f"--config {path}: {error}") from None
     return merged

@@ -15,16 +15,13 @@ BLACKWELL = 10.0  # compute capability
 def gpu_memory_gib() -> list[float | None]:
     """One entry per visible CUDA device: its memory in GiB, None where the driver does not tell."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = _nvidia_smi() or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
+    sizes = [float(line) / 1024 if line.isdigit() else None for line in _ask_nvidia_smi("memory.total")]
+    devices = sizes or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
     if visible is None:
         return devices
     wanted = [word.strip() for word in visible.split(",") if word.strip() not in ("", "-1", "NoDevFiles")]
     indices = [int(word) for word in wanted if word.isdigit()]
     return [devices[i] for i in indices if i < len(devices)] if len(indices) == len(wanted) else devices[: len(wanted)]
-
-
-def _nvidia_smi() -> list[float | None]:
-    return [float(line) / 1024 if line.isdigit() else None for line in _ask_nvidia_smi("memory.total")]
 
 
 def _ask_nvidia_smi(what: str) -> list[str]:

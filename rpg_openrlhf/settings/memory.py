@@ -80,10 +80,8 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     """
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
-    split = {
-        part: ranks if stage >= least else args.ds.tensor_parallel_size
-        for part, least in (("opt", 1), ("grad", 2), ("weight", 3))
-    }
+    least = {"opt": 1, "grad": 2, "weight": 3}
+    split = {part: ranks if stage >= least[part] else args.ds.tensor_parallel_size for part in least}
     packed = shapes.linear if args.ds.load_in_4bit else 0
     weights = ((shapes.parameters - packed) * size + packed * NF4_BYTES) / split["weight"]
     trainable = shapes.lora or shapes.parameters
@@ -96,20 +94,10 @@ def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     if args.algo.objective == "rpg" and args.ref.refresh != "rollout" and not args.ref.offload:
         held = 4 if args.ref.mix not in (None, 1) else size
         states["reference model"] = trainable * held / split["opt"]
-    if (
-        args.algo.kl.init_coef > 0
-        and (args.train.colocate_all or args.train.colocate_actor_ref)
-        and not args.ref.offload
-    ):
+    shares = args.train.colocate_all or args.train.colocate_actor_ref
+    if args.algo.kl.init_coef > 0 and shares and not args.ref.offload:
         states["reference model"] = shapes.parameters * size / split["weight"]
     return {name: value / GIB for name, value in states.items()}
-
-
-def recomputed_layers(args: SimpleNamespace, shapes: Shapes) -> int:
-    """Layers whose activations are not kept for the backward pass."""
-    if not args.actor.gradient_checkpointing_enable:
-        return 0
-    return min(args.actor.gradient_checkpointing_layers or shapes.layers, shapes.layers)
 
 
 def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
@@ -129,7 +117,9 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
         tokens = args.train.micro_batch_size * args.data.max_len // args.ds.ring_attn_size
     size = 4 if args.ds.param_dtype == "fp32" else 2
     wide = size * (5 * shapes.hidden + 2 * shapes.query + 2 * shapes.key + 4 * shapes.inner) + 16 * shapes.hidden
-    recomputed = recomputed_layers(args, shapes)
+    recomputed = 0
+    if args.actor.gradient_checkpointing_enable:
+        recomputed = min(args.actor.gradient_checkpointing_layers or shapes.layers, shapes.layers)
     per_token = wide * (shapes.layers - recomputed + (recomputed > 0)) + size * shapes.hidden * recomputed
     logits = tokens * shapes.vocabulary * (14 if args.actor.entropy_coef is not None else 10)
     if args.actor.chunked_head != "off":
@@ -151,28 +141,24 @@ def buffers(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
     sizes = {"weight sync": min(shapes.parameters * size, max(BUCKET_BYTES[args.platform], largest))}
     if stage:
         on_gpu = args.platform != "cpu"  # where memory counts when it is allocated, not when it is touched
-        sizes["gradients on their way"] = (
-            REDUCE_ELEMENTS if on_gpu else min(REDUCE_ELEMENTS, shapes.parameters)
-        ) * size
+        elements = REDUCE_ELEMENTS if on_gpu else min(REDUCE_ELEMENTS, shapes.parameters)
+        sizes["gradients on their way"] = elements * size
     if stage == 3 and args.actor.num_nodes * args.actor.num_gpus_per_node > 1:
         sizes["gathered weights"] = min(LIVE_ELEMENTS, shapes.parameters) * size
     return {name: value / GIB for name, value in sizes.items()}
 
 
-def engine_gib(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tuple[float, float]:
-    """(GiB vLLM takes of a device, tokens its KV cache can hold there)."""
-    parts = engine_parts(args, shapes, device_gib)
-    token = 2 * 2 * shapes.layers * shapes.key / args.vllm.tensor_parallel_size
-    return sum(parts.values()), parts["vLLM, KV cache"] * GIB / token
-
-
-def engine_parts(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> dict[str, float]:
-    """GiB of a device. On a GPU the cache is what its share leaves, and below 0 where it leaves nothing."""
-    weights = shapes.parameters * 2 / args.vllm.tensor_parallel_size / GIB
+def engine_parts(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tuple[dict[str, float], float]:
+    """GiB of a device, and tokens of the KV cache: what its share of a GPU leaves, below 0 where it leaves nothing."""
+    parts = {"vLLM, weights": shapes.parameters * 2 / args.vllm.tensor_parallel_size / GIB}
     if args.platform == "cpu":
-        return {"vLLM, weights": weights, "vLLM, KV cache": float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)}
-    cache = device_gib * args.vllm.gpu_memory_utilization - weights - VLLM_OWN_GIB
-    return {"vLLM, weights": weights, "vLLM, KV cache": cache, "vLLM, activations": VLLM_OWN_GIB}
+        parts["vLLM, KV cache"] = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)
+    else:
+        share = device_gib * args.vllm.gpu_memory_utilization
+        parts["vLLM, KV cache"] = share - parts["vLLM, weights"] - VLLM_OWN_GIB
+        parts["vLLM, activations"] = VLLM_OWN_GIB
+    token = 2 * 2 * shapes.layers * shapes.key / args.vllm.tensor_parallel_size
+    return parts, parts["vLLM, KV cache"] * GIB / token
 
 
 def estimate(args: SimpleNamespace, shapes: Shapes, device_gib: float | None = None) -> Estimate:
@@ -189,7 +175,7 @@ def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | Non
     known = [device_gib] if device_gib else [gib for gib in machine.gpu_memory_gib() if gib is not None]
     device = min(known) if known else ASSUMED_GPU_GIB
     states, peak, passing = model_states(args, shapes), activations(args, shapes), buffers(args, shapes)
-    engine, cached = engine_parts(args, shapes, device), engine_gib(args, shapes, device)[1]
+    engine, cached = engine_parts(args, shapes, device)
     share, bucket = sum(engine.values()), passing["weight sync"]
     lines = [*states.items(), *peak.items(), *passing.items(), ("CUDA context and slack", GPU_OVERHEAD_GIB)]
     colocated = args.train.colocate_all and not args.train.async_enable
@@ -225,7 +211,7 @@ def _estimate_cpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
     """
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     states, peak, passing = model_states(args, shapes), activations(args, shapes), buffers(args, shapes)
-    engine, cached = engine_parts(args, shapes, 0), engine_gib(args, shapes, 0)[1]
+    engine, cached = engine_parts(args, shapes, 0)
     step = {"the optimizer's step": states["optimizer (fp32 weights, Adam)"]}
     fuller = max(peak, step, key=lambda parts: sum(parts.values()))
     lines = [*states.items(), *fuller.items(), *passing.items(), ("libraries of a process", PROCESS_GIB)]

@@ -18,7 +18,6 @@ _UNSET = object()
 class Parsed(NamedTuple):
     values: dict[str, Any]  # every flag by its dotted name
     explicit: set[str]  # the flags given on the command line or in a layer
-    config: config.Config
     print_config: bool
     dry_run: bool
     layers: tuple[str, ...] = ()  # paths given with --config
@@ -34,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     for flag, choice in added:
         actions[flag].choices = [*(actions[flag].choices or ()), choice]
     group = parser.add_argument_group("RPG")
-    for flag in config.flags():
+    for flag in config.FLAGS:
         if flag.type is bool:
             group.add_argument(f"--{flag.name}", action="store_true", default=flag.default, help=flag.sentence)
             continue
@@ -133,5 +132,4 @@ def parse(argv: list[str]) -> Parsed:
     values = {dest: parser.get_default(dest) for dest in sorted(dests)} | layers | typed
     launcher = {dest: values.pop(dest) for dest in LAUNCHER_ONLY if dest in values}
     explicit = (set(layers) | set(typed)) - set(LAUNCHER_ONLY)
-    ours = config.Config.from_flags(values)
-    return Parsed(values, explicit, ours, bool(launcher["print_config"]), bool(launcher["dry_run"]), paths)
+    return Parsed(values, explicit, bool(launcher["print_config"]), bool(launcher["dry_run"]), paths)

@@ -38,18 +38,13 @@ def _source(relative: str) -> Path:
     return Path(spec.submodule_search_locations[0], relative)
 
 
-def _is_parse_args(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and ast.unparse(node) == "args = parser.parse_args()"
-
-
 def main_block() -> tuple[list[ast.stmt], list[ast.stmt]]:
     """Upstream's main block as two lists of statements: those that build the parser, those that validate."""
     path = _source("cli/train_ppo_ray.py")
-    blocks = [
-        n for n in ast.parse(path.read_text()).body if isinstance(n, ast.If) and "__main__" in ast.unparse(n.test)
-    ]
+    statements = ast.parse(path.read_text()).body
+    blocks = [node for node in statements if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)]
     body = blocks[0].body if len(blocks) == 1 else []
-    parse = [i for i, node in enumerate(body) if _is_parse_args(node)]
+    parse = [i for i, node in enumerate(body) if ast.unparse(node) == "args = parser.parse_args()"]
     if len(parse) != 1 or ast.unparse(body[-1]) != "train(args)":
         raise Refusal(CHANGED)
     return body[: parse[0]], body[parse[0] + 1 : -1]

@@ -583,7 +583,7 @@ def test_vllm_names_a_quantized_engine_and_knows_a_layerwise_reload():
 
 
 def test_vllm_refuses_the_names_of_adapters():
-    """settings/weight_sync.py refuses LoRA: upstream sends peft's names, which no engine has."""
+    """settings/checks.py refuses some of LoRA: upstream sends peft's names, which no engine has."""
     from vllm.model_executor.models.utils import AutoWeightsLoader
 
     module = torch.nn.Module()

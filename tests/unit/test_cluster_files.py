@@ -24,7 +24,7 @@ def command_of(name: str) -> list[str]:
 def test_the_run_of_a_cluster_file_parses(name):
     parsed = parser.parse(command_of(name))
     assert parsed.values["actor.num_gpus_per_node"] == 8
-    assert parsed.config.platform == "cuda"
+    assert parsed.values["platform"] == "cuda"
 
 
 def test_the_dockerfile_installs_by_the_makefile():

@@ -8,9 +8,9 @@ import pytest
 from examples.comparison.studies import OBJECTIVE
 from examples.comparison.train import LAYERS as COMPARED
 from rpg_openrlhf.commands import tables, train_rpg
+from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import checks
 from rpg_openrlhf.settings import defaults as settle
-from rpg_openrlhf.settings import own_flags as config
 from rpg_openrlhf.settings import parser as flags
 from rpg_openrlhf.settings.layers import read_layers
 from tests.unit.launcher_case import CONFIG, write_model, write_rows
@@ -76,7 +76,7 @@ def test_a_layer_goes_with_any_algorithm(algorithm, layer):
     """Those of RPG alone are refused over the others, with the reason."""
     platform = "cpu" if layer.stem == "cpu" else "cuda"
     if reason := refusal_of(layer, algorithm):
-        with pytest.raises(config.Refusal, match=reason):
+        with pytest.raises(Refusal, match=reason):
             args_of(BASE, algorithm, layer, platform=platform)
         return
     args = args_of(BASE, *_in_order(algorithm, layer), platform=platform)
@@ -285,7 +285,7 @@ def test_what_a_run_writes_down_reads_back(algorithm, tmp_path):
     settle.fill_defaults(parsed)
     (tmp_path / "config.yaml").write_text(train_rpg.as_yaml(parsed), encoding="utf-8")
     args = args_of(tmp_path / "config.yaml", platform="cuda")
-    assert args.algo.objective == parsed.config.algo.objective
+    assert args.algo.objective == parsed.values["algo.objective"]
 
 
 @pytest.mark.parametrize("arm", OBJECTIVE.arms, ids=lambda arm: arm.slug)

@@ -7,8 +7,7 @@ import pytest
 
 from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.reference.schedule import RefreshSchedule
-from rpg_openrlhf.settings import reference_checks
-from rpg_openrlhf.settings.own_flags import Config
+from rpg_openrlhf.settings import reference_checks, rules
 from rpg_openrlhf.settings.parser import parse
 from tests.unit.launcher_case import CONFIG, argv, good_flags, write_model
 
@@ -16,6 +15,7 @@ INTERVAL = {"ref.refresh": "interval", "ref.interval": "8"}
 KL = {"ref.refresh": "kl", "ref.kl_target": "0.01"}
 EMA = {"ref.refresh": "ema", "ref.mix": "0.1"}
 NEVER = {"ref.refresh": "never"}
+OURS = reference_checks.OURS
 
 
 @pytest.fixture
@@ -116,18 +116,22 @@ def test_a_written_config_reads_back_to_the_same_run(good, tmp_path, capsys):
         assert outcome(capsys, values) == ""
         written = str(tmp_path / f"out{number}" / "logs" / "config.yaml")
         assert outcome(capsys, {"config": written}) == ""
-        assert parse(["--config", written]).config.ref == parse(argv(values)).config.ref
+        read = parse(["--config", written]).values
+        assert {name: read[name] for name in OURS} == {name: parse(argv(values)).values[name] for name in OURS}
 
 
 def test_a_note_where_the_anchor_moves_after_every_rollout(good, capsys):
     values = {**good, **INTERVAL, "ref.interval": "4"}
     assert outcome(capsys, values) == ""
-    v = parse(argv(values)).values
-    assert (
-        "--ref.refresh rollout is the same without a reference model" in reference_checks.check_run_length(v, 100)[0]
-    )
-    assert reference_checks.check_run_length({**v, "ref.mix": 0.5}, 100) == []
-    assert reference_checks.check_run_length({**v, "ref.interval": 1000}, None) == [], "the data set does not say"
+
+    def notes(prompts, **ref):
+        settings = rules.nested(parse(argv(values)).values)
+        vars(settings.ref).update(ref)
+        return reference_checks.check_run_length(settings, prompts)
+
+    assert "--ref.refresh rollout is the same without a reference model" in notes(100)[0]
+    assert notes(100, mix=0.5) == []
+    assert notes(None, interval=1000) == [], "the data set does not say"
 
 
 def test_the_launcher_and_the_schedule_refuse_alike():
@@ -139,9 +143,8 @@ def test_the_launcher_and_the_schedule_refuse_alike():
             given = {name: value for i, (name, value) in enumerate(arguments.items()) if chosen >> i & 1}
             v = defaults | {"ref.refresh": mode} | {f"ref.{name}": value for name, value in given.items()}
             v |= {"ref.mix": 0.5} if mode == "ema" else {}
-            assert refuses(lambda v=v: reference_checks.check_reference(v)) == refuses(
-                lambda mode=mode, given=given: RefreshSchedule(mode, **given)
-            ), (mode, given)
+            refused = rules.first(reference_checks.REFERENCE, rules.nested(v)) is not None
+            assert refused == refuses(lambda mode=mode, given=given: RefreshSchedule(mode, **given)), (mode, given)
 
 
 def refuses(build) -> bool:
@@ -153,5 +156,6 @@ def refuses(build) -> bool:
 
 
 def test_defaults_move_nothing():
-    assert Config().ref.refresh == "rollout"
-    assert all(v is None or v is False for k, v in vars(Config().ref).items() if k != "refresh")
+    values = parse([]).values
+    assert values["ref.refresh"] == "rollout"
+    assert all(values[name] is None or values[name] is False for name in OURS if name != "ref.refresh")

@@ -1,5 +1,6 @@
 """Whatever cannot work or cannot act is refused before anything starts: one line, status 2, nothing else printed."""
 
+import importlib.util
 import json
 import re
 import socket
@@ -8,7 +9,7 @@ import pytest
 
 from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.settings import defaults as settle
-from rpg_openrlhf.settings import machine, optimizer
+from rpg_openrlhf.settings import machine
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 
@@ -321,9 +322,9 @@ def test_no_gpu_at_all(good, capsys, monkeypatch):
 
 def test_schedule_free_without_its_package_is_refused(good, capsys, monkeypatch):
     """No silent AdamW."""
-    find = optimizer.importlib.util.find_spec
+    find = importlib.util.find_spec
     without = {"schedulefree": lambda _: None}
-    monkeypatch.setattr(optimizer.importlib.util, "find_spec", lambda name: without.get(name, find)(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: without.get(name, find)(name))
     assert "pip install schedulefree==1.4.1" in refused(capsys, {**good, **SCHEDULE_FREE})
 
 

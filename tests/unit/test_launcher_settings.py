@@ -7,18 +7,19 @@ import pytest
 
 from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight import data, paths
-from rpg_openrlhf.settings import checks, layout, machine
+from rpg_openrlhf.preflight import data, files
+from rpg_openrlhf.settings import checks, layout, machine, rules
 from rpg_openrlhf.settings import defaults as settle
 from rpg_openrlhf.settings import parser as flags
-from rpg_openrlhf.settings.banner import banner, optimizer_steps, rollouts
+from rpg_openrlhf.settings.banner import banner, optimizer_steps
+from rpg_openrlhf.settings.layout import rollouts
 from tests.unit.launcher_case import argv, good_flags, write_rows
 
 
 def args_of(*words: str, platform: str = "cpu") -> SimpleNamespace:
     parsed = flags.parse(["--vllm.num_engines", "1", "--rollout.n_samples_per_prompt", "2", *words])
     settle.fill_defaults(parsed)
-    paths.make_absolute(parsed.values)
+    files.make_absolute(parsed.values)
     return train_rpg.validate(parsed, platform)[0]
 
 
@@ -146,12 +147,13 @@ def test_steps_are_counted_as_upstream_counts_them():
                    "--train.max_epochs", "2")  # fmt: skip
     assert optimizer_steps(args, 100) == 100 * 2 // 16 * 3 * 2
     assert rollouts(args, 100) == 100 * 3 // 32
-    args.train.async_enable = True
+    args.train.async_enable, args.algo.objective = True, "openrlhf"
     assert rollouts(args, 100) == 4 * 3
 
 
 def values(**changes):
-    return {**flags.parse(["--vllm.num_engines", "2"]).values, **{k.replace("__", "."): v for k, v in changes.items()}}
+    given = flags.parse(["--vllm.num_engines", "2"]).values
+    return rules.nested({**given, **{k.replace("__", "."): v for k, v in changes.items()}})
 
 
 def test_gpus_that_upstreams_placement_asks_for():
@@ -170,18 +172,19 @@ def test_gpus_that_upstreams_placement_asks_for():
     assert layout.gpus_needed(values(**both)) == 4 + 2 + 5 + 5
     assert layout.gpus_needed(values(**both, train__colocate_critic_reward=True)) == 4 + 2 + 5
     assert layout.gpus_needed(values(**both, train__colocate_critic_reward=True, train__colocate_all=True)) == 4 + 5
-    assert layout.data_parallel_ranks(values(actor__num_gpus_per_node=8, ds__ring_attn_size=2)) == 4
+    assert values(actor__num_gpus_per_node=8, ds__ring_attn_size=2).plan.ranks == 4
 
 
 def test_notes_on_prompts_that_fill_no_rollout():
-    v = values(
+    run = dict(
         rollout__batch_size=32, rollout__n_samples_per_prompt=2, train__batch_size=16, actor__num_gpus_per_node=1,
         train__num_episodes=3,
     )  # fmt: skip
+    v = values(**run)
     assert layout.check_last_rollout(v, 96) == layout.check_last_rollout(v, None) == []
     assert "the last 9 of the run's 297 prompts fill no rollout of 32" in layout.check_last_rollout(v, 99)[0]
-    assert layout.check_last_rollout({**v, "algo.dynamic_filtering_enable": True}, 99) == []
-    asynchronous = {**v, "train.async_enable": True, "algo.objective": "openrlhf"}
+    assert layout.check_last_rollout(values(**run, algo__dynamic_filtering_enable=True), 99) == []
+    asynchronous = values(**run, train__async_enable=True, algo__objective="openrlhf")
     assert layout.check_last_rollout(asynchronous, 96) == []
     assert "--data.max_samples 96" in layout.check_last_rollout(asynchronous, 99)[0]
 
