@@ -73,7 +73,7 @@ class _Parser(TokenReader):
 
     def power(self) -> Number:
         value = self.operand()
-        while True:
+        while self.peek() in ("!", "^", r"\degree"):
             if self.accept("!", "!"):
                 value = numbers.opaque("double factorial", value)
             elif self.accept("!"):
@@ -82,8 +82,7 @@ class _Parser(TokenReader):
                 value = value * numbers.constant("pi") / rational(180) if self.in_angle else value
             elif self.accept("^"):
                 value = functions.power(value, self.exponent())
-            else:
-                return value
+        return value
 
     def exponent(self) -> Number:
         negative = self.accept("-")

@@ -16,9 +16,9 @@ _OPPOSITE: dict[Value, Value] = {INFINITY: MINUS_INFINITY, MINUS_INFINITY: INFIN
 def interval_of(tokens: Tokens, value: Callable[[Tokens], Value]) -> Value | None:
     r"""An interval, or a Relation that is none; for x \ne 3 the excluded points; None without a relation sign."""
     sides = split_top(tokens, *_RELATIONS)
-    signs = [tokens[end - 1].text for end in itertools.accumulate(len(side) + 1 for side in sides[:-1])]
-    if not signs:
+    if len(sides) < 2:
         return None
+    signs = [tokens[end - 1].text for end in itertools.accumulate(len(side) + 1 for side in sides[:-1])]
     if not all(sides) or len(sides) > 3:
         return Leaf(tokens)
     values = [value(side) for side in sides]
@@ -45,10 +45,10 @@ def _variable(value: Value) -> str | None:
 
 def _half_line(left: Value, right: Value, closed: bool) -> Value | None:
     """left < right, where one side is a letter, or both together are linear in one letter; else a Relation."""
-    if _variable(left):
-        return _between([MINUS_INFINITY, left, right], [False, closed])
-    if _variable(right):
-        return _between([left, right, INFINITY], [closed, False])
+    if (variable := _variable(left)) is not None:
+        return Row("(" + ")]"[closed], (MINUS_INFINITY, right), variable)
+    if (variable := _variable(right)) is not None:
+        return Row("(["[closed] + ")", (left, INFINITY), variable)
     if not (isinstance(left, Leaf) and isinstance(right, Leaf) and left.number and right.number):
         return None
     difference = left.number - right.number

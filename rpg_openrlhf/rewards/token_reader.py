@@ -33,8 +33,9 @@ class TokenReader:
 
     def accept(self, *texts: str) -> bool:
         """Read the next tokens if they are these."""
-        if any(self.peek(ahead) != text for ahead, text in enumerate(texts)):
-            return False
+        for ahead, text in enumerate(texts):
+            if self.tokens[self.position + ahead].text != text:
+                return False
         self.position += len(texts)
         return True
 

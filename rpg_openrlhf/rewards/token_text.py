@@ -36,10 +36,10 @@ def _depths(tokens: Tokens) -> list[int]:
 
 def split_top(tokens: Tokens, *marks: str) -> list[Tokens]:
     """Split at marks outside all brackets; half-open intervals count as brackets too."""
-    cuts = [index for index, token in enumerate(tokens) if token.text in marks]
-    if cuts:
-        depths = _depths(tokens)
-        cuts = [cut for cut in cuts if depths[cut] == 0]
+    if {token.text for token in tokens}.isdisjoint(marks):
+        return [tokens]
+    depths = _depths(tokens)
+    cuts = [index for index, token in enumerate(tokens) if depths[index] == 0 and token.text in marks]
     if len(cuts) >= MAX_ITEMS:
         raise TooBig("items")
     return [tokens[start + 1 : end] for start, end in itertools.pairwise((-1, *cuts, len(tokens)))]
