@@ -64,6 +64,7 @@ class Bare:
 
     @classmethod
     def start(cls, settings: dict, log: Path) -> None:
+        harness.end_with_parent()
         with log.open("ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -90,9 +91,9 @@ def rows_of(results: dict[str, list[dict[str, float]]]) -> Iterator[dict]:
     """Rates of every method, and the ratios of ours to it, turn by turn."""
     for method, turns in results.items():
         row = {"method": method, "tokens": turns[0]["tokens"]}
-        for name, title in (("clock", "s"), ("cpu", " CPU s")):
+        for name, title in (("clock", "tokens/s"), ("cpu", "tokens / CPU s")):
             ratios = [ours[name] / other[name] for ours, other in zip(results[OURS], turns, strict=True)]
-            row[f"tokens/{title}"] = spread((turn[name] for turn in turns), 1)
+            row[title] = spread((turn[name] for turn in turns), 1)
             row[f"evaluation / this, by {name}"] = spread(ratios)
         yield row
 

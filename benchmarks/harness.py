@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import ctypes
 import importlib.metadata
 import json
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -75,9 +77,18 @@ class Report:
 
 def alone(function: Callable, *args: Any) -> Any:
     """Call the function in a new process -> its result, or what it raised. Its stdout joins stderr."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=os.dup2, initargs=(2, 1)) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin) as pool:
         return pool.submit(function, *args).result()
+
+
+def _begin() -> None:
+    end_with_parent()
+    os.dup2(2, 1)
+
+
+def end_with_parent() -> None:
+    """Let Linux kill this process when its parent is gone: a pool's worker would wait for ever."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def spread(values: Iterable[float], digits: int = 3, scale: float = 1) -> str:
