@@ -12,8 +12,9 @@ import signal
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,42 @@ class Report:
         self.args.out.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 
 
+class Died(RuntimeError):
+    """A process that ended without a result; `status` as of multiprocessing, minus the number of a signal."""
+
+    def __init__(self, status: int | None):
+        super().__init__(f"its process ended with status {status}")
+        self.status = status
+
+
 def alone(function: Callable, *args: Any) -> Any:
-    """Call the function in a new process -> its result, or what it raised. Its stdout joins stderr."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin) as pool:
-        return pool.submit(function, *args).result()
+    """Call the function in a new process -> its result, or what it raised, or Died. Its stdout joins stderr."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, *args))
+    process.start()
+    sender.close()
+    try:
+        result = receiver.recv()
+    except EOFError:
+        result = None
+    process.join()
+    if result is None:
+        raise Died(process.exitcode)
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
 
 
-def _begin() -> None:
+def _call(sender: Connection, function: Callable, *args: Any) -> None:
     end_with_parent()
     os.dup2(2, 1)
+    try:
+        result = function(*args)
+    except Exception as error:
+        traceback.print_exc()
+        result = error
+    sender.send((result,))
 
 
 def end_with_parent() -> None:

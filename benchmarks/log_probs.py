@@ -12,10 +12,10 @@ weight's gradient, which both need.
 import itertools
 import os
 import resource
+import signal
 import statistics
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -125,7 +125,9 @@ def measure(path: str, case: Case, turn: int) -> dict[str, float]:
     """Seconds and bytes of a case, both NaN where memory runs out: Linux kills the process, or it says so."""
     try:
         return harness.alone({"cpu": on_cpu, "cuda": on_cuda}[case.device], path, case)
-    except (MemoryError, torch.OutOfMemoryError, BrokenProcessPool) as error:
+    except (MemoryError, torch.OutOfMemoryError, harness.Died) as error:
+        if isinstance(error, harness.Died) and error.status != -signal.SIGKILL:
+            raise
         print(f"{path}, {case}: {error}", file=sys.stderr)
         return {"seconds": float("nan"), "bytes": float("nan")}
 

@@ -1,6 +1,10 @@
 """The driver of the benchmarks: its list is the folder, what is there is kept, and a failure loses nothing."""
 
+import importlib
 import importlib.util
+import math
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -111,6 +115,38 @@ def test_no_gpu_is_refused(bench, capsys, monkeypatch):
     line = refused(capsys, bench, "--out", "out", "--device", "cuda")
     assert line.startswith("error: --device cuda: torch 2.")
     assert "sees no CUDA device" in line
+
+
+def test_a_process_of_its_own_gives_its_result_its_error_or_its_status(monkeypatch):
+    """No death may look like a measurement: a failed import ends a spawned process before it does anything."""
+    monkeypatch.syspath_prepend(FOLDER)
+    harness = importlib.import_module("harness")
+    assert harness.alone(math.hypot, 3.0, 4.0) == 5
+    with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
+        harness.alone(math.sqrt, -1.0)
+    with pytest.raises(harness.Died, match="status 3"):
+        harness.alone(os._exit, 3)
+    with pytest.raises(harness.Died) as death:
+        harness.alone(signal.raise_signal, signal.SIGKILL)
+    assert death.value.status == -signal.SIGKILL
+
+
+def test_only_a_process_killed_for_memory_is_not_a_number(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    log_probs = importlib.import_module("log_probs")
+    case = log_probs.Case(**dict.fromkeys(log_probs.Case._fields, "cpu"))
+
+    def die(status):
+        def alone(*_):
+            raise log_probs.harness.Died(status)
+
+        monkeypatch.setattr(log_probs.harness, "alone", alone)
+        return log_probs.measure("ours", case, 0)
+
+    assert math.isnan(die(-signal.SIGKILL)["seconds"])
+    for status in (1, -signal.SIGSEGV):
+        with pytest.raises(log_probs.harness.Died):
+            die(status)
 
 
 def test_make_has_both_commands():
