@@ -73,12 +73,12 @@ class _Parser(TokenReader):
 
     def power(self) -> Number:
         value = self.operand()
-        while self.peek() in ("!", "^", r"\degree"):
+        while self.peek() in ("!", "^", r"\degreesign"):
             if self.accept("!", "!"):
                 value = numbers.opaque("double factorial", value)
             elif self.accept("!"):
                 value = functions.factorial_of(value)
-            elif self.accept(r"\degree"):
+            elif self.accept(r"\degreesign"):
                 value = value * numbers.constant("pi") / rational(180) if self.in_angle else value
             elif self.accept("^"):
                 value = functions.power(value, self.exponent())

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -20,7 +21,6 @@ from mpmath.ctx_mp import MPContext
 DIGITS = 200
 POINTS = 12  # sample points of every letter; the first four are positive, for functions of a limited domain
 POSITIVE_POINTS = 4
-MAX_DIGITS = 4_000  # of a literal; Python reads 4,300
 MAX_DIGITS_EXPONENT = 4  # 1e9999 is the largest literal
 MAX_BITS = 24_000  # of an exact numerator or denominator: 7,000 digits, 2100! fits
 MAX_WORK = 30_000  # of one answer, in products of two points: about a third of a second
@@ -75,11 +75,11 @@ def plain_integer(text: str) -> str | None:
 
 
 def decimal_fraction(literal: str) -> Fraction:
-    """An unsigned literal such as 12, .5, 3. or 4.5e33, exactly. TooBig for one of thousands of digits."""
-    mantissa, _, exponent = literal.lower().partition("e")
-    if len(mantissa) > MAX_DIGITS or len(exponent.lstrip("+-0")) > MAX_DIGITS_EXPONENT:
-        raise TooBig("literal")
-    return Fraction(literal)
+    """An unsigned literal of any length such as 12, .5, 3. or 4.5e33, exactly: Decimal reads more digits than int."""
+    exponent = literal.lower().partition("e")[2]
+    if len(exponent.lstrip("+-0")) > MAX_DIGITS_EXPONENT:
+        raise TooBig("exponent")
+    return Fraction(Decimal(literal))
 
 
 def checked(point: Point) -> Point:

@@ -13,6 +13,8 @@ from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
 ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one, relative
 _SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
 _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
+# By their number of tokens: "per cent" is two words, or a word and three letters.
+_PERCENTS = ((1, "%"), (1, "percent"), (1, "percentage"), (3, "pct"), (2, "percent"), (4, "percent"))
 _UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
 _EXPONENT = re.compile(r"\^(?:-?[1-4]|\{-?[1-4]\})")
 _LINKS = frozenset(("/", r"\cdot", r"\times", "."))
@@ -62,8 +64,8 @@ def with_multiples(tokens: Tokens) -> Tokens:
 def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
     r"""The number of 50\%, 50 percent, 50 per cent, 50 pct."""
     texts = [token.text.lower() for token in tokens]
-    for count in range(1, min(5, len(tokens))):  # a sign, words, or letters
-        if "".join(texts[-count:]) in ("%", "percent", "percentage", "pct"):
+    for count, text in _PERCENTS:
+        if len(tokens) > count and "".join(texts[-count:]) == text:
             return tokens[:-count], True
     return tokens, False
 
@@ -87,7 +89,7 @@ def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
     token, before = tokens[start], tokens[:start]
     if before[-1].text in ("_", "^", "{", "(", "=", "+", "-", "|"):
         return False
-    if token.text == r"\degree":
+    if token.text == r"\degreesign":
         return not any(t.text in TRIGONOMETRY for t in before)  # under a sine the degree is a number
     if token.kind == "word" or (bare_letters and token.text in _UNIT_COMMANDS):
         return True
@@ -113,7 +115,7 @@ def _unit_phrase(tokens: Tokens) -> str | None:
     position, names = 0, []
     while position < len(tokens):
         token = tokens[position]
-        if token.text == r"\degree":
+        if token.text == r"\degreesign":
             name, position = "deg", position + 1
         elif token.kind == "word" and token.text.lower() in _SQUARES and position + 1 < len(tokens):
             name, position = "square", position + 1
