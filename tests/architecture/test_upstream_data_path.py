@@ -109,7 +109,7 @@ def test_names_that_are_rebound():
 
 
 def test_what_is_read_of_what_a_buffer_holds():
-    """column_actors.py Held has these."""
+    """samples.py Sample has these."""
     plan = text(BUFFER, "NaiveReplayBuffer.setup_dynamic_batch")
     assert read_of("sample", plan) == {"total_length"}
     assert set(re.findall(r"self\.items\[idx\]\.(\w+(?:\.\w+\(\))*)", plan)) == {"action_mask.sum().item()"}
