@@ -50,12 +50,10 @@ def record(
     settings: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Record of the run that writes a checkpoint; `inputs` are fingerprints of files."""
-    flags = {name: value for name, value in settings.items() if name != SECRET}
-    shape = {key: architecture[key] for key in ARCHITECTURE if key in architecture}
     return {
-        "flags": flags,
+        "flags": {name: value for name, value in settings.items() if name != SECRET},
         "prompts": prompts,
-        "architecture": shape,
+        "architecture": {key: architecture[key] for key in ARCHITECTURE if key in architecture},
         "inputs": inputs or {},
         "versions": _versions(),
     }

@@ -115,7 +115,8 @@ def fit_together(samples: list) -> bool:
     """True if all are columns, of the same names."""
     if not all(isinstance(sample, Sample) for sample in samples):
         return False
-    return len({frozenset([*sample.columns.actions, *sample.columns.values]) for sample in samples}) == 1
+    columns = {sample.columns for sample in samples}
+    return len({frozenset([*some.actions, *some.values]) for some in columns}) == 1
 
 
 def experiences_of(samples: list) -> list[Experience]:
