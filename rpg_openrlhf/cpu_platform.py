@@ -9,9 +9,9 @@ import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import operator
 import os
 import sys
-import types
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -86,18 +86,25 @@ def _torch_cuda(_: ModuleType) -> Iterator[None]:
 def _flash_attn_helpers(_: ModuleType) -> Iterator[None]:
     """models/ring_attn_utils.py imports flash_attn's padding helpers, which need no CUDA but ship with its kernels.
 
-    They stand in sys.modules only during that import: transformers looks for a real flash_attn.
+    transformers has the same ones in plain torch. They stand in sys.modules only during that import: transformers
+    looks for a real flash_attn.
     """
-    from rpg_openrlhf import padding
+    from einops import rearrange
+    from transformers import modeling_flash_attention_utils as transformers_padding
 
-    package, utils = types.ModuleType("flash_attn"), types.ModuleType("flash_attn.utils")
-    names = {
-        "flash_attn": package,
-        "flash_attn.bert_padding": padding,
-        "flash_attn.utils": utils,
-        "flash_attn.utils.distributed": padding,
-    }
-    sys.modules.update(names)
+    def all_gather(tensor: object, group: object) -> None:
+        raise NotImplementedError("--ds.ring_attn_size > 1 needs CUDA")
+
+    names = ("flash_attn", "flash_attn.bert_padding", "flash_attn.utils", "flash_attn.utils.distributed")
+    modules = {name: ModuleType(name) for name in names}
+    vars(modules["flash_attn.bert_padding"]).update(
+        index_first_axis=operator.getitem,  # upstream has flattened the first two axes
+        pad_input=transformers_padding._pad_input,
+        rearrange=rearrange,
+        unpad_input=transformers_padding._unpad_input,
+    )
+    vars(modules["flash_attn.utils.distributed"]).update(all_gather=all_gather)
+    sys.modules.update(modules)
     yield
     for name in names:
         del sys.modules[name]

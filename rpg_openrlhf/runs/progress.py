@@ -17,19 +17,10 @@ NO_ANSWER_ALARM = 0.5  # share of responses without an answer above which traini
 SILENCE = 60.0  # seconds without a line
 
 
-def map_finite(report: dict) -> dict:
-    """A report as JSON can hold it: numbers that are not finite become null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
-
-
-def _nobody(event: dict) -> None:
-    """Ignore phases: nobody wants to be told."""
-
-
 class ProgressReader(threading.Thread):
     """Drains the trainer's reports: prints to `console`, appends to `path`, until `finish`."""
 
-    def __init__(self, reports: Queue, path: Path, console: TextIO, tell: Callable[[dict], None] = _nobody):
+    def __init__(self, reports: Queue, path: Path, console: TextIO, tell: Callable[[dict], None]):
         """`tell` is given each phase of a step as it begins."""
         super().__init__(daemon=True)
         self.reports, self.console, self.tell = reports, console, tell
@@ -113,7 +104,8 @@ class ProgressReader(threading.Thread):
     def _record(self, kind: str, report: dict, lines: list[str]) -> None:
         if lines:
             self._print(*lines)
-        self.file.write(json.dumps({"kind": kind, **map_finite(report)}, allow_nan=False) + "\n")
+        infinite = {name: None for name, v in report.items() if isinstance(v, float) and not math.isfinite(v)}
+        self.file.write(json.dumps({"kind": kind, **report, **infinite}, allow_nan=False) + "\n")
         self.file.flush()
 
     def _eta(self, step: float) -> float:

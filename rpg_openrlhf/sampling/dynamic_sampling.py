@@ -57,7 +57,7 @@ class DynamicSamplesGenerator(SamplesGenerator):
                 new = list(itertools.islice(dataloader_iter, ahead.lacking))
                 under_way |= zip(self._dispatch(new, **generate_kwargs), itertools.count(len(rows)))
                 rows += new
-                ahead.draw(len(new))
+                ahead.drawn += len(new)
                 if not under_way:  # nor any prompt left
                     break
                 for ref in ray.wait(list(under_way), num_returns=1, timeout=10.0)[0]:

@@ -52,7 +52,7 @@ class NumberedEngine:
 class RPGSamplesGenerator(DynamicSamplesGenerator):
     """Differs from upstream in the order of prompts and in numbering draws, so that a run can go on from any step.
 
-    And in that no rollout is partial: see generate_samples().
+    And in that no rollout is partial: see _next_rollout().
     """
 
     def __init__(self, strategy, prompts_dataloader, eval_dataloader, tokenizer, vllm_engines):
@@ -110,17 +110,19 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         return super()._process_response_into_experience(response, **generate_kwargs)
 
     def generate_samples(self, **generate_kwargs):
-        """Differs from upstream: an episode's order is of its number, and the place in it is counted.
+        """Differs from upstream: what a resumed run owes comes first, and a run may end before its episodes do."""
+        if self.before_the_next:
+            first, self.before_the_next = self.before_the_next, None
+            first()
+        return ([], None, 0, True) if self.ended else self._next_rollout(**generate_kwargs)
+
+    def _next_rollout(self, **generate_kwargs):
+        """Draw in an episode's order, which is of its number, and count the place in it.
 
         What an episode's end leaves of a rollout waits for the next one's first prompts, under the same weights.
         Upstream trains on it by itself: what fills no optimizer step is dropped without a word, and a rank may get
         nothing. At the end of the run it is left out, and said.
         """
-        if self.before_the_next:
-            first, self.before_the_next = self.before_the_next, None
-            first()
-        if self.ended:
-            return [], None, 0, True
         if self._dataloader_iter is None:
             self.order.begin(self.episode, self.position)
             self._dataloader_iter = Prompts(self.prompts_dataloader)
@@ -167,10 +169,9 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         finally:
             self._evaluated = None
 
-    @contextlib.contextmanager
-    def sending(self) -> Iterator[None]:
+    def sending(self) -> contextlib.AbstractContextManager:
         """Surround a weight sync, which is made between two rollouts."""
-        yield
+        return contextlib.nullcontext()
 
     def told(self) -> dict[str, float]:
         """Metrics of the rollout in training."""

@@ -92,7 +92,7 @@ def check_logs(samples: Sequence, source: str) -> None:
     """Raise RewardError unless all samples of a rollout have the same extra logs."""
     counts: Counter[str] = Counter()
     for sample in samples:
-        logs = sample.value("extra_logs") if isinstance(sample, Sample) else sample.info
+        logs = sample.logs if isinstance(sample, Sample) else sample.info
         counts.update(logs.keys() - UPSTREAMS)
     for name, count in counts.items():
         if count != len(samples):

@@ -4,8 +4,6 @@ Upstream sends lists of Python numbers and makes a dozen tensors of each. What d
 images, a missing reward, logs that are no numbers) stays the dictionaries that upstream sends.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
@@ -13,39 +11,42 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from rpg_openrlhf.sampling.columns import Columns, Row
 
-
-class Answers(Columns):
-    """The samples of one prompt."""
-
-    __slots__ = ()
-
-    def __reduce__(self):
-        return Answers, super().__reduce__()[1]
-
-    def __iter__(self) -> Iterator["Sample"]:
-        return self.rows(Sample)
+# Fields of an Experience, as upstream sorts them, that hold a number a sequence; columns have values of these names.
+EPISODE = {
+    "rewards": torch.float32,
+    "scores": torch.float32,
+    "response_length": torch.int64,
+    "truncated": torch.bool,
+    "total_length": torch.float32,
+}
+INFO = "info."  # begins the names of what is logged, among the values of columns
 
 
-def pack(responses: list[dict], max_length: int) -> Answers | list[dict]:
+def pack(responses: list[dict], max_length: int) -> "list[Sample] | list[dict]":
     """The samples of one prompt, each cut to `max_length` tokens; as they came where they do not fit."""
-    with_log_probs = {response["rollout_log_probs"] is not None for response in responses}
-    if not all(map(_fits, responses)) or len(with_log_probs) > 1:
+    names = {(response["rollout_log_probs"] is None, *sorted(response["extra_logs"])) for response in responses}
+    if not all(map(_fits, responses)) or len(names) > 1:
         return responses
     lengths = [min(len(response["observation_tokens"]), max_length) for response in responses]
     sized = list(zip(responses, lengths, strict=True))
     ids = np.concatenate([np.fromiter(r["observation_tokens"], np.int32, n) for r, n in sized])
     actions = {}
-    if with_log_probs == {True}:
+    if responses[0]["rollout_log_probs"] is not None:
         known = [np.fromiter(r["rollout_log_probs"], np.float32, n)[1:] for r, n in sized]
         actions["rollout_log_probs"] = np.concatenate(known)
     values = {name: [response[name] for response in responses] for name in ("prompt", "label", "truncated")}
-    values |= {name: [_number(response[name]) for response in responses] for name in ("reward", "scores")}
-    values["extra_logs"] = [{k: _number(v) for k, v in r["extra_logs"].items()} for r in responses]
     values["begin"] = [response["action_ranges"][0][0] for response in responses]
     values["end"] = [min(r["action_ranges"][0][1], n) for r, n in sized]
     values["versions"] = [response.get("versions", (0, 0)) for response in responses]
-    values["clipped"] = [length >= max_length for length in lengths]
-    return Answers(lengths, ids, actions, values)
+    values["rewards"] = [_number(response["reward"]) for response in responses]
+    values["scores"] = [_number(response["scores"]) for response in responses]
+    values["response_length"] = list(map(_response_length, values["begin"], values["end"]))
+    values["total_length"] = lengths
+    values[f"{INFO}response_clip_ratio"] = [length >= max_length for length in lengths]
+    values |= {f"{INFO}reward": values["rewards"], f"{INFO}score": values["scores"]}
+    for name in responses[0]["extra_logs"]:
+        values[f"{INFO}{name}"] = [_number(response["extra_logs"][name]) for response in responses]
+    return list(Columns(lengths, ids, actions, values).rows(Sample))
 
 
 def _number(value) -> float:
@@ -62,86 +63,60 @@ def _fits(response: dict) -> bool:
     )
 
 
+def _response_length(begin: int, end: int) -> int:
+    """Action tokens of a response; the first token of a sequence is none."""
+    return max(0, end - max(begin, 1))
+
+
+def _episode(name: str) -> property:
+    return property(lambda sample: torch.tensor([sample.value(name)], dtype=EPISODE[name]))
+
+
 class Sample(Row):
-    """An answer, with what upstream's generator and evaluation read of an Experience of one sequence."""
+    """An answer, with what upstream's driver, evaluation and buffer read of an Experience of one sequence.
+
+    Tensors are of shape (1,), except `sequences` (1, L) and `action_mask`, which is as long as the response.
+    """
 
     __slots__ = ()
 
-    @property
-    def prompts(self) -> list[str]:
-        """Its one prompt."""
-        return [self.value("prompt")]
+    rewards = _episode("rewards")
+    scores = _episode("scores")
+    response_length = _episode("response_length")
+    truncated = _episode("truncated")
+    total_length = _episode("total_length")
+    prompts = property(lambda self: [self.value("prompt")])
+    labels = property(lambda self: [self.value("label")])
+    versions = property(lambda self: self.value("versions"))  # of the weights, when asked for and when done
+    action_mask = property(lambda self: torch.ones(self.value("response_length")))
+    sequences = property(lambda self: torch.from_numpy(self.columns.ids_of(self.place).astype(np.int64))[None])
+    info = property(lambda self: {name: torch.tensor([number]) for name, number in self.logs.items()})
 
     @property
-    def labels(self) -> list[str]:
-        """Its one label."""
-        return [self.value("label")]
-
-    @property
-    def info(self) -> dict[str, torch.Tensor]:
-        """Logs of the reward function about this sample."""
-        return {name: torch.tensor([number]) for name, number in self.value("extra_logs").items()}
-
-    @property
-    def sequences(self) -> torch.Tensor:
-        """(1, L)."""
-        return torch.from_numpy(self.columns.ids_of(self.place).astype(np.int64))[None]
-
-    @property
-    def rewards(self) -> torch.Tensor:
-        """(1,), and so are those below."""
-        return torch.tensor([self.value("reward")])
-
-    @property
-    def scores(self) -> torch.Tensor:
-        """Scores by which groups are filtered."""
-        return torch.tensor([self.value("scores")])
-
-    @property
-    def truncated(self) -> torch.Tensor:
-        """True if the engine cut it off."""
-        return torch.tensor([self.value("truncated")])
-
-    @property
-    def versions(self) -> tuple[int, int]:
-        """Weight versions that the engine held when the sample was asked for and when it was done."""
-        return self.value("versions")
-
-    @property
-    def total_length(self) -> torch.Tensor:
-        """Tokens of prompt and response."""
-        return torch.tensor([float(self.columns.lengths[self.place])])
-
-    @property
-    def response_length(self) -> torch.Tensor:
-        """Tokens of the response."""
-        return torch.tensor([response_length(self.value("begin"), self.value("end"))])
+    def logs(self) -> dict[str, float]:
+        """Numbers that are logged of the sample, the reward function's among them."""
+        return {name.removeprefix(INFO): self.value(name) for name in self.columns.values if name.startswith(INFO)}
 
     def experience(self) -> Experience:
-        """The Experience that upstream would have made of the answer."""
-        names = ("prompt", "label", "truncated", "reward", "scores", "extra_logs")
-        response = {name: self.value(name) for name in names}
+        """The Experience that upstream would have made of the answer, which is cut already."""
+        response = {name: self.value(name) for name in ("prompt", "label", "truncated", "scores")}
+        response |= {"reward": self.value("rewards"), "extra_logs": self.logs}
         response["observation_tokens"] = self.columns.ids_of(self.place)
         response["action_ranges"] = [(self.value("begin"), self.value("end"))]
         response["rollout_log_probs"] = None
         if "rollout_log_probs" in self.columns.actions:
             known = self.columns.actions_of("rollout_log_probs", self.place)
             response["rollout_log_probs"] = np.pad(known, (1, 0))
-        # It is cut already: a limit of its own length calls it clipped, any longer one does not.
-        limit = self.columns.lengths[self.place] + (not self.value("clipped"))
-        return SamplesGenerator._process_response_into_experience(None, response, max_len=limit)
-
-
-def response_length(begin: int, end: int) -> int:
-    """Action tokens of a response; the first token of a sequence is none."""
-    return max(0, end - max(begin, 1))
+        length = self.columns.lengths[self.place]
+        return SamplesGenerator._process_response_into_experience(None, response, max_len=length)
 
 
 def fit_together(samples: list) -> bool:
     """True if all are columns, of the same names."""
     if not all(isinstance(sample, Sample) for sample in samples):
         return False
-    return len({(*sample.columns.actions, 0, *sorted(sample.value("extra_logs"))) for sample in samples}) == 1
+    columns = {sample.columns for sample in samples}
+    return len({frozenset([*some.actions, *some.values]) for some in columns}) == 1
 
 
 def experiences_of(samples: list) -> list[Experience]:

@@ -35,21 +35,27 @@ class WholeStepTrainer(BucketedSync):
     ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.
     """
 
-    average: ReferenceWeights | None = None  # of `--train.enable_ema`; set by the policy's actor, which holds it
+    # Both are set by the policy's actor, which holds them: `--train.enable_ema`'s, and RPG's.
+    average: ReferenceWeights | None = None
+    reference: ReferenceWeights | None = None
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary.
 
-        The average moves here. Upstream's moving_average (utils/deepspeed/deepspeed.py) writes into gathered weights
-        of ZeRO 3, which DeepSpeed drops when no rank is named as the writer, and needs a second model.
+        The average moves here, and so does a reference that is one. Upstream's moving_average
+        (utils/deepspeed/deepspeed.py) writes into gathered weights of ZeRO 3, which DeepSpeed drops when no rank is
+        named as the writer, and needs a second model.
         """
         steps = self.actor.model.global_steps
         if self.args.train.dynamic_batch_enable:
             ends_step = bool(self.replay_buffer.dynamic_optimizer_step[step])
             self.actor.model.set_gradient_accumulation_boundary(ends_step)
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
-        if self.average and self.actor.model.global_steps > steps:
-            self.average.refresh(1 - self.args.train.ema_beta)
+        if self.actor.model.global_steps > steps:
+            if self.average:
+                self.average.refresh(1 - self.args.train.ema_beta)
+            if self.reference and self.args.ref.refresh == "ema":
+                self.reference.refresh(self.args.ref.mix)
         scale = self._logged_scale(status, step, loss_batch_info)
         for name in status["metrics"].keys() & self._token_means():
             status["metrics"][name] = status["metrics"][name] * scale
@@ -104,16 +110,11 @@ class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
     def __init__(self, strategy, *args, **kwargs):
         super().__init__(strategy, *args, **kwargs)
         self.actor_loss_fn = RPGPolicyLoss(strategy.args)
-        self.reference: ReferenceWeights | None = None  # set by the policy's actor, which holds it
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         """Differs from upstream: the loss sees the reference's log-probs, which upstream keeps for its own KL loss."""
         self.actor_loss_fn.ref_log_probs = experience.base_action_log_probs
-        steps = self.actor.model.global_steps
-        status = super().training_step(experience, kl_ctl, step, loss_batch_info)
-        if self.reference and self.args.ref.refresh == "ema" and self.actor.model.global_steps > steps:
-            self.reference.refresh(self.args.ref.mix)
-        return status
+        return super().training_step(experience, kl_ctl, step, loss_batch_info)
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
         """Differs from upstream: the statistics of the whole rollout and its optimizer steps join its status."""

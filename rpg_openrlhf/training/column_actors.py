@@ -8,9 +8,9 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.replay_buffer import NaiveReplayBuffer
 
-from rpg_openrlhf.sampling.columns import Columns, Row, pad, spans, strip
-from rpg_openrlhf.sampling.samples import response_length
-from rpg_openrlhf.training.micro_batches import EPISODE, INFO, action_spans
+from rpg_openrlhf.sampling.columns import Columns, pad, spans, strip
+from rpg_openrlhf.sampling.samples import Sample
+from rpg_openrlhf.training.micro_batches import action_spans, fields_of
 
 
 def padded_inputs(columns: Columns, fill: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -34,51 +34,24 @@ class ColumnForward:
         return strip(log_probs.float().numpy(), sequences.action_lengths)
 
 
-class Held(Row):
-    """A sequence in the buffer, with what upstream's plan of dynamic batches reads of it."""
-
-    __slots__ = ()
-
-    @property
-    def total_length(self) -> np.ndarray:
-        """Tokens of prompt and response."""
-        return np.asarray(self.columns.lengths[self.place])
-
-    @property
-    def action_mask(self) -> np.ndarray:
-        """Mask as long as the response."""
-        return np.ones(response_length(self.value("begin"), self.value("end")), np.int64)
-
-
 class ColumnBuffer(NaiveReplayBuffer):
     """Differs from upstream's in holding columns, not an object of a dozen tensors a sample."""
 
     def append(self, experience):
         """Differs from upstream: columns are taken as they are."""
         if isinstance(experience, Columns):
-            self.items.extend(experience.rows(Held))
+            self.items.extend(experience.rows(Sample))
         else:
             super().append(experience)
 
     def collate_fn(self, batch):
         """Differs from upstream: the padded batch is written once."""
         rows = batch[0] if self.dynamic_batch else batch
-        return batch_of(rows) if isinstance(rows[0], Held) else super().collate_fn(batch)
+        return batch_of(rows) if isinstance(rows[0], Sample) else super().collate_fn(batch)
 
 
-def batch_of(rows: list[Row]) -> Experience:
+def batch_of(rows: list[Sample]) -> Experience:
     """The batch of upstream's make_experience_batch, except `info`, which upstream turns into tensors there."""
     columns = Columns.of(rows)
     ids, attention_mask, action_mask = padded_inputs(columns, 0)
-    return Experience(
-        sequences=ids,
-        attention_mask=attention_mask,
-        action_mask=action_mask,
-        **{name: torch.from_numpy(pad(flat, columns.action_lengths)) for name, flat in columns.actions.items()},
-        **{name: torch.tensor(columns.values[name], dtype=dtype) for name, dtype in EPISODE.items()},
-        info={
-            name.removeprefix(INFO): torch.tensor(column, dtype=torch.float32)
-            for name, column in columns.values.items()
-            if name.startswith(INFO)
-        },
-    )
+    return Experience(sequences=ids, attention_mask=attention_mask, action_mask=action_mask, **fields_of(columns))

@@ -14,18 +14,22 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from rpg_openrlhf.sampling.columns import Columns, pad, spans, strip
-from rpg_openrlhf.sampling.samples import Sample, experiences_of, fit_together, response_length
+from rpg_openrlhf.sampling.samples import EPISODE, INFO, Sample, experiences_of, fit_together
 
-# Fields of an Experience, as upstream sorts them, that a training step may read.
+# Fields of an Experience, with a number an action, that a training step may read.
 ACTIONS = ("action_log_probs", "base_action_log_probs", "rollout_log_probs", "advantages")
-EPISODE = {
-    "rewards": torch.float32,
-    "scores": torch.float32,
-    "response_length": torch.int64,
-    "truncated": torch.bool,
-    "total_length": torch.float32,
-}
-INFO = "info."  # begins the names of what is logged, among the values of columns
+
+
+def fields_of(columns: Columns) -> dict:
+    """Fields of an Experience: what columns hold of actions, padded, of sequences, and of what is logged."""
+    logged = {name: column for name, column in columns.values.items() if name.startswith(INFO)}
+    return {
+        **{name: torch.from_numpy(pad(flat, columns.action_lengths)) for name, flat in columns.actions.items()},
+        **{name: torch.tensor(columns.values[name], dtype=dtype) for name, dtype in EPISODE.items()},
+        "info": {
+            name.removeprefix(INFO): torch.tensor(column, dtype=torch.float32) for name, column in logged.items()
+        },
+    }
 
 
 class MicroBatch(Experience):
@@ -37,23 +41,12 @@ class MicroBatch(Experience):
     def of(cls, samples: list[Sample], fill: int) -> "MicroBatch":
         """Samples of a rollout, ids padded with `fill`."""
         columns = Columns.of(samples)
-        values, lengths = columns.values, columns.lengths
-        info = {"response_clip_ratio": torch.tensor(values["clipped"]), "reward": torch.tensor(values["reward"])}
-        info["score"] = torch.tensor(values["scores"])
-        for name in values["extra_logs"][0]:
-            info[name] = torch.tensor([logs[name] for logs in values["extra_logs"]])
         batch = cls(
-            sequences=torch.from_numpy(pad(columns.ids, lengths, fill)),
+            sequences=torch.from_numpy(pad(columns.ids, columns.lengths, fill)),
             action_mask=torch.from_numpy(action_spans(columns)),
-            prompts=values["prompt"],
-            labels=values["label"],
-            rewards=torch.tensor(values["reward"]),
-            scores=torch.tensor(values["scores"]),
-            response_length=torch.tensor(list(map(response_length, values["begin"], values["end"]))),
-            truncated=torch.tensor(values["truncated"]),
-            total_length=torch.tensor(lengths, dtype=torch.float32),
-            info=info,
-            **{name: torch.from_numpy(pad(flat, columns.action_lengths)) for name, flat in columns.actions.items()},
+            prompts=columns.values["prompt"],
+            labels=columns.values["label"],
+            **fields_of(columns),
         )
         batch.columns = columns
         return batch

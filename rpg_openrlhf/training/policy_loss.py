@@ -40,17 +40,9 @@ class RPGPolicyLoss(PolicyLoss):
             is_correction_threshold=correction.is_correction_threshold,
         )
         low, high = args.actor.eps_clip_low_high
-        self.objective = {
-            "divergence": args.rpg.divergence,
-            "gradient_estimator": args.rpg.gradient_estimator,
-            "beta": args.rpg.beta,
-            "clip_eps_low": low,
-            "clip_eps_high": high,
-            "dual_clip": args.actor.dual_clip,
-            "importance_level": args.rpg.importance_level,
-            "reward_weight": args.rpg.reward_weight,
-            "clip_mode": args.rpg.clip_mode,
-        }
+        names = ("divergence", "gradient_estimator", "beta", "importance_level", "reward_weight", "clip_mode")
+        self.objective = {name: getattr(args.rpg, name) for name in names}
+        self.objective |= {"clip_eps_low": low, "clip_eps_high": high, "dual_clip": args.actor.dual_clip}
         self.on_policy = args.rpg.on_policy  # π_old is the policy as it stands: no forward pass was made for it
         self.ref_log_probs: torch.Tensor | None = None  # (B, A), bound by the trainer; None: π_ref = π_old
         self.statistics = StepStatistics()

@@ -8,7 +8,7 @@ Imported only where the optimizer is asked for, as the package may be missing el
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import deepspeed
 import torch
@@ -69,31 +69,19 @@ def build(parameters: list[dict], actor: SimpleNamespace, total_steps: int) -> S
     )
 
 
-def initialize(optimizer_of: Callable[[list[dict]], ScheduleFreeAdamW], **given) -> tuple:
-    """deepspeed.initialize, with our optimizer in place of the one its configuration describes."""
-    config = {name: value for name, value in given["config"].items() if name != "optimizer"}
-    config["zero_allow_untested_optimizer"] = True
-    optimizer = optimizer_of(given["model_parameters"])
-    built = deepspeed.initialize(**{**given, "config": config, "optimizer": optimizer})
-    optimizer.ready = True
-    return built
-
-
-class _DeepSpeed(ModuleType):
-    """deepspeed, as upstream's strategy sees it while it builds the policy's engine."""
-
-    def __init__(self, optimizer_of: Callable[[list[dict]], ScheduleFreeAdamW]):
-        super().__init__("deepspeed")
-        self.initialize = lambda **given: initialize(optimizer_of, **given)
-
-    def __getattr__(self, name: str):
-        return getattr(deepspeed, name)
-
-
 @contextlib.contextmanager
 def handed_to_deepspeed(optimizer_of: Callable[[list[dict]], ScheduleFreeAdamW]) -> Iterator[None]:
     """Upstream passes deepspeed.initialize no optimizer and has no argument for one: its name is rebound meanwhile."""
-    strategy_module.deepspeed = _DeepSpeed(optimizer_of)
+
+    def initialize(**asked) -> tuple:
+        config = {name: value for name, value in asked["config"].items() if name != "optimizer"}
+        config["zero_allow_untested_optimizer"] = True
+        optimizer = optimizer_of(asked["model_parameters"])
+        built = deepspeed.initialize(**{**asked, "config": config, "optimizer": optimizer})
+        optimizer.ready = True
+        return built
+
+    strategy_module.deepspeed = SimpleNamespace(**{**vars(deepspeed), "initialize": initialize})
     try:
         yield
     finally:

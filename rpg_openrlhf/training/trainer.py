@@ -3,7 +3,6 @@
 It reports each step, and each phase as it begins.
 """
 
-import contextlib
 import math
 import time
 from pathlib import Path
@@ -36,43 +35,23 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         torch.manual_seed(strategy.args.train.seed)
         if not (strategy.args.use_ms or strategy.args.data.max_images_per_prompt > 0):
             ppo_trainer.blending_datasets = blending_datasets  # prepare_datasets', in this process
-        with without_loggers(strategy.args.logger):  # upstream builds its own while it is built
-            super().__init__(pretrain, strategy, *args, **kwargs)
-        self.wandb_logger, self.tensorboard_logger = loggers.build(strategy.args)
-        kind = AsynchronousGenerator if self.args.train.asynchronous else RPGSamplesGenerator
+        asynchronous, rpg = strategy.args.train.asynchronous, strategy.args.algo.objective == "rpg"
+        ppo_trainer.SamplesGenerator = AsynchronousGenerator if asynchronous else RPGSamplesGenerator
+        ppo_trainer.RemoteExperienceMaker = RPGExperienceMaker if rpg else ColumnMaker
+        ppo_trainer.WandbLogger, ppo_trainer.TensorboardLogger = loggers.WandbLog, loggers.TensorboardLog
+        ppo_trainer.balance_experiences = balance_experiences  # train_step's; the others are built by the next line
+        super().__init__(pretrain, strategy, *args, **kwargs)
         garbage.as_usual()
-        self.samples_generator = kind(
-            strategy, self.prompts_dataloader, self.eval_dataloader, self.tokenizer, self.vllm_engines
-        )
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
         self.schedule: RefreshSchedule | None = None
         self.steps_taken = 0  # rollouts trained on, those before a resume included
         self._moved: dict | None = None  # what is to be reported of this step's refresh
-        ppo_trainer.balance_experiences = balance_experiences  # train_step's, in this process
-        maker, reference = ColumnMaker, self.reference_model_group
-        if self.args.algo.objective == "rpg":
-            # The KL is in the loss. A zero coefficient keeps it out of the reward, and out of the loss a second time:
-            # upstream is told of a KL loss (use_loss) only to keep the reference's log-probs.
-            self.kl_ctl = FixedKLController(0.0)
-            maker, reference = RPGExperienceMaker, self._moving_reference()
-        elif self.args.ref.refresh == "rollout":
-            self.kl_ctl = FixedKLController(self.args.ref.kl_to_old)
-        self.experience_maker = maker(
-            self.actor_model_group,
-            self.critic_model_group,
-            self.reward_model_group,
-            reference,
-            self.kl_ctl,
-            self.strategy,
-            self.tokenizer,
-        )
-
-    def _moving_reference(self) -> PolicyAsReference | None:
         ref = self.args.ref
-        if ref.refresh == "rollout":
-            return None
-        self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
-        return PolicyAsReference(self.actor_model_group)
+        if rpg and ref.refresh != "rollout":  # the KL is in the loss; upstream's coefficient (kl_ctl) is 0 then
+            self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
+            self.experience_maker.initial_model_group = PolicyAsReference(self.actor_model_group)
+        elif not rpg and ref.refresh == "rollout":
+            self.kl_ctl = self.experience_maker.kl_ctl = FixedKLController(ref.kl_to_old)
 
     def train_step(self, rollout_samples, global_step):
         """Differs from upstream: the reference moves after it, when the schedule says so.
@@ -221,7 +200,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("generate")
 
     def evaluate(self, global_step, **generate_kwargs):
-        """Differs from upstream: the metrics (eval_metrics.py), which are reported to the driver too."""
+        """Differs from upstream: the metrics (evaluation.py), which are reported to the driver too."""
         self._phase("evaluate")
         start = time.time()
         samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
@@ -238,17 +217,6 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
 
     def _report(self, kind: str, step: int, values: dict) -> None:
         self.strategy.progress.put({"kind": kind, "step": step, **loggers.numbers(values)})
-
-
-@contextlib.contextmanager
-def without_loggers(chosen):
-    """`args.logger` as it is where neither W&B nor TensorBoard is asked for."""
-    asked = chosen.wandb.key, chosen.tensorboard_dir
-    chosen.wandb.key = chosen.tensorboard_dir = None
-    try:
-        yield
-    finally:
-        chosen.wandb.key, chosen.tensorboard_dir = asked
 
 
 def with_rate(logs: dict) -> dict:

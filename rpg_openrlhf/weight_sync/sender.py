@@ -34,12 +34,11 @@ class WeightSender:
         engines: list[Any],
         transport: Any | None,
         gathered: Callable[[list[torch.nn.Parameter]], contextlib.AbstractContextManager],
-        is_whole: bool = True,
-        adapters: dict[str, Adapter] | None = None,
+        is_whole: bool,
+        adapters: dict[str, Adapter],
     ):
         self.plan, self.engines, self.transport, self.gathered = plan, engines, transport, gathered
         self.weights = [[weights[piece.name] for piece in bucket.pieces] for bucket in plan]
-        adapters = adapters or {}
         self.adapters = [[adapters.get(piece.name) for piece in bucket.pieces] for bucket in plan]
         self.changing = sum(any(adapters) for adapters in self.adapters) or len(plan)
         self.version = 0

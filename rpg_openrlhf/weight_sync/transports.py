@@ -2,17 +2,19 @@
 
 The policy's end: `buffers`, one per slot, that the sender packs into; `fence()` when it has packed; `send(slot, n)`
 when the engines have been called, which blocks until all take part where `send_blocks`. An engine's end comes of
-`address.open(worker)`: `receive(slot, n)` gives it the bytes. With two slots a bucket is packed while the engines load
-the one before it.
+`address.open(worker)`, a `Receive`: called with slot and n it gives the bytes. With two slots a bucket is packed
+while the engines load the one before it.
 """
 
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
+Receive = Callable[[int, int], torch.Tensor]
 TOKEN = 16  # bytes at the end of a shared file that only this run's has
 
 
@@ -37,19 +39,14 @@ class Broadcast:
 class BroadcastAddress:
     nbytes: int
 
-    def open(self, worker) -> "BroadcastInlet":
+    def open(self, worker) -> Receive:
         buffer = torch.empty(self.nbytes, dtype=torch.uint8, device=worker.device)
-        return BroadcastInlet(worker._model_update_group, buffer)
 
+        def receive(_slot: int, nbytes: int) -> torch.Tensor:
+            worker._model_update_group.broadcast(buffer[:nbytes], src=0, stream=torch.cuda.current_stream())
+            return buffer[:nbytes]
 
-@dataclass
-class BroadcastInlet:
-    group: object
-    buffer: torch.Tensor
-
-    def receive(self, _slot: int, nbytes: int) -> torch.Tensor:
-        self.group.broadcast(self.buffer[:nbytes], src=0, stream=torch.cuda.current_stream())
-        return self.buffer[:nbytes]
+        return receive
 
 
 class SharedMemory:
@@ -86,7 +83,7 @@ class SharedMemoryAddress:
     nbytes: int
     token: bytes
 
-    def open(self, worker) -> "MemoryInlet":
+    def open(self, worker) -> Receive:
         """RuntimeError where the path leads elsewhere: to another host's process of that number, or nowhere."""
         try:
             file = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,21 +95,12 @@ class SharedMemoryAddress:
             raise RuntimeError(f"{self._foreign()} ({error})") from None
         if bytes(memory[-TOKEN:].tolist()) != self.token:
             raise RuntimeError(self._foreign())
-        return MemoryInlet(list(memory[:-TOKEN].split(self.nbytes)))
+        buffers = memory[:-TOKEN].split(self.nbytes)
+        return lambda slot, nbytes: buffers[slot][:nbytes]
 
     @staticmethod
     def _foreign() -> str:
         return "--vllm.sync_backend shm: an engine cannot reach the policy's memory, as on another host; use gloo"
-
-
-@dataclass
-class MemoryInlet:
-    """The policy's own memory, of the host or of the GPU."""
-
-    buffers: list[torch.Tensor]
-
-    def receive(self, slot: int, nbytes: int) -> torch.Tensor:
-        return self.buffers[slot][:nbytes]
 
 
 class CudaIpc:
@@ -144,9 +132,10 @@ class CudaIpc:
 class CudaIpcAddress:
     handles: dict[str, tuple]
 
-    def open(self, worker) -> MemoryInlet:
+    def open(self, worker) -> Receive:
         from openrlhf.trainer.ray.utils import get_physical_gpu_id
 
         rebuild, args = self.handles[get_physical_gpu_id()]
         # Argument 6 is the device's number, which another CUDA_VISIBLE_DEVICES counts otherwise.
-        return MemoryInlet([rebuild(*args[:6], worker.device.index, *args[7:])])
+        buffer = rebuild(*args[:6], worker.device.index, *args[7:])
+        return lambda _slot, nbytes: buffer[:nbytes]

@@ -105,11 +105,14 @@ def test_what_a_training_step_reads():
 def test_names_that_are_rebound():
     """training/trainer.py and training/actors.py rebind them in the process that looks them up."""
     assert "balance_experiences(" in text(PPO_TRAINER, "BasePPOTrainer.train_step")
+    build = text(PPO_TRAINER, "PPOTrainer.__init__")
+    assert "SamplesGenerator(strategy=strategy, prompts_dataloader=self.prompts_dataloader, " in build
+    assert "eval_dataloader=self.eval_dataloader, tokenizer=tokenizer, vllm_engines=vllm_engines)" in build
     assert "NaiveReplayBuffer(" in text(PPO_ACTOR, "ActorPPOTrainer.__init__")
 
 
 def test_what_is_read_of_what_a_buffer_holds():
-    """column_actors.py Held has these."""
+    """samples.py Sample has these."""
     plan = text(BUFFER, "NaiveReplayBuffer.setup_dynamic_batch")
     assert read_of("sample", plan) == {"total_length"}
     assert set(re.findall(r"self\.items\[idx\]\.(\w+(?:\.\w+\(\))*)", plan)) == {"action_mask.sum().item()"}

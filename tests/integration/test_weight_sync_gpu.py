@@ -24,9 +24,9 @@ ENGINE = """
 import pickle, sys, torch
 from types import SimpleNamespace
 torch.cuda.set_device(0)
-inlet = pickle.loads(bytes.fromhex(sys.argv[1])).open(SimpleNamespace(device=torch.device("cuda", 0)))
+receive = pickle.loads(bytes.fromhex(sys.argv[1])).open(SimpleNamespace(device=torch.device("cuda", 0)))
 for line in sys.stdin:
-    print(inlet.receive(0, 1 << 20).unique().tolist(), flush=True)
+    print(receive(0, 1 << 20).unique().tolist(), flush=True)
 """
 
 

@@ -27,7 +27,7 @@ class Drawn:
         self.per_episode, self.fails_at = per_episode, fails_at
         self.gate: threading.Semaphore | None = None
         self.generators: list[AsynchronousGenerator] = []
-        monkeypatch.setattr(RPGSamplesGenerator, "generate_samples", self.generate)
+        monkeypatch.setattr(RPGSamplesGenerator, "_next_rollout", self.generate)
 
     def generate(self, *_, **kwargs):
         made = self.made

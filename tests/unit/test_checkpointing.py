@@ -2,7 +2,7 @@
 
 import errno
 import random
-import time
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,19 +137,15 @@ def watched(monkeypatch):
 
 def test_a_death_that_nobody_reports_is_found(watched, monkeypatch):
     monkeypatch.setattr(deaths, "KNOWN_AFTER", 0.01)
-    watch = deaths.Watch(watched.append)
-    watch.start()
-    watch.join(10)
+    deaths.watch(watched.append, threading.Event())
     assert watched == [{"what": "A died"}]
 
 
 def test_one_that_somebody_reports_is_left_to_him(watched, monkeypatch):
     monkeypatch.setattr(deaths, "KNOWN_AFTER", 10)
-    watch = deaths.Watch(watched.append)
-    watch.start()
-    time.sleep(0.2)
-    watch.stop()
-    watch.join(10)
+    over = threading.Event()
+    threading.Timer(0.2, over.set).start()
+    deaths.watch(watched.append, over)
     assert watched == []
 
 

@@ -26,7 +26,7 @@ def test_it_takes_what_drawing_one_by_one_takes(passes, wanted, seen, order):
         assert ahead.lacking + ahead.under_way >= min(missing, wanted), "never less than one for one"
         new = range(ahead.drawn, min(ahead.drawn + ahead.lacking, len(passes)))
         open_draws |= set(new)
-        ahead.draw(len(new))
+        ahead.drawn += len(new)
         if not open_draws:
             break
         draw = order.choice(sorted(open_draws))
@@ -42,7 +42,7 @@ def test_it_takes_what_drawing_one_by_one_takes(passes, wanted, seen, order):
 def test_nothing_is_drawn_ahead_while_nothing_is_rejected(wanted, before):
     ahead = DrawAhead(wanted, before, before)
     for draw in range(wanted):
-        ahead.draw(ahead.lacking)
+        ahead.drawn += ahead.lacking
         assert ahead.drawn == wanted
         ahead.finish(draw, True)
     assert ahead.complete
@@ -53,10 +53,10 @@ def test_nothing_is_drawn_ahead_while_nothing_is_rejected(wanted, before):
 def test_a_rate_that_is_known_keeps_the_start_under_way(wanted):
     """Half passes: with half of them still missing, as many are under way as at the start."""
     ahead = DrawAhead(wanted, 1000, 2000)
-    ahead.draw(ahead.lacking)
+    ahead.drawn += ahead.lacking
     for draw in range(wanted // 2):
         ahead.finish(draw, draw % 2 == 0)
-        ahead.draw(ahead.lacking)
+        ahead.drawn += ahead.lacking
         assert ahead.under_way == wanted
 
 
@@ -64,7 +64,7 @@ def test_a_rate_that_is_known_keeps_the_start_under_way(wanted):
 def test_a_late_draw_does_not_take_the_place_of_an_early_one(wanted, drawn):
     assume(drawn > wanted)
     ahead = DrawAhead(wanted)
-    ahead.draw(drawn)
+    ahead.drawn += drawn
     for draw in reversed(range(1, drawn)):
         ahead.finish(draw, True)
         assert not ahead.complete, "the first is open"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpg_openrlhf.runs.eval_metrics import Sample, scores, summarize
+from rpg_openrlhf.runs.evaluation import Sample, scores, summarize
 
 
 def samples(*grades: float, **rest) -> list[Sample]:

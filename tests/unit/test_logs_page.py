@@ -3,7 +3,7 @@
 import pytest
 
 from rpg_openrlhf.rewards.reward_func import reward_func
-from rpg_openrlhf.runs.eval_metrics import scores
+from rpg_openrlhf.runs.evaluation import scores
 from tests.logged_keys import CONDITIONS, check, documented
 
 

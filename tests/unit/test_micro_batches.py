@@ -26,7 +26,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import launcher
 
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
-from rpg_openrlhf.sampling.samples import Answers, Sample, pack
+from rpg_openrlhf.sampling.samples import Sample, pack
 from rpg_openrlhf.training import micro_batches
 from rpg_openrlhf.training.column_actors import ColumnBuffer, ColumnForward
 from rpg_openrlhf.training.micro_batches import ColumnMaker, MicroBatch
@@ -242,7 +242,7 @@ def test_what_does_not_fit_goes_upstreams_way(responses):
 
 def test_logs_that_are_no_numbers_are_upstreams_to_judge():
     responses = unlike(extra_logs={"accuracy": [1, 2]})
-    assert not isinstance(pack(responses[2:4], 12), Answers)
+    assert not isinstance(pack(responses[2:4], 12)[0], Sample)
     responses = unlike(extra_logs={"accuracy": 1.0})
     for ours in (False, True):
         with pytest.raises(ValueError, match="does not match batch_size"):

@@ -17,7 +17,9 @@ def args(tmp_path) -> Namespace:
         ref=Namespace(refresh="rollout"),
         data=Namespace(prompt_dataset="train.jsonl"),
         logger=Namespace(run_dir=str(tmp_path / "logs"), wandb=Namespace(run_name="rpg_reinforce_urkl_seed1")),
-        ckpt=Namespace(output_dir=str(tmp_path / "model")),
+        ckpt=Namespace(
+            output_dir=str(tmp_path / "model"), record={"versions": {"rpg_openrlhf": "0.1.0", "openrlhf": "0.11.2"}}
+        ),
     )
 
 

@@ -11,9 +11,8 @@ from tests import upstream
 upstream.make_importable()
 
 from openrlhf.models import Actor
+from openrlhf.models import ring_attn_utils as padding
 from openrlhf.models.ring_attn_utils import gather_and_pad_tensor, unpad_and_slice_tensor
-
-from rpg_openrlhf import padding
 
 VOCABULARY = 50
 

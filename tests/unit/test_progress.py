@@ -100,7 +100,7 @@ def report(kind: str, step: int, **values: float) -> dict:
 def read(path, *reports: dict, gone: bool = False) -> tuple[list[str], list[dict]]:
     """Lines on the console and records of metrics.jsonl once a reader has finished."""
     console = io.StringIO()
-    reader = ProgressReader(Reports(*reports, gone=gone), path, console)
+    reader = ProgressReader(Reports(*reports, gone=gone), path, console, tell=lambda event: None)
     reader.start()
     reader.finish()
     assert not reader.is_alive()
@@ -203,7 +203,7 @@ def test_eta_is_the_mean_step_times_what_is_left(tmp_path, monkeypatch):
     clock = iter([0.0, 100.0, 103.0, 106.0])
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock), time=lambda: 0.0))
     monkeypatch.setattr(ProgressReader, "_print", lambda self, *lines: print(*lines, sep="\n", file=self.console))
-    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO())
+    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO(), lambda event: None)
     for each in (report("start", 0, rollouts=10.0), *(report("train", step) for step in (1, 2, 3))):
         reader._handle(each)
     reader.file.close()
@@ -213,7 +213,7 @@ def test_eta_is_the_mean_step_times_what_is_left(tmp_path, monkeypatch):
 def test_silence_is_broken_once_a_minute(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: 0.0))
-    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO())
+    reader = ProgressReader(Reports(), tmp_path / "metrics.jsonl", console := io.StringIO(), lambda event: None)
     reader._handle({"kind": "phase", "name": "generate"})
     for now[0] in (30.0, 61.0, 90.0, 122.0):
         reader._break_silence()

@@ -80,13 +80,6 @@ def test_the_best_so_far_is_of_the_metric_that_is_chosen_now():
     made.restore_best_checkpoint_state(None)
 
 
-def test_upstream_is_built_without_its_loggers():
-    chosen = SimpleNamespace(wandb=SimpleNamespace(key="key"), tensorboard_dir="folder")
-    with rpg_trainer.without_loggers(chosen):
-        assert (chosen.wandb.key, chosen.tensorboard_dir) == (None, None)
-    assert (chosen.wandb.key, chosen.tensorboard_dir) == ("key", "folder")
-
-
 def test_tokens_in_a_second():
     rollout = {"rollout/num_samples": 64.0, "rollout/response_length_mean": 10.0}
     assert rpg_trainer.with_rate(rollout | {"timing/step_total": 2.0})["tokens_per_second"] == 320

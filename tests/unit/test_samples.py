@@ -19,7 +19,7 @@ from rpg_openrlhf.runs import evaluation
 from rpg_openrlhf.sampling import dynamic_sampling
 from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
-from rpg_openrlhf.sampling.samples import Answers, pack
+from rpg_openrlhf.sampling.samples import Sample, pack
 
 
 def test_a_sample_is_read_as_an_experience():
@@ -59,7 +59,7 @@ def test_an_engine_answers_in_columns_where_our_driver_asked(monkeypatch, lean, 
         sampling_params=Namespace(logprobs=None), num_samples=GROUP, draw=draw, max_length=12
     )
     found = asyncio.run(asked)
-    assert isinstance(found, Answers) == packed
+    assert isinstance(found[0], Sample) == packed
     assert len(found) == GROUP
 
 

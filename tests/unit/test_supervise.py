@@ -68,6 +68,13 @@ def test_a_run_that_ends_well_is_marked(run, tmp_path):
     assert checkpoints.finished(tmp_path / "ckpt") == {"flags": {"a": 1}, "inputs": {}}
 
 
+def test_a_child_finds_the_package_and_none_of_its_folders_by_another_name(run, monkeypatch):
+    """`import settings` in a user's reward function is the user's own file."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    _, said = run("tell(died={'what': os.environ['PYTHONPATH']}); sys.exit(1)")
+    assert said.startswith(f"error: {ROOT}\n")
+
+
 def test_an_error_that_would_come_again_is_not_tried_again(run, tmp_path):
     status, said = run(
         "print('(A pid=7) so far so good', file=log, flush=True); tell(died={'what': 'Oops: no'}); sys.exit(1)"

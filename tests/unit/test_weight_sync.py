@@ -32,10 +32,10 @@ for slot, buffer in enumerate(memory.buffers): buffer.fill_(7 + slot)
 print(pickle.dumps(memory.address).hex(), flush=True)
 time.sleep(100)
 """
-ENGINE = """
+ENGINE = f"""
 import pickle, sys, time
-inlet = pickle.loads(bytes.fromhex(sys.argv[1])).open(None)
-print(*(sorted(set(inlet.receive(slot, inlet.buffers[slot].numel()).tolist())) for slot in (0, 1)), flush=True)
+receive = pickle.loads(bytes.fromhex(sys.argv[1])).open(None)
+print(*(sorted(set(receive(slot, {NBYTES}).tolist())) for slot in (0, 1)), flush=True)
 time.sleep(100)
 """
 
@@ -76,7 +76,7 @@ def test_memory_of_another_process_is_not_taken_for_the_policys(tmp_path):
     one, other = SharedMemory(128), SharedMemory(128)
     here = Namespace(**vars(one.address))
     one.buffers[1].fill_(3)
-    assert one.address.open(None).receive(1, 64).tolist() == [3] * 64
+    assert one.address.open(None)(1, 64).tolist() == [3] * 64
     small = tmp_path / "small"
     small.write_bytes(b"")
     for path in (other.address.path, "/proc/1/fd/100000", str(small)):
