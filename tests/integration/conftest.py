@@ -1,21 +1,27 @@
 """The real command on a tiny model: Ray, DeepSpeed and vLLM, on the CPU."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+
+from tests.integration.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 
 
 # The longest first, so that two workers end together (`--no-loadscope-reorder`).
-LONGEST = ("test_resume.py", "test_resharding.py", "test_lora.py", "test_equal_runs.py", "test_asynchronous.py")
+LONGEST = ("test_resume.py", "test_equal_runs.py", "test_lora.py", "test_asynchronous.py", "test_resharding.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -50,9 +56,43 @@ class Run:
         return (self.run_dir / "train.log").read_text(encoding="utf-8", errors="replace")
 
 
+def finite_steps(run: Run, steps: int = 3) -> list[dict]:
+    """Reports of the training steps of a run that ended well."""
+    assert run.returncode == 0, run.output
+    assert len(run.metrics) == steps
+    for step in run.metrics:
+        assert all(math.isfinite(value) for name, value in step.items() if name != "kind"), step
+        assert step["actor_grad_norm"] > 0
+    return run.metrics
+
+
 def environment() -> dict[str, str]:
     """Ours, without a Ray cluster that somebody else may have started."""
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+def interruptible() -> None:
+    """Before the command starts: a background shell has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupt(command: list[str], number: int, line: str) -> str:
+    """Send a signal once a line of its output begins so: a status that says so, and no process is left -> output."""
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), preexec_fn=interruptible)
+    output = ""
+    for text in run.stdout:
+        output += text
+        if text.startswith(line):
+            break
+    assert run.poll() is None, output
+    started = psutil.Process(run.pid).children(recursive=True)
+    assert len(started) > 5
+    run.send_signal(number)
+    output += run.communicate(timeout=60)[0]
+    assert run.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], output
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+    return output
 
 
 def base_flags(model: Path, problems: Path, out: Path) -> list[str]:
@@ -103,13 +143,25 @@ def make_tiny(folder: Path) -> tuple[Path, Path]:
     return folder / "model", folder / "data" / "rl.jsonl"
 
 
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Ranks of a script under DeepSpeed, on the CPU."""
+    if torch.cuda.is_available():
+        pytest.skip("the CPU platform is for machines without CUDA")
+    server = Ranks()
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def train(tiny, tmp_path):
-    """Run the launcher, or another entry point with its flags, to the end."""
+    """Run the launcher, or another entry point with its flags, to the end, or to an (interrupt, line of output)."""
 
-    def run(*flags: str, name: str = "run", entry=("-m", "rpg_openrlhf.commands.train_rpg"), env=None) -> Run:
+    def run(*flags: str, name="run", entry=("-m", "rpg_openrlhf.commands.train_rpg"), env=None, until=None) -> Run:
         out = tmp_path / name
         command = [sys.executable, *entry, *base_flags(*tiny, out), *flags]
+        if until:
+            return Run(0, interrupt(command, *until), out / "logs")
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment() | (env or {}))
         output = done.stdout + done.stderr
         if done.returncode:

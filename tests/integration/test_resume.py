@@ -2,14 +2,19 @@
 
 import json
 import random
+from itertools import pairwise
 
+from rpg_openrlhf.reference.schedule import RefreshSchedule
 from rpg_openrlhf.runs import checkpoints
+from tests import logged_keys
 from tests.integration.killer import WRITING, Killed, numbers, weights_are_equal
 
+RULE = {"kl_target": 0.18, "interval": 6, "kl_decay": 0.5}
 FLAGS = [
     *("--train.full_determinism_enable", "--train.num_episodes", "6", "--data.max_samples", "40"),
-    *("--ckpt.save_steps", "1", "--ckpt.max_num", "2"),
-    *("--ref.refresh", "interval", "--ref.interval", "4", "--rpg.beta", "0.01"),
+    *("--ckpt.save_steps", "1", "--ckpt.max_num", "2", "--rpg.beta", "0.01", "--rpg.divergence", "rkl"),
+    *("--ref.refresh", "kl", "--ref.reset_optimizer", "--ref.offload"),
+    *(part for name, value in RULE.items() for part in (f"--ref.{name}", str(value))),
 ]
 
 
@@ -22,6 +27,7 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path):
     for run in (whole, killed):
         run.out.mkdir()
     assert whole.run([], random.Random(0), 400) == 0
+    check_reference(whole.out)
     victims = [WRITING, "an engine", "the supervisor"]
     said = tmp_path / "killed" / "console.txt"
     assert killed.run(victims, random.Random(0), 900) == 0, said.read_text()
@@ -34,7 +40,7 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path):
     assert "error: RPGPolicyActor (pid" in console
     assert "error: RPGRolloutActor (pid" in console
     assert "restart 1 of at most 3, from " in console
-    resumed = [row for row in map(json.loads, metrics(killed.out)) if row["kind"] == "resume"]
+    resumed = rows(killed.out, "resume")
     assert resumed[-1]["from"].endswith(f"global_step{resumed[-1]['step']}")
     assert len(checkpoints.find(killed.out / "checkpoints")) == 2, "--ckpt.max_num"
 
@@ -42,5 +48,28 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path):
     assert "this run has ended well already: nothing to do" in said.read_text(encoding="utf-8")
 
 
-def metrics(out) -> list[str]:
-    return (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+def check_reference(out) -> None:
+    """By KL or interval, whichever comes first; the rollout after a refresh starts at KL 0."""
+    steps, moved = rows(out, "train"), rows(out, "refresh")
+    schedule = RefreshSchedule("kl", **RULE)
+    decisions = [schedule.update(step["policy/kl_ref_k3"], 2) for step in steps]
+    assert [step["ref/refresh"] for step in steps] == [float(d.refresh) for d in decisions]
+    assert [step["ref/kl_average"] for step in steps] == [d.kl_average for d in decisions]
+    assert [step["policy/optimizer_steps"] for step in steps] == [2] * 15
+    expected = [(s["step"], d.reason) for s, d in zip(steps, decisions, strict=True) if d.refresh]
+    assert [(record["step"], record["reason"]) for record in moved] == expected
+    assert {record["reason"] for record in moved} == {"kl", "interval"}
+    assert 2 <= len(moved) < 15, "sometimes, and not always"
+    for step, following in pairwise(steps):
+        assert (following["ref/kl_start"] == 0) == bool(step["ref/refresh"]), (
+            "to the bit after a refresh, and only then"
+        )
+    assert all(record["kl_after"] in (0, None) and record["kl_before"] > 0 for record in moved)
+    assert "reference moved after step" in (out / "console.txt").read_text(encoding="utf-8")
+    keys = {key for step in steps for key in step}
+    logged_keys.check(keys, *("RPG", "entropy", "group", "score", "grader", "reference", "refresh", "replaced"))
+
+
+def rows(out, kind: str) -> list[dict]:
+    lines = (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
