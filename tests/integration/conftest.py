@@ -20,16 +20,25 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
 
 
-# The longest first, so that two workers end together (`--no-loadscope-reorder`).
-LONGEST = ("test_resume.py", "test_equal_runs.py", "test_lora.py", "test_asynchronous.py", "test_resharding.py")
+# The longest first and what needs no real stack last, so that workers end together (`--no-loadscope-reorder`).
+LONGEST = (
+    "test_resume.py", "test_equal_runs.py", "test_lora.py", "test_resharding.py", "test_asynchronous.py",
+    "test_eval_run.py", "test_weight_sync.py", "test_schedule_free.py", "test_training.py",
+    "test_eval_engine_process.py", "test_eval_ray_replicas.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    """Mark everything here as starting the real stack, and order it."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """Mark everything here as starting the real stack, and order all tests."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+    items.sort(
+        key=lambda item: (
+            "integration" not in item.path.parts,
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST),
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,9 @@ def finite_steps(run: Run, steps: int = 3) -> list[dict]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without a Ray cluster that somebody else may have started."""
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    """Ours, without a Ray cluster that somebody else may have started, or workers that Ray starts and nobody uses."""
+    ours = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return ours | {"RAY_prestart_worker_first_driver": "0"}
 
 
 def interruptible() -> None:

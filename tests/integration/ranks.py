@@ -29,18 +29,28 @@ class Ranks:
         self.server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, module: str, *arguments, folder: Path, world: int = 1) -> list[str]:
-        """Run `python -m module arguments` as each of `world` ranks -> what each printed."""
-        logs = [str(folder / f"{module}.{rank}_of_{world}.log") for rank in range(world)]
-        job = {"module": f"tests.integration.{module}", "arguments": [str(a) for a in arguments], "logs": logs}
-        print(json.dumps(job), file=self.server.stdin, flush=True)
-        statuses = json.loads(self.server.stdout.readline())
-        outputs = [Path(log).read_text(encoding="utf-8", errors="replace") for log in logs]
+        """Run `python -m module arguments` as each of `world` ranks, to a good end -> what each printed."""
+        statuses = self.statuses(module, *arguments, folder=folder, world=world)
+        outputs = [log_of(module, folder, rank, world).read_text(errors="replace") for rank in range(world)]
         assert statuses == [0] * world, "\n".join([str(statuses), *(output[-3000:] for output in outputs)])
         return outputs
+
+    def statuses(self, module: str, *arguments, folder: Path, world: int = 1, environment=None) -> list[int]:
+        """Run them -> their exit statuses; what they print is in `log_of`."""
+        logs = [str(log_of(module, folder, rank, world)) for rank in range(world)]
+        job = {"module": f"tests.integration.{module}", "arguments": [str(a) for a in arguments], "logs": logs}
+        print(json.dumps(job | {"environment": environment or {}}), file=self.server.stdin, flush=True)
+        answer = self.server.stdout.readline()
+        assert answer, f"the process that ranks are forked from ended with {self.server.wait()}"
+        return json.loads(answer)
 
     def close(self) -> None:
         self.server.stdin.close()
         self.server.wait(timeout=60)
+
+
+def log_of(module: str, folder: Path, rank: int, world: int) -> Path:
+    return folder / f"{module}.{rank}_of_{world}.log"
 
 
 def main() -> None:
@@ -54,13 +64,13 @@ def main() -> None:
 
     for line in sys.stdin:
         job = json.loads(line)
-        port = str(random.SystemRandom().randrange(20_000, 32_768))
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(len(job["logs"]))}
-        ranks = [start(job, rank, world) for rank in range(len(job["logs"]))]
+        port, world = random.SystemRandom().randrange(20_000, 32_768), len(job["logs"])
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+        ranks = [start(job, rank, job["environment"] | meeting) for rank in range(world)]
         print(json.dumps(statuses_of(ranks)), file=answers, flush=True)
 
 
-def start(job: dict, rank: int, world: dict[str, str]) -> int:
+def start(job: dict, rank: int, environment: dict[str, str]) -> int:
     """Fork a rank -> its process id."""
     if pid := os.fork():
         return pid
@@ -70,7 +80,7 @@ def start(job: dict, rank: int, world: dict[str, str]) -> int:
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ.update(world | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         sys.argv = [job["module"], *job["arguments"]]
         runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
         status = 0

@@ -58,7 +58,6 @@ def check_reference(out) -> None:
     assert [step["policy/optimizer_steps"] for step in steps] == [2] * 15
     expected = [(s["step"], d.reason) for s, d in zip(steps, decisions, strict=True) if d.refresh]
     assert [(record["step"], record["reason"]) for record in moved] == expected
-    assert {record["reason"] for record in moved} == {"kl", "interval"}
     assert 2 <= len(moved) < 15, "sometimes, and not always"
     for step, following in pairwise(steps):
         assert (following["ref/kl_start"] == 0) == bool(step["ref/refresh"]), (
