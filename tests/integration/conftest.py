@@ -15,10 +15,7 @@ import pytest
 import torch
 
 from tests.integration.ranks import Ranks
-
-ROOT = Path(__file__).parents[2]
-QUICKSTART = ROOT / "examples" / "quickstart"
-
+from tests.tiny import shared_tiny
 
 # The longest first and what needs no real stack last, so that workers end together (`--no-loadscope-reorder`).
 LONGEST = (
@@ -139,18 +136,7 @@ def tiny(tmp_path_factory) -> tuple[Path, Path]:
     """The quickstart's model after two supervised steps, and 48 problems."""
     if torch.cuda.is_available():
         pytest.skip("the CPU platform is for machines without CUDA")
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
-def make_tiny(folder: Path) -> tuple[Path, Path]:
-    """The quickstart's model after two supervised steps, and 48 problems."""
-    for command in (
-        ["warm_up.py", "--out", folder / "model", "--steps", 2],
-        ["arithmetic.py", "--out", folder / "data", "--rl", 48, "--heldout", 8],
-    ):
-        script, *flags = map(str, command)
-        subprocess.run([sys.executable, QUICKSTART / script, *flags], check=True, capture_output=True)
-    return folder / "model", folder / "data" / "rl.jsonl"
+    return shared_tiny(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.conftest import base_flags, environment, make_tiny
+from tests.integration.conftest import base_flags, environment
+from tests.tiny import make_tiny
 
 # What each is called on the command line of its process.
 PROCESSES = {
