@@ -1,6 +1,6 @@
 """`--train.async_enable` with RPG on the real stack: replies that go on under new weights.
 
-Staleness, evaluation, stop and resume: test_resharding.py. A queue of none is the synchronous trainer: test_lora.py.
+Staleness, evaluation, stop and resume: test_resharding.py. A queue of none is the synchronous trainer: test_resume.py.
 """
 
 import json

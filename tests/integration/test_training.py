@@ -24,14 +24,13 @@ from tests.integration import conftest
 from tests.integration.conftest import Run, base_flags, finite_steps
 from tests.logged_keys import BESIDE
 
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's name for: no other machine joins
+RAY = Path(sys.executable).parent / "ray"
 
 
 def environment() -> dict[str, str]:
-    return {**conftest.environment(), **LOOPBACK}
-
-
-RAY = Path(sys.executable).parent / "ray"
+    """Of a cluster on loopback, which may take its time to start."""
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's name for: no other machine joins
+    return {**conftest.environment(), **loopback, "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "180"}
 
 
 def free_ports(count: int) -> list[int]:
@@ -51,7 +50,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def cluster():
-    """The job address of a Ray head with three virtual GPUs, on loopback."""
+    """The job address of a Ray head with two virtual GPUs, on loopback."""
     temp = tempfile.mkdtemp(prefix="rpg.")  # short: Ray's socket paths have a length limit
     dashboard, client, agent = free_ports(3)
     command = [RAY, "start", "--head", "--block", "--temp-dir", temp, "--node-ip-address", "127.0.0.1", "--port", "0"]
@@ -61,7 +60,7 @@ def cluster():
     head = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, env=environment(), start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not answers(f"http://127.0.0.1:{dashboard}/api/version"):
         assert time.monotonic() < deadline, "the Ray head did not start"
         time.sleep(0.5)
