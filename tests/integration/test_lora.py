@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import load_peft_weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -70,7 +71,7 @@ def test_adapters_train_on_two_ranks(train, tiny, tmp_path):
     assert all(step["policy/kl_ref_k3"] > 0 for step in rest.metrics)
     adapter = rest.run_dir.parent / "model"
     assert not (adapter / "model.safetensors").exists()
-    weights = [load_file(folder / "adapter_model.safetensors") for folder in (merged / "adapter", adapter)]
+    weights = [load_peft_weights(str(folder)) for folder in (merged / "adapter", adapter)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
