@@ -45,10 +45,10 @@ bench: $(STAMP)
 bench-gpu: $(GPU_STAMP)
 	@$(GPU_VENV)/bin/python benchmarks/run.py --out "$(BENCH)-gpu" --device cuda $(BENCH_FLAGS)
 
-# First what needs no real stack. A run of the stack waits more than it computes, so two run side by side.
+# A run of the stack waits for a part of its time, so three run side by side; tests/integration/conftest.py orders them
+# before the tests that need no stack, which fill what is left of each worker's time.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,29 +1,41 @@
 """The real command on a tiny model: Ray, DeepSpeed and vLLM, on the CPU."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-QUICKSTART = ROOT / "examples" / "quickstart"
+from tests.integration.ranks import Ranks
+from tests.tiny import shared_tiny
 
-
-# The longest first, so that two workers end together (`--no-loadscope-reorder`).
-LONGEST = ("test_resume.py", "test_resharding.py", "test_lora.py", "test_equal_runs.py", "test_asynchronous.py")
+# The longest first and what needs no real stack last, so that workers end together (`--no-loadscope-reorder`).
+LONGEST = (
+    "test_resume.py", "test_equal_runs.py", "test_lora.py", "test_resharding.py", "test_asynchronous.py",
+    "test_eval_run.py", "test_weight_sync.py", "test_schedule_free.py", "test_training.py",
+    "test_eval_engine_process.py", "test_eval_ray_replicas.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
-    """Mark everything here as starting the real stack, and order it."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """Mark everything here as starting the real stack, and order all tests."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+    items.sort(
+        key=lambda item: (
+            "integration" not in item.path.parts,
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST),
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,44 @@ class Run:
         return (self.run_dir / "train.log").read_text(encoding="utf-8", errors="replace")
 
 
+def finite_steps(run: Run, steps: int = 3) -> list[dict]:
+    """Reports of the training steps of a run that ended well."""
+    assert run.returncode == 0, run.output
+    assert len(run.metrics) == steps
+    for step in run.metrics:
+        assert all(math.isfinite(value) for name, value in step.items() if name != "kind"), step
+        assert step["actor_grad_norm"] > 0
+    return run.metrics
+
+
 def environment() -> dict[str, str]:
-    """Ours, without a Ray cluster that somebody else may have started."""
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    """Ours, without a Ray cluster that somebody else may have started, or workers that Ray starts and nobody uses."""
+    ours = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return ours | {"RAY_prestart_worker_first_driver": "0"}
+
+
+def interruptible() -> None:
+    """Before the command starts: a background shell has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupt(command: list[str], number: int, line: str) -> str:
+    """Send a signal once a line of its output begins so: a status that says so, and no process is left -> output."""
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), preexec_fn=interruptible)
+    output = ""
+    for text in run.stdout:
+        output += text
+        if text.startswith(line):
+            break
+    assert run.poll() is None, output
+    started = psutil.Process(run.pid).children(recursive=True)
+    assert len(started) > 5
+    run.send_signal(number)
+    output += run.communicate(timeout=60)[0]
+    assert run.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], output
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+    return output
 
 
 def base_flags(model: Path, problems: Path, out: Path) -> list[str]:
@@ -89,27 +136,28 @@ def tiny(tmp_path_factory) -> tuple[Path, Path]:
     """The quickstart's model after two supervised steps, and 48 problems."""
     if torch.cuda.is_available():
         pytest.skip("the CPU platform is for machines without CUDA")
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
+    return shared_tiny(tmp_path_factory)
 
 
-def make_tiny(folder: Path) -> tuple[Path, Path]:
-    """The quickstart's model after two supervised steps, and 48 problems."""
-    for command in (
-        ["warm_up.py", "--out", folder / "model", "--steps", 2],
-        ["arithmetic.py", "--out", folder / "data", "--rl", 48, "--heldout", 8],
-    ):
-        script, *flags = map(str, command)
-        subprocess.run([sys.executable, QUICKSTART / script, *flags], check=True, capture_output=True)
-    return folder / "model", folder / "data" / "rl.jsonl"
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Ranks of a script under DeepSpeed, on the CPU."""
+    if torch.cuda.is_available():
+        pytest.skip("the CPU platform is for machines without CUDA")
+    server = Ranks()
+    yield server
+    server.close()
 
 
 @pytest.fixture
 def train(tiny, tmp_path):
-    """Run the launcher, or another entry point with its flags, to the end."""
+    """Run the launcher, or another entry point with its flags, to the end, or to an (interrupt, line of output)."""
 
-    def run(*flags: str, name: str = "run", entry=("-m", "rpg_openrlhf.commands.train_rpg"), env=None) -> Run:
+    def run(*flags: str, name="run", entry=("-m", "rpg_openrlhf.commands.train_rpg"), env=None, until=None) -> Run:
         out = tmp_path / name
         command = [sys.executable, *entry, *base_flags(*tiny, out), *flags]
+        if until:
+            return Run(0, interrupt(command, *until), out / "logs")
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment() | (env or {}))
         output = done.stdout + done.stderr
         if done.returncode:

@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.conftest import base_flags, environment, make_tiny
+from tests.integration.conftest import base_flags, environment
+from tests.tiny import make_tiny
 
 # What each is called on the command line of its process.
 PROCESSES = {
@@ -42,17 +43,20 @@ class Killed:
         self.command, self.out, self.say = command, out, say
         self.kills: list[str] = []
 
-    def run(self, victims: list[str], chance: random.Random, seconds: float) -> int:
-        """To its end, with a kill of each of `victims` on the way -> the last exit status."""
-        waiting, deadline = list(victims), time.monotonic() + seconds
+    def run(self, victims: list[str], chance: random.Random, seconds: float, again: Sequence[str] = ()) -> int:
+        """To its end, with a kill of each of `victims` on the way -> the last exit status. `again`: flags of a user
+        who starts it again.
+        """
+        waiting, command, deadline = list(victims), self.command, time.monotonic() + seconds
         with (self.out / "console.txt").open("a", encoding="utf-8") as console:
             while True:
-                process = subprocess.Popen(self.command, stdout=console, stderr=console, env=environment())
+                process = subprocess.Popen(command, stdout=console, stderr=console, env=environment())
                 while process.poll() is None:
                     assert time.monotonic() < deadline, f"not over after {seconds} s; {waiting} still to be killed"
                     if waiting and self._kill(waiting[0], process, chance):
                         self.kills.append(waiting.pop(0))
                     time.sleep(0.05)
+                command = [*self.command, *again]
                 if process.returncode != -9:
                     assert process.returncode or not waiting, (
                         f"it ended with {process.returncode} before {waiting} could be killed"

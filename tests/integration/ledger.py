@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from tests.integration.conftest import make_tiny
 from tests.integration.killer import PROCESSES, WRITING, Killed, steps
+from tests.tiny import make_tiny
 
 PROMPTS, BATCH = 48, 16  # of the tiny problem set, and of a rollout
 FAILING = """

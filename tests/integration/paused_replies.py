@@ -38,35 +38,44 @@ def model(folder: Path, seed: int) -> Qwen3ForCausalLM:
     return made
 
 
-async def reply(engine: AsyncLLM, number: int, progress: list[int]) -> tuple[list[int], list[float]]:
-    sampling = SamplingParams(max_tokens=LENGTH, ignore_eos=True, logprobs=0, seed=number, detokenize=False)
-    async for output in engine.generate(TokensPrompt(prompt_token_ids=PROMPTS[number]), sampling, f"{number}"):
-        progress[number] = len(output.outputs[0].token_ids)
-        last = output.outputs[0]
-    return list(last.token_ids), [best[t].logprob for t, best in zip(last.token_ids, last.logprobs, strict=True)]
-
-
-async def with_a_pause(folder: Path, second: Qwen3ForCausalLM, clear_cache: bool) -> list:
-    """Replies of an engine that is given the second weights when the slowest has a third of its tokens."""
-    engine = AsyncLLM.from_engine_args(
+def start_engine(folder: Path) -> AsyncLLM:
+    return AsyncLLM.from_engine_args(
         AsyncEngineArgs(
             model=str(folder), dtype="float32", enforce_eager=True, max_model_len=LENGTH + 100, max_num_seqs=8,
             skip_tokenizer_init=True, enable_prefix_caching=True, logprobs_mode="processed_logprobs", seed=1,
         )
     )  # fmt: skip
+
+
+async def load(engine: AsyncLLM, model: Qwen3ForCausalLM) -> None:
+    weights = [(name, weight.detach()) for name, weight in model.named_parameters()]
+    await engine.collective_rpc(lambda worker: worker.model_runner.model.load_weights(iter(weights)) and None)
+
+
+async def reply(engine: AsyncLLM, number: int, progress: list[int]) -> tuple[list[int], list[float]]:
+    sampling = SamplingParams(max_tokens=LENGTH, ignore_eos=True, logprobs=0, seed=number, detokenize=False)
+    prompt = TokensPrompt(prompt_token_ids=PROMPTS[number])
+    async for output in engine.generate(prompt, sampling, f"{number}-{id(progress)}"):
+        progress[number] = len(output.outputs[0].token_ids)
+        last = output.outputs[0]
+    return list(last.token_ids), [best[t].logprob for t, best in zip(last.token_ids, last.logprobs, strict=True)]
+
+
+async def with_a_pause(engine: AsyncLLM, first: Qwen3ForCausalLM, second: Qwen3ForCausalLM, clear_cache: bool) -> list:
+    """Replies of an engine that is given the second weights when the slowest has a third of its tokens."""
+    await load(engine, first)
+    await engine.reset_prefix_cache()
     progress = [0] * len(PROMPTS)
     replies = [asyncio.create_task(reply(engine, number, progress)) for number in range(len(PROMPTS))]
     while min(progress) < LENGTH // 3:
         await asyncio.sleep(0.005)
     await engine.pause_generation(mode="keep", clear_cache=clear_cache)
-    weights = [(name, weight.detach()) for name, weight in second.named_parameters()]
-    await engine.collective_rpc(lambda worker: worker.model_runner.model.load_weights(iter(weights)) and None)
+    await load(engine, second)
     at = list(progress)
     await asyncio.sleep(0.2)
     assert progress == at, "tokens in the pause"
     await engine.resume_generation()
     found = [await task for task in replies]
-    engine.shutdown()
     return [(*answer, pause) for answer, pause in zip(found, at, strict=True)]
 
 
@@ -78,9 +87,9 @@ def log_probs(model: Qwen3ForCausalLM, prompt: list[int], tokens: list[int]) -> 
 
 async def main(folder: Path) -> None:
     first, second = model(folder / "first", 0), model(folder / "second", 1)
-    report = {}
+    engine, report = start_engine(folder / "first"), {}
     for name, clear_cache in (("dropped", True), ("kept", False)):
-        answers = await with_a_pause(folder / "first", second, clear_cache)
+        answers = await with_a_pause(engine, first, second, clear_cache)
         before, after, apart = [], [], []
         for prompt, (tokens, recorded, pause) in zip(PROMPTS, answers, strict=True):
             old, new = (log_probs(m, prompt, tokens) for m in (first, second))
@@ -89,6 +98,7 @@ async def main(folder: Path) -> None:
             after.append((recorded - new)[pause:].abs().max().item())
             apart.append((old - new).abs().mean().item())
         report[name] = {"before": max(before), "after": max(after), "policies apart": min(apart)}
+    engine.shutdown()
     print(json.dumps(report))
 
 

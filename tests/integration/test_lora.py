@@ -1,14 +1,18 @@
-"""LoRA: adapters train, engines hold the merged weights, the reference is the base model, and a killed run resumes."""
+"""LoRA: adapters train, engines hold the merged weights, the reference is the base model, and a run resumes."""
 
 import json
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from peft import load_peft_weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from evaluation.sampling.engine_process import whole_model
+from rpg_openrlhf.runs import checkpoints
+from tests.integration.test_equal_runs import numbers
 
 LORA = ("--ds.lora.rank", "4", "--ds.lora.alpha", "8", "--actor.adam.lr", "5e-3")
 
@@ -45,62 +49,51 @@ def check_adapters(run, base_folder) -> None:
     AutoModelForCausalLM.from_pretrained(out)
 
 
-def test_adapters_train_on_two_ranks(train, tiny):
-    """ZeRO 3; after the last sync the engine holds the saved model, to the bit."""
-    flags = ("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--train.micro_batch_size", "8")
-    observed = (str(Path(__file__).with_name("observed_weights.py")),)
-    run = train(*LORA, "--ds.zero_stage", "3", "--ds.param_dtype", "fp32", *flags, entry=observed)
-    check_adapters(run, tiny[0])
-    saved = load_file(run.run_dir.parent / "model" / "model.safetensors")
-    for name, weight in torch.load(run.run_dir / "syncs.pt")[-1]["engine"].items():
+def test_adapters_train_on_two_ranks(train, tiny, tmp_path):
+    """ZeRO 3; after the last sync the engine holds the saved model, to the bit.
+
+    Resumed from its first checkpoint the run takes the same steps; the reference is the base model.
+    """
+    flags = (*LORA, "--ds.zero_stage", "3", "--ds.param_dtype", "fp32", "--train.micro_batch_size", "8")
+    flags += ("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--train.full_determinism_enable")
+    flags += ("--ref.refresh", "never", "--rpg.beta", "0.01", "--ckpt.save_steps", "1")
+    whole = train(*flags, name="whole", entry=(str(Path(__file__).with_name("observed_weights.py")),))
+    check_adapters(whole, tiny[0])
+    merged = whole.run_dir.parent / "model"
+    saved = load_file(merged / "model.safetensors")
+    for name, weight in torch.load(whole.run_dir / "syncs.pt")[-1]["engine"].items():
         assert torch.equal(weight, saved[name]), name
 
-
-def test_a_resumed_run_is_the_undisturbed_one(train, tiny, tmp_path):
-    """The third of three rollouts again, from the checkpoint before it; the reference is the base model."""
-    flags = (*LORA, "--ref.refresh", "never", "--rpg.beta", "0.01", "--train.full_determinism_enable")
-    flags += ("--ckpt.save_steps", "1", "--ds.param_dtype", "fp32", "--ds.zero_stage", "2")
-    whole = train(*flags, name="whole")
-    check_adapters(whole, tiny[0])
-    last = whole.run_dir.parent / "checkpoints" / "_actor" / "global_step2"
-    rest = train(*flags, "--resume", str(last), "--ckpt.merge_lora=false", name="rest")
+    first = whole.run_dir.parent / "checkpoints" / "_actor" / "global_step1"
+    rest = train(*flags, "--resume", str(first), "--ckpt.merge_lora=false", name="rest")
     assert rest.returncode == 0, rest.output
-    for name in ("policy_loss", "policy/kl_ref_k3", "reward", "actor_grad_norm"):
-        assert rest.metrics[-1][name] == whole.metrics[-1][name], name
-    assert rest.metrics[-1]["policy/kl_ref_k3"] > 0
-    merged, adapter = (run.run_dir.parent / "model" for run in (whole, rest))
+    assert numbers(rest) == numbers(whole)[1:]
+    assert all(step["policy/kl_ref_k3"] > 0 for step in rest.metrics)
+    adapter = rest.run_dir.parent / "model"
     assert not (adapter / "model.safetensors").exists()
-    weights = [load_file(folder / "adapter_model.safetensors") for folder in (merged / "adapter", adapter)]
+    weights = [load_peft_weights(str(folder)) for folder in (merged / "adapter", adapter)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 4
     # A checkpoint holds no base model.
-    (states,) = (rest.run_dir.parent / "checkpoints" / "_actor" / "global_step3").glob("*model_states.pt")
-    assert all(".lora_" in name for name in torch.load(states, weights_only=False)["module"])
-    assert evaluated(adapter, tmp_path / "adapter_scores") == evaluated(merged, tmp_path / "merged_scores")
-
-
-def evaluated(model, output) -> list[tuple]:
-    """Samples that the evaluation draws from a saved model."""
-    problems = output.with_name("sums.jsonl")  # whose name decides the seeds
-    rows = [{"id": str(i), "problem": f"{10 + i}+{20 + i}=", "answer": str(30 + 2 * i)} for i in range(6)]
-    problems.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = [sys.executable, "-m", "evaluation.run", "--model", model, "--benchmarks", problems, "--prompt", "raw"]
-    command += ["--no-chat-template", "--n", "4", "--max-tokens", "20", "--output", output]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [json.loads(line) for line in (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    return sorted((line["problem"], line["sample"], line["text"]) for line in lines)
+    states = list((rest.run_dir.parent / "checkpoints" / "_actor" / "global_step3").glob("*model_states.pt"))
+    assert len(states) == 2
+    assert all(".lora_" in name for file in states for name in torch.load(file, weights_only=False)["module"])
+    with whole_model(adapter, tmp_path, trust_remote_code=False) as evaluated:
+        weights = load_file(evaluated / "model.safetensors")
+    assert weights.keys() == saved.keys()
+    assert all(torch.equal(weights[name], saved[name]) for name in saved), "what the evaluation samples from"
 
 
 def test_a_4_bit_base_model(train, tiny):
-    """Engines hold what its weights stand for; a checkpoint of the adapters is gone on with."""
+    """Engines hold what its weights stand for; after Ctrl-C a checkpoint of the adapters is gone on with."""
     flags = (*LORA, "--ds.load_in_4bit", "--ds.zero_stage", "2", "--ds.param_dtype", "bf16", "--ckpt.save_steps", "1")
-    run = train(*flags, "--train.max_rollouts", "2")
+    flags += ("--train.num_episodes", "99")
+    stopped = train(*flags, until=(signal.SIGINT, "step 2/"))
+    held = checkpoints.newest(stopped.run_dir.parent / "checkpoints").step
+    run = train(*flags, "--train.max_rollouts", str(held + 1))
     assert run.returncode == 0, run.output
-    run = train(*flags, "--train.max_rollouts", "3")
-    assert run.returncode == 0, run.output
-    assert [step["step"] for step in run.metrics] == [1, 2, 3]
+    assert [step["step"] for step in run.metrics] == list(range(1, held + 2))
     for step in run.metrics:
         assert step["actor_grad_norm"] > 0
         assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.05)

@@ -1,18 +1,10 @@
 """The reference's weights under DeepSpeed: ZeRO 0 to 3, one and two ranks, bf16 and fp32."""
 
 import json
-import os
-import random
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-SCRIPT = "tests.integration.reference_of_ranks"
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +21,9 @@ def other(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_reference_in_every_zero_stage(tiny, other, tmp_path, world):
+def test_reference_in_every_zero_stage(ranks, tiny, other, tmp_path, world):
     """After a refresh log-probs are equal to the bit, a mix is right in fp32, and the policy never notices."""
-    port = str(random.SystemRandom().randrange(20_000, 32_768))
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    command = [sys.executable, "-m", SCRIPT, str(tiny[0]), str(other), str(tmp_path)]
-    ranks = [
-        subprocess.Popen(
-            command, env={**common, "RANK": str(rank)}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for rank in range(world)
-    ]
-    try:
-        outputs = [rank.communicate(timeout=300)[0].decode() for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(out[-3000:] for out in outputs)
+    ranks.run("reference_of_ranks", tiny[0], other, tmp_path, folder=tmp_path, world=world)
     for rank in range(world):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert len(found) == 3 + world

@@ -1,38 +1,22 @@
 """Schedule-Free AdamW under DeepSpeed is Schedule-Free AdamW, and what leaves the policy is its average."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.test_ray_job import free_ports
+from tests import logged_keys
+from tests.integration.conftest import finite_steps
 
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_twenty_steps_equal_plain_torch(tmp_path, ranks):
+@pytest.mark.parametrize("world", [1, 2])
+def test_twenty_steps_equal_plain_torch(ranks, tmp_path, world):
     """Clipped, accumulated, warmed up, decayed; and after a resume to the bit. The script checks the bf16 rounding."""
-    if torch.cuda.is_available():
-        pytest.skip("the CPU platform is for machines without CUDA")
-    command = [sys.executable, HERE / "schedule_free_steps.py", tmp_path]
-    world = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(*free_ports(1))}
-    run = []
-    for rank in range(ranks):
-        with (tmp_path / f"{rank}.log").open("w") as log:  # a pipe would fill while another rank is waited for
-            process = subprocess.Popen(command, env=os.environ | world | {"RANK": str(rank)}, stdout=log, stderr=log)
-        run.append(process)
-    try:
-        statuses = [process.wait(timeout=200) for process in run]
-    finally:
-        for process in run:
-            process.kill()
-    assert not any(statuses), (tmp_path / "0.log").read_text()[-3000:]
+    ranks.run("schedule_free_steps", tmp_path, folder=tmp_path, world=world)
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report) == 10
     for case, found in report.items():
@@ -43,14 +27,26 @@ def test_twenty_steps_equal_plain_torch(tmp_path, ranks):
     assert sum("resumed at x" in found for found in report.values()) == 6
 
 
-def test_the_engines_hold_the_average(train):
-    """On two ranks: what vLLM holds after each sync, and what is saved, is x, another than the y that was trained."""
+def test_the_engines_hold_the_average(train, tmp_path):
+    """GRPO, which runs upstream's loss, on two ranks, with a KL to a fixed reference; W&B disabled, its key unseen.
+
+    What vLLM holds after each sync, and what is saved, is x, another than the y that was trained.
+    """
     run = train(
         *("--actor.optim", "schedulefree", "--actor.lr_scheduler", "constant_with_warmup"),
         *("--actor.num_gpus_per_node", "2", "--train.micro_batch_size", "8", "--actor.lr_warmup_ratio", "0.5"),
+        *("--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm", "--algo.kl.use_loss"),
+        *("--algo.kl.estimator", "k3", "--algo.kl.init_coef", "1e-3", "--actor.eps_clip_low_high", "0.2", "0.2"),
+        *("--logger.wandb.key", "a-word-nobody-should-read"),
         entry=(str(HERE / "observed_weights.py"),),
+        env={"WANDB_MODE": "disabled", "WANDB_DIR": str(tmp_path)},
     )
-    assert run.returncode == 0, run.output
+    steps = finite_steps(run)
+    assert not (tmp_path / "wandb").exists()
+    assert "a-word-nobody-should-read" not in run.log
+    assert "policy/kl_ref_k3" not in steps[0]
+    assert steps[-1]["kl"] > 0
+    logged_keys.check(set(steps[0]), "entropy", "group", "score", "grader")
     syncs = torch.load(run.run_dir / "syncs.pt")
     assert len(syncs) == 3
     saved = load_file(run.run_dir.parent / "model" / "model.safetensors")
@@ -60,4 +56,4 @@ def test_the_engines_hold_the_average(train):
             assert not torch.equal(weight, seen["y"][name]), (number, name)
             if number == 2:
                 assert torch.equal(weight, saved[name]), name
-    assert [step["actor_lr"] for step in run.metrics] == pytest.approx([2e-3 / 3, 1e-3, 1e-3])
+    assert [step["actor_lr"] for step in steps] == pytest.approx([2e-3 / 3, 1e-3, 1e-3])

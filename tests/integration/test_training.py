@@ -1,17 +1,78 @@
-"""The command trains, in every layout the issue of a run may take, and says what it did."""
+"""The command as a Ray job on a cluster that is already there: progress, logs, evaluation, refusals, its status."""
 
 import itertools
 import json
 import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
 from tests import logged_keys, three_logs
+from tests.integration import conftest
+from tests.integration.conftest import Run, base_flags, finite_steps
 from tests.logged_keys import BESIDE
 
-LINE = r"step 3/3  reward .*accuracy .*KL .*entropy .*length .*tokens/s .* s"
+RAY = Path(sys.executable).parent / "ray"
+
+
+def environment() -> dict[str, str]:
+    """Of a cluster on loopback, which may take its time to start."""
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's name for: no other machine joins
+    return {**conftest.environment(), **loopback, "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "180"}
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=10).status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def cluster():
+    """The job address of a Ray head with two virtual GPUs, on loopback."""
+    temp = tempfile.mkdtemp(prefix="rpg.")  # short: Ray's socket paths have a length limit
+    dashboard, client, agent = free_ports(3)
+    command = [RAY, "start", "--head", "--block", "--temp-dir", temp, "--node-ip-address", "127.0.0.1", "--port", "0"]
+    command += ["--num-gpus", "2", "--num-cpus", "4", "--dashboard-host", "127.0.0.1"]
+    command += ["--dashboard-port", str(dashboard), "--ray-client-server-port", str(client)]
+    command += ["--dashboard-agent-listen-port", str(agent)]
+    head = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, env=environment(), start_new_session=True
+    )
+    deadline = time.monotonic() + 240
+    while not answers(f"http://127.0.0.1:{dashboard}/api/version"):
+        assert time.monotonic() < deadline, "the Ray head did not start"
+        time.sleep(0.5)
+    yield f"http://127.0.0.1:{dashboard}"
+    os.killpg(head.pid, signal.SIGTERM)
+    head.wait(timeout=60)
+    shutil.rmtree(temp, ignore_errors=True)
+
+
+def submit(address: str, *command: str) -> subprocess.CompletedProcess:
+    entry = [str(RAY), "job", "submit", "--address", address, "--", *command]
+    return subprocess.run(entry, capture_output=True, text=True, timeout=400, env=environment())
 
 
 def check_three_logs(run, tmp_path) -> None:
@@ -35,27 +96,24 @@ def check_three_logs(run, tmp_path) -> None:
     assert about["tags"] == ["a tag"]
 
 
-def check(run, steps: int = 3) -> list[dict]:
-    assert run.returncode == 0, run.output
-    assert len(run.metrics) == steps
-    for step in run.metrics:
-        assert all(math.isfinite(value) for name, value in step.items() if name != "kind"), step
-        assert step["actor_grad_norm"] > 0
-    return run.metrics
+def test_default_run(cluster, tiny, tmp_path):
+    """RPG-REINFORCE-URKL, π_ref = π_old: progress, three logs, two benchmarks, resolved config and a model to load.
 
-
-def test_default_run(train, tiny, tmp_path):
-    """RPG-REINFORCE-URKL, π_ref = π_old: progress, three logs, two benchmarks, resolved config and a model to load."""
+    A job that trains succeeds; one that asks for more GPUs than there are fails at once, with the mend.
+    """
     sums = tmp_path / "sums.jsonl"
     sums.write_text("".join(tiny[1].read_text().splitlines(keepends=True)[:6]))
-    run = train(
+    launcher = [sys.executable, "-m", "rpg_openrlhf.commands.train_rpg", *base_flags(*tiny, tmp_path / "run")]
+    done = submit(
+        cluster,
+        *("env", "WANDB_MODE=offline", f"WANDB_DIR={tmp_path}", "WANDB_TAGS=a tag", *launcher),
         *("--logger.tensorboard_dir", str(tmp_path / "tensorboard"), "--actor.dual_clip", "10"),
         *("--eval.dataset", f"{tiny[1].with_name('heldout.jsonl')},{sums}", "--eval.steps", "2"),
         *("--eval.n_samples_per_prompt", "4", "--ckpt.best_metric_key", "eval/heldout/pass@4"),
         *("--logger.wandb.key", "a-word-nobody-should-read"),
-        env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_TAGS": "a tag"},
     )
-    for step in check(run):
+    run = Run(done.returncode, done.stdout + done.stderr, tmp_path / "run" / "logs")
+    for step in finite_steps(run):
         weights = [step[f"policy/importance_weight_{name}"] for name in ("min", "mean", "max")]
         assert weights == sorted(weights)
         assert weights[1] == pytest.approx(1, abs=0.05)
@@ -89,56 +147,9 @@ def test_default_run(train, tiny, tmp_path):
     assert record["metric_value"] == evaluated[0]["eval/heldout/pass@4"]
     assert "a-word-nobody-should-read" not in run.log
     AutoModelForCausalLM.from_pretrained(run.run_dir.parent / "model")
-
-
-def test_two_ranks_two_engines_and_no_forward_pass(train):
-    """ZeRO-2 on two ranks; vLLM's log-probs are π_old, so nothing stands between generating and training."""
-    run = train(
-        *("--actor.num_gpus_per_node", "2", "--vllm.num_engines", "2", "--train.micro_batch_size", "8"),
-        *("--rpg.old_policy", "rollout", "--rpg.divergence", "fkl", "--rpg.gradient_estimator", "differentiable"),
-    )
-    for step in check(run):
-        assert step["policy/importance_weight_mean"] == pytest.approx(1, abs=0.05)
-    assert "append:" in run.log
-    assert "forward:" not in run.log, "the policy made a forward pass"
-
-
-def test_two_ranks_zero3_fixed_reference(train):
-    """The fixed reference: another policy than π_old from the second rollout on."""
-    run = train(
-        *("--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2", "--train.colocate_actor_ref"),
-        *("--ds.zero_stage", "3", "--train.micro_batch_size", "8", "--ref.refresh", "never", "--rpg.beta", "0.01"),
-        *("--rpg.divergence", "rkl", "--rpg.importance_level", "sequence"),
-    )
-    steps = check(run)
-    assert steps[0]["policy/kl_ref_k3"] == pytest.approx(steps[0]["policy/kl_old_k3"])
-    assert steps[2]["policy/kl_ref_k3"] > 2 * steps[2]["policy/kl_old_k3"]
-    assert steps[2]["rollout/reward_mean"] == pytest.approx(steps[2]["return"] + steps[2]["reward"], abs=1), (
-        "no KL in it"
-    )
-
-
-def test_dynamic_batches_fp32_and_no_baseline(train):
-    """Packed micro-batches of at most 400 tokens."""
-    run = train(
-        *("--train.dynamic_batch_enable", "--train.max_tokens_per_gpu", "400", "--ds.param_dtype", "fp32"),
-        *("--algo.advantage.estimator", "none", "--rpg.divergence", "ufkl"),
-    )
-    for step in check(run):
-        assert 0 < step["entropy_loss"] <= math.log(128), "the mean over tokens, not over micro-batches"
-
-
-def test_grpo_runs_upstreams_loss(train, tmp_path):
-    """The same launcher and logs with upstream's loss, k3 KL to a fixed reference; W&B disabled, its key unseen."""
-    run = train(
-        *("--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm", "--algo.kl.use_loss"),
-        *("--algo.kl.estimator", "k3", "--algo.kl.init_coef", "1e-3", "--actor.eps_clip_low_high", "0.2", "0.2"),
-        *("--logger.wandb.key", "a-word-nobody-should-read"),
-        env={"WANDB_MODE": "disabled", "WANDB_DIR": str(tmp_path)},
-    )
-    assert not (tmp_path / "wandb").exists()
-    assert "a-word-nobody-should-read" not in run.log
-    steps = check(run)
-    assert "policy/kl_ref_k3" not in steps[0]
-    assert steps[-1]["kl"] > 0
-    logged_keys.check(set(steps[0]), "entropy", "group", "score", "grader")
+    assert re.search(r"step 3/3 .*reward", run.output)
+    assert "tqdm" not in run.output
+    assert "Generate samples" not in run.output
+    refused = submit(cluster, *launcher, "--vllm.num_engines", "4")
+    assert refused.returncode != 0
+    assert re.search(r"needs 5 GPUs, the Ray cluster has 2: ray start .*--num-gpus 5", refused.stdout)

@@ -7,8 +7,6 @@ Three engines of tiny Qwen3 models: two of one with tied embeddings, started fro
 
 import json
 import os
-import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,8 +22,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from vllm import SamplingParams
 
 from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
+from tests.integration.ranks import Ranks
 
-NAMESPACE, RANKS = "weight_sync", "tests.integration.weight_sync_of_ranks"
+NAMESPACE = "weight_sync"
 MODELS = {"tied0": True, "tied1": True, "untied0": False, "untied1": False}  # with what weights: its head is tied?
 ENGINES = {"tied-a": "tied0", "tied-b": "tied1", "untied": "untied0"}  # and what each starts from
 SHAPE = {
@@ -66,24 +65,6 @@ def start_engine(name: str, model: Path):
     )  # fmt: skip
 
 
-def run_ranks(folder: Path, world: int) -> list[int]:
-    """Each rank's exit status; what it prints is in FOLDER/rank<n>_of_<world>.log."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(random.SystemRandom().randrange(20_000, 32_768))}
-    common |= {"WORLD_SIZE": str(world), "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    ranks = []
-    for rank in range(world):
-        with (folder / f"rank{rank}_of_{world}.log").open("w") as log:
-            command = [sys.executable, "-m", RANKS, str(folder)]
-            ranks.append(
-                subprocess.Popen(command, env={**os.environ, **common, "RANK": str(rank)}, stdout=log, stderr=log)
-            )
-    try:
-        return [rank.wait(timeout=200) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-
-
 def refusal(engine) -> str:
     """What the engine says instead of generating."""
     try:
@@ -108,10 +89,16 @@ def main(folder: Path) -> None:
     engines = {name: start_engine(name, folder / model) for name, model in ENGINES.items()}
     fresh = {name: ray.get(engine.log_probs.remote())[0] for name, engine in engines.items()}
     torch.save({ENGINES[name]: found for name, found in fresh.items()}, folder / "fresh.pt")
-    report: dict = {"one rank": run_ranks(folder, 1)}  # it kills itself in the middle of a sync of the first engine
+    ranks, cluster = Ranks(), {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+    def statuses(world: int) -> list[int]:
+        return ranks.statuses("weight_sync_of_ranks", folder, folder=folder, world=world, environment=cluster)
+
+    report: dict = {"one rank": statuses(1)}  # it kills itself in the middle of a sync of the first engine
     report["refusal"] = refusal(engines["tied-a"])
     report["killed by itself"] = json.loads((folder / "files_of_the_killed.json").read_text())
-    report["two ranks"] = run_ranks(folder, 2)
+    report["two ranks"] = statuses(2)
+    ranks.close()
     report["refusal after another sync"] = refusal(engines["tied-a"])
     (folder / "report.json").write_text(json.dumps(report))
     ray.shutdown()

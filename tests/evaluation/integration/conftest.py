@@ -1,14 +1,11 @@
 """The quickstart's tiny model after a few supervised steps, and a benchmark of sums for it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-QUICKSTART = ROOT / "examples" / "quickstart"
+from tests.tiny import shared_tiny
 
 
 def pytest_collection_modifyitems(items):
@@ -21,10 +18,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    command = [sys.executable, QUICKSTART / "warm_up.py", "--out", folder, "--steps", "2"]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
+    return shared_tiny(tmp_path_factory)[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Two engines under Ray on the CPU: they share the work, and one that is killed is told from the other."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,7 +40,10 @@ def pids(actor) -> tuple[int, int | None]:
 def test_two_engines_and_the_death_of_one(cluster, tiny, tmp_path):
     settings = EngineSettings(model=str(tiny), max_tokens=24, max_num_seqs=16)
     first, second = (RayReplica(settings, tmp_path / f"engine_{i}.log") for i in range(2))
-    refused = RayReplica(EngineSettings(model=str(tmp_path / "none")), tmp_path / "none.log")
+    truncated = shutil.copytree(tiny, tmp_path / "truncated")
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    refused = RayReplica(EngineSettings(model=str(truncated)), tmp_path / "truncated.log")
     for replica in (first, second):
         replica.start()
         assert replica.poll(0) == []  # before it is ready
@@ -62,8 +66,10 @@ def test_two_engines_and_the_death_of_one(cluster, tiny, tmp_path):
         poll_until_death(second)
     second.close()
     refused.start()
-    with pytest.raises(ReplicaRefused, match="none cannot be loaded"):
+    with pytest.raises(ReplicaRefused, match="truncated cannot be loaded: ") as caught:
         wait_ready(refused)
+    assert "\n" not in str(caught.value)
+    assert "truncated.log" in str(caught.value)
     refused.close()
 
 

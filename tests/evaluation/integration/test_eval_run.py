@@ -1,4 +1,4 @@
-"""The command as its user runs it: a real engine, killed and started again, good and bad checkpoints."""
+"""The command as its user runs it: a real engine, interrupted and started again, good and bad checkpoints."""
 
 import contextlib
 import json
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 ROOT = Path(__file__).parents[3]
 N = 8
@@ -56,83 +58,38 @@ def engines() -> list[psutil.Process]:
     return found
 
 
+def checkpoint_of_adapters(model: Path, folder: Path) -> None:
+    """A LoRA adapter that has not been trained: merged it is the model."""
+    policy = AutoModelForCausalLM.from_pretrained(model)
+    adapters = get_peft_model(policy, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    adapters.save_pretrained(folder)
+    for file in model.glob("tokenizer*"):
+        shutil.copy(file, folder)
+
+
 @pytest.fixture(scope="module")
-def whole(tiny, sums, tmp_path_factory) -> Path:
-    """An uninterrupted run."""
-    output = tmp_path_factory.mktemp("whole") / "out"
-    run("--model", tiny, *flags(sums, output))
-    return output
-
-
-def test_everything_is_written(whole):
-    results = json.loads((whole / "results.json").read_text(encoding="utf-8"))
-    assert results["complete"]
-    assert results["samples"] == results["planned"] == PLANNED
-    (scores,) = results["benchmarks"].values()
-    graded = rows(whole / "graded.jsonl")
-    assert len(graded) == PLANNED
-    assert scores["mean"]["value"] == pytest.approx(sum(row["correct"] for row in graded) / PLANNED)
-    assert set(scores["pass@k"]) == {"1", "2", "4", "8"}
-    for name in ("samples.jsonl", "summary.md", "report.html", "settings.json", "problems.jsonl", "engine.log"):
-        assert (whole / name).stat().st_size
-    assert results["provenance"]["versions"]["transformers"]
-    assert results["provenance"]["tokens_per_second"] > 0
-
-
-def test_a_finished_run_is_left_as_it_is(whole, tiny, sums):
-    before = (whole / "samples.jsonl").read_bytes()
-    run("--model", tiny, *flags(sums, whole))
-    assert (whole / "samples.jsonl").read_bytes() == before
-
-
-def test_killed_at_any_moment_it_goes_on(whole, tiny, sums, tmp_path):
-    """Three kills of the whole command at random moments of sampling: nothing twice, nothing lost, the same texts."""
-    output, chance, kills = tmp_path / "out", random.Random(3), 0
-    while kills < 3:
-        target = chance.randrange(kills * PLANNED // 5, (kills + 1) * PLANNED // 5)
-        process = subprocess.Popen(command("--model", tiny, *flags(sums, output)), cwd=ROOT, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and process.poll() is None:
-            path = output / "samples.jsonl"
-            if path.exists() and path.read_bytes().count(b"\n") > target:
-                break
-            time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-        assert len(rows_so_far(output)) < PLANNED, "killed too late to show anything"
-    deadline = time.monotonic() + 60
-    while engines() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not engines(), "an engine outlived its run"
-    run("--model", tiny, *flags(sums, output))
-    assert samples(output) == samples(whole)
-    assert sorted(rows(output / "graded.jsonl"), key=str) == sorted(rows(whole / "graded.jsonl"), key=str)
-    ours, theirs = (json.loads((o / "results.json").read_text(encoding="utf-8")) for o in (output, whole))
-    assert ours["benchmarks"] == theirs["benchmarks"]
-
-
-def rows_so_far(output: Path) -> list[bytes]:
-    return (output / "samples.jsonl").read_bytes().splitlines()
-
-
-def test_a_series_with_a_bad_checkpoint(tiny, sums, tmp_path):
-    """The bad ones are told of at the end; Ctrl-C and then the same command; other settings are refused."""
-    run_dir, output = tmp_path / "run", tmp_path / "out"
-    for step in (2, 10):
-        shutil.copytree(tiny, run_dir / "checkpoints" / f"global_step{step}_hf")
+def series(tiny, sums, tmp_path_factory) -> tuple[Path, Path, str]:
+    """A run's folder with three checkpoints, one of them bad; the output; and what was said."""
+    run_dir, output = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("series") / "out"
+    shutil.copytree(tiny, run_dir / "checkpoints" / "global_step2_hf")
+    checkpoint_of_adapters(tiny, run_dir / "checkpoints" / "global_step10_hf")
     broken = shutil.copytree(tiny, run_dir / "checkpoints" / "global_step4_hf")
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    said = run("--checkpoints", run_dir, *flags(sums, output), "--limit", 2, expected=1)
+    return run_dir, output, run("--checkpoints", run_dir, *flags(sums, output), expected=1)
+
+
+def test_a_series_with_a_bad_checkpoint(series, sums):
+    """The bad one is told of at the end, an adapter is merged first, and other settings are refused."""
+    run_dir, output, said = series
     assert "step_000004" in said
     assert "is not whole" in said
-    series = json.loads((output / "series.json").read_text(encoding="utf-8"))
-    assert [(c["step"], c["status"]) for c in series["checkpoints"]] == [(2, "done"), (4, "failed"), (10, "done")]
+    found = json.loads((output / "series.json").read_text(encoding="utf-8"))
+    assert [(c["step"], c["status"]) for c in found["checkpoints"]] == [(2, "done"), (4, "failed"), (10, "done")]
     assert (output / "report.html").exists()
     first, last = (samples(output / name) for name in ("step_000002", "step_000010"))
     assert {k: row["text"] for k, row in first.items()} == {k: row["text"] for k, row in last.items()}
-    assert len(first) == 2 * N
+    assert len(first) == PLANNED
     other = run("--checkpoints", run_dir, *flags(sums, output), "--temperature", "0.5", expected=1)
     assert "samples of other settings (temperature 1.0 there, 0.5 now)" in other
 
@@ -142,19 +99,74 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_interrupted_by_ctrl_c(tiny, sums, tmp_path):
-    process = subprocess.Popen(
-        command("--model", tiny, *flags(sums, tmp_path / "out")),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=interruptible,
-    )
-    path, deadline = tmp_path / "out" / "samples.jsonl", time.monotonic() + 200
-    while time.monotonic() < deadline and not (path.exists() and path.stat().st_size):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+@pytest.fixture(scope="module")
+def resumed(tiny, sums, tmp_path_factory) -> tuple[Path, list[tuple[int, int, str]]]:
+    """A run that was killed, interrupted by Ctrl-C and killed at random moments of sampling, then left to its end.
+
+    With the number of its samples, the status and what was said after each.
+    """
+    folder, chance, ends = tmp_path_factory.mktemp("resumed"), random.Random(3), []
+    path = folder / "out" / "samples.jsonl"
+    for number, interruption in enumerate((signal.SIGKILL, signal.SIGINT, signal.SIGKILL)):
+        target = chance.randrange(number * PLANNED // 5, (number + 1) * PLANNED // 5)
+        with (folder / "said.txt").open("w") as said:
+            process = subprocess.Popen(
+                command("--model", tiny, *flags(sums, folder / "out")),
+                cwd=ROOT,
+                stderr=said,
+                preexec_fn=interruptible,
+            )
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None:
+            if path.exists() and path.read_bytes().count(b"\n") > target:
+                break
+            time.sleep(0.002)
+        process.send_signal(interruption)
+        status = process.wait(timeout=60)
+        ends.append((len(path.read_bytes().splitlines()), status, (folder / "said.txt").read_text(encoding="utf-8")))
+    deadline = time.monotonic() + 60
+    while engines() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not engines(), "an engine outlived its run"
+    run("--model", tiny, *flags(sums, folder / "out"))
+    return folder / "out", ends
+
+
+def test_stopped_at_any_moment_it_goes_on(series, resumed):
+    """Nothing twice, nothing lost, the same texts as an uninterrupted run's."""
+    output, ends = resumed
+    whole = series[1] / "step_000002"
+    assert all(drawn < PLANNED for drawn, _, _ in ends), "too late to show anything"
+    assert samples(output) == samples(whole)
+    assert sorted(rows(output / "graded.jsonl"), key=str) == sorted(rows(whole / "graded.jsonl"), key=str)
+    ours, theirs = (json.loads((o / "results.json").read_text(encoding="utf-8")) for o in (output, whole))
+    assert ours["benchmarks"] == theirs["benchmarks"]
+
+
+def test_interrupted_by_ctrl_c(resumed):
+    _, status, said = resumed[1][1]
+    assert status == 130, said
     assert said.rstrip().endswith("finished samples are kept, the same command resumes")
     assert "Traceback" not in said
+
+
+def test_everything_is_written(resumed):
+    output = resumed[0]
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert results["complete"]
+    assert results["samples"] == results["planned"] == PLANNED
+    (scores,) = results["benchmarks"].values()
+    graded = rows(output / "graded.jsonl")
+    assert len(graded) == PLANNED
+    assert scores["mean"]["value"] == pytest.approx(sum(row["correct"] for row in graded) / PLANNED)
+    assert set(scores["pass@k"]) == {"1", "2", "4", "8"}
+    for name in ("samples.jsonl", "summary.md", "report.html", "settings.json", "problems.jsonl", "engine.log"):
+        assert (output / name).stat().st_size
+    assert results["provenance"]["versions"]["transformers"]
+    assert results["provenance"]["tokens_per_second"] > 0
+
+
+def test_a_finished_run_is_left_as_it_is(resumed, tiny, sums):
+    before = (resumed[0] / "samples.jsonl").read_bytes()
+    run("--model", tiny, *flags(sums, resumed[0]))
+    assert (resumed[0] / "samples.jsonl").read_bytes() == before
