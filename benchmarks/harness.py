@@ -143,7 +143,7 @@ def cpu_seconds(pid: int | None = None) -> float:
 
     process, used = psutil.Process(pid), 0.0
     for member in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a compiler, say, that ends meanwhile
+        with contextlib.suppress(psutil.NoSuchProcess):  # a compiler, say, that has just ended
             used += sum(member.cpu_times()[:2])
     return used
 

@@ -113,8 +113,8 @@ def write_page(tables: list[Table], out: Path) -> None:
     """Tables that are there, in the order of the list."""
     parts = ["# Benchmarks\n"]
     for table in tables:
-        made = out / f"{table.name}.md"
-        text = made.read_text(encoding="utf-8") if made.exists() else "Not measured.\n"
+        file = out / f"{table.name}.md"
+        text = file.read_text(encoding="utf-8") if file.exists() else "Not measured.\n"
         parts.append(f"## {table.title}\n\n{text}")
     (out / PAGE).write_text("\n".join(parts), encoding="utf-8")
 
@@ -139,7 +139,7 @@ def refusal(args: argparse.Namespace) -> str | None:
 def main(argv: list[str] | None = None) -> int:
     """0: every table is there; 1: some failed; 2: refused."""
     parser = argparse.ArgumentParser(description="Every benchmark, one table each, in one folder.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of JSON, logs and tables; reused to go on")
+    parser.add_argument("--out", type=Path, required=True, help="folder of JSON, logs and tables; reused to resume")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose tables (%(default)s)")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="(all)")
     parser.add_argument("--quick", action="store_true", help="small sizes, for trying it; the numbers mean nothing")
@@ -166,5 +166,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)

@@ -160,7 +160,7 @@ def last_step(run_dir: Path) -> int | None:
             if report.get("kind", "train") == "train":
                 steps.append(int(report["step"]))
         except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # a line cut off while the run goes on
+            continue  # a line cut off while the run writes
     return max(steps, default=None)
 
 

@@ -60,7 +60,7 @@ class Settings:
     start: str | None = _flag("with --checkpoints: the model the run began from, as step 0", metavar="MODEL")
     watch: bool = _switch("wait for new checkpoints")
     watch_seconds: float = _flag("between two looks (%(default)s)", 30.0, type=_positive_float)
-    output: Path = _flag("created; reused to go on", type=Path, required=True, metavar="DIR")
+    output: Path = _flag("created; reused to resume", type=Path, required=True, metavar="DIR")
     label: str | None = _flag("name in tables (the folder's)")
     config: Path | None = _flag("flags as a mapping; the command line wins", type=Path, metavar="YAML")
     dry_run: bool = _switch("count, render, stop")

@@ -1,4 +1,4 @@
-"""Optimizer states and settings that DeepSpeed keeps: which Adam a GPU gets, and what moves to the host meanwhile."""
+"""Optimizer states and settings that DeepSpeed keeps: the Adam of a GPU, and states on the host while engines run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
 def clear_moments(engine: Any) -> None:
     """Adam as if just made: its moments, and the step count its bias correction goes by. In place, wherever they are.
 
-    The learning rate's schedule goes on.
+    The learning rate's schedule continues.
     """
     optimizer = innermost(engine.optimizer)
     for state in optimizer.state.values():

@@ -15,10 +15,10 @@ from evaluation.scores.results import write_results
 
 def main(argv: list[str] | None = None) -> int:
     """0 graded, 1 grading failed, 2 bad input."""
-    description = "Grade stored samples: missing verdicts are added, those of another grader are made anew."
+    description = "Grade stored samples: missing verdicts are added, those of another grader are made again."
     parser = OneLineParser(prog="evaluation.grade", allow_abbrev=False, description=description)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
-    parser.add_argument("--all", action="store_true", help="make every verdict anew, not only missing and old ones")
+    parser.add_argument("--all", action="store_true", help="make every verdict again, not only missing and old ones")
     parser.add_argument("--reward", type=Path, metavar="FILE.py", help="your reward_func decides what is right")
     args = parser.parse_args(argv)
     try:

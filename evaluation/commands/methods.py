@@ -37,7 +37,7 @@ def build(places: Sequence[Path], output: Path, title: str, start_folder: Path |
         parts.append(f"{markdown(name).capitalize()}, from the highest down: {reading.ranking(compared, name)}.")
         parts.append(_list(reading.differences(pairs, name)))
     parts += [_list(reading.broken(compared, name, scores.get(name))) for name in names]
-    parts += ["![Curves over seeds](methods.png)", *(to_markdown(made).strip() for made in tables)]
+    parts += ["![Curves over seeds](methods.png)", *(to_markdown(each).strip() for each in tables)]
     write_text(output / "methods.md", "\n\n".join(parts) + "\n")
     return main
 

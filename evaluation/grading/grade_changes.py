@@ -25,7 +25,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Changes:
-    """`graded`: verdicts that were missing; `regraded`: made anew; `reasons`: of all verdicts, as they are now."""
+    """`graded`: verdicts that were missing; `regraded`: made again; `reasons`: counts over all verdicts now."""
 
     graded: int
     regraded: int
@@ -36,7 +36,7 @@ class Changes:
 
 
 def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], made: int) -> Changes:
-    """rows: all as they are now; replaced: the former row of each that was made anew. Writes grade_changes.json."""
+    """rows: all as they are now; replaced: the former row of each that was made again. Writes grade_changes.json."""
     flips = []
     for row in rows:
         old = replaced.get(key_of(row))
@@ -58,7 +58,7 @@ def _shown(row: Row) -> str:
 def told(folder: Path, changes: Changes) -> list[str]:
     """Lines for a person after grading a folder."""
     total = sum(changes.reasons.values())
-    lines = [f"{folder}: {total} verdicts, {changes.graded} new, {changes.regraded} made anew ({changes.grader})"]
+    lines = [f"{folder}: {total} verdicts, {changes.graded} new, {changes.regraded} made again ({changes.grader})"]
     most = sorted(changes.reasons.items(), key=lambda item: -item[1])
     lines += [f"  {reason:10} {count:7} {count / total:6.1%}" for reason, count in most]
     if changes.regraded:

@@ -1,6 +1,6 @@
 """Grade the samples of a folder: graded.jsonl and votes.json in step with samples.jsonl.
 
-Missing verdicts are added, those of another grader are made anew and what changed is told. Grading runs in this
+Missing verdicts are added, those of another grader are made again and what changed is told. Grading runs in this
 process: a verdict takes about a millisecond, and the grader bounds its own work whatever the text.
 """
 
@@ -49,7 +49,7 @@ class SampleGrader:
 
 
 def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool = False) -> Changes:
-    """Bring graded.jsonl and votes.json in step with samples.jsonl; `regrade` makes every verdict anew.
+    """Bring graded.jsonl and votes.json in step with samples.jsonl; `regrade` makes every verdict again.
 
     progress(done, planned) is called after each sample. GradeError for a folder that cannot be graded, OSError if the
     disk is full; graded.jsonl is whole in every case.
@@ -59,7 +59,7 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
     order = {key: place for place, key in enumerate(wanted)}
     rows: list[Row] = []
     replaced: dict[Key, Row] = {}
-    made = 0
+    graded = 0
     file = GradedFile(folder)
     try:
         if not regrade:
@@ -68,7 +68,7 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
             key = key_of(sample)
             row = old = file.rows.get(key)
             if row is None or regrade or not is_current(row, sample):
-                made += 1
+                graded += 1
                 row = graded_row(wanted[key[:2]], sample, settings["form"])
                 if old is None:
                     file.append(row)  # to disk at once, in case of a kill
@@ -83,15 +83,15 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
         _write_votes(folder, rows)
     finally:
         file.close()
-    return changes_of(folder, rows, replaced, made)
+    return changes_of(folder, rows, replaced, graded)
 
 
 def _refuse_foreign(folder: Path, file: GradedFile) -> None:
     """Verdicts of a user's reward function are not mixed with those of another one, or of the grader."""
     foreign = foreign_reward(file.rows.values())
     if foreign:
-        mend = "give --reward with that file, or evaluation.grade --all"
-        raise GradeError(f"{folder} has verdicts of {foreign}: {mend}")
+        fix = "give --reward with that file, or evaluation.grade --all"
+        raise GradeError(f"{folder} has verdicts of {foreign}: {fix}")
 
 
 def _write_votes(folder: Path, rows: list[Row]) -> None:
@@ -101,5 +101,5 @@ def _write_votes(folder: Path, rows: list[Row]) -> None:
         if old["grader"] == grader_version() and old["verdicts"] == digest_of(rows):
             return
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # there are none yet, or they are counted anew
+        pass  # there are none yet, or they are counted again
     write_json(path, count_votes(rows))

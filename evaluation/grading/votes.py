@@ -126,8 +126,8 @@ def count_votes(rows: Iterable[Row]) -> dict[str, Any]:
     for row in rows:
         problems.setdefault((row["benchmark"], row["problem"]), []).append(row)
     verdicts: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for (benchmark, problem), of in problems.items():
-        texts = comparable(of)
-        verdicts.setdefault(benchmark, {})[problem] = problem_votes(of, texts, group_answers(texts))
-    every = [row for of in problems.values() for row in of]
+    for (benchmark, problem), samples in problems.items():
+        texts = comparable(samples)
+        verdicts.setdefault(benchmark, {})[problem] = problem_votes(samples, texts, group_answers(texts))
+    every = [row for samples in problems.values() for row in samples]
     return {"grader": grader_version(), "verdicts": digest_of(every), "benchmarks": verdicts}

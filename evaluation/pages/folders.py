@@ -107,7 +107,7 @@ def _folders(place: Path, depth: int) -> Iterator[Path]:
 
 
 def read_run(folder: Path, step: int | None = None) -> Run | None:
-    """The run in `folder`, summarised anew where results.json is older than the verdicts; None without verdicts."""
+    """The run in `folder`, summarised again where results.json is older than the verdicts; None without verdicts."""
     results = folder / "results.json"
     if _is_stale(folder):
         # Imported late: a report on finished runs needs no graders.

@@ -152,7 +152,7 @@ def last_best(found: Found, chosen: Chosen) -> Table:
         for name in names:
             scores[name, "Last"], scores[name, "Best"] = by_benchmark.get(name, (None, None))
         rows.append(((label,), scores))
-    counts = sorted({one.evaluations for one in chosen.values()})
+    counts = sorted({pick.evaluations for pick in chosen.values()})
     counted = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     notes = [f"Best is the highest of {counted} evaluations on the test itself: see its corrected value."]
     caption = "Last and Best mean score over the checkpoints of each run; best bold, second underlined."
@@ -162,19 +162,19 @@ def last_best(found: Found, chosen: Chosen) -> Table:
 def corrected(chosen: Chosen) -> Table:
     """Best with the number of evaluations it was picked from, and an estimate that picking does not raise."""
     rows, notes = [], []
-    for (label, benchmark), one in chosen.items():
+    for (label, benchmark), pick in chosen.items():
         scores = {
-            "Last": one.last.value,
-            "at step": one.last.step,
-            "Best": one.best.value,
-            "at step ": one.best.step,
-            "evaluations": one.evaluations,
-            "Best, corrected": one.corrected,
-            "Best − corrected": None if one.corrected is None else one.best.value - one.corrected,
+            "Last": pick.last.value,
+            "at step": pick.last.step,
+            "Best": pick.best.value,
+            "at step ": pick.best.step,
+            "evaluations": pick.evaluations,
+            "Best, corrected": pick.corrected,
+            "Best − corrected": None if pick.corrected is None else pick.best.value - pick.corrected,
         }
         rows.append(((title_of(benchmark), label), scores))
-        notes += [f"{label}, {title_of(benchmark)}: {text}" for text in one.warnings]
-    halves = " and ".join(sorted({one.method for one in chosen.values() if one.method})) or "samples"
+        notes += [f"{label}, {title_of(benchmark)}: {text}" for text in pick.warnings]
+    halves = " and ".join(sorted({pick.method for pick in chosen.values() if pick.method})) or "samples"
     caption = (
         "Best is a maximum over evaluations, so it is too high even where nothing changes. Corrected: the checkpoint "
         f"is picked on one half of the {halves} and scored on the other, averaged over many splits."
@@ -197,8 +197,8 @@ def compare(pairs: Sequence[tuple[Run, Run]]) -> Table:
     rows.sort(key=lambda row: names.index(row[0][0]))
     second = pairs[0][1].label
     caption = f"{pairs[0][0].label} minus {second}" if len(pairs) == 1 else f"Each model minus {second}"
-    told = [f"{', '.join(labels)}: {text}" for text, labels in notes.items()]
-    return Table("comparison", caption, tuple(rows[0][1]), rows, ("benchmark", "model"), digits=4, notes=told)
+    remarks = [f"{', '.join(labels)}: {text}" for text, labels in notes.items()]
+    return Table("comparison", caption, tuple(rows[0][1]), rows, ("benchmark", "model"), digits=4, notes=remarks)
 
 
 def _paired(row: Mapping[str, Any]) -> dict[str, Score]:

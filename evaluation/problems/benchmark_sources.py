@@ -29,13 +29,13 @@ def from_file(path: Path) -> Source:
 
 def from_hub(benchmark: Benchmark) -> Source:
     """The rows of one split at a resolved commit. BenchmarkError in one line when they cannot be had."""
-    mend = f"or put {benchmark.name}.jsonl into a folder and give --data-dir FOLDER"
+    fix = f"or put {benchmark.name}.jsonl into a folder and give --data-dir FOLDER"
     try:
         # Imported late: they are slow, and files need neither.
         from datasets import load_dataset
         from huggingface_hub import HfApi
     except ImportError:
-        raise BenchmarkError(f"{benchmark.name}: reading the hub needs `pip install datasets`, {mend}") from None
+        raise BenchmarkError(f"{benchmark.name}: reading the hub needs `pip install datasets`, {fix}") from None
     wanted = benchmark.revision or "main"
     try:
         commit = HfApi().dataset_info(benchmark.hub_id or "", revision=wanted).sha or wanted
@@ -45,7 +45,7 @@ def from_hub(benchmark: Benchmark) -> Source:
         data: Any = load_dataset(benchmark.hub_id or "", benchmark.config, split=benchmark.split, revision=commit)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise BenchmarkError(f"{benchmark.hub_id}@{wanted} cannot be loaded ({reason}): go online, {mend}") from None
+        raise BenchmarkError(f"{benchmark.hub_id}@{wanted} cannot be loaded ({reason}): go online, {fix}") from None
     digest = hashlib.sha256()
     rows = []
     for number, row in enumerate(data, start=1):

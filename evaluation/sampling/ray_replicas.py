@@ -55,12 +55,12 @@ def _start(address: str | None, dp: int) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():
-            # Asked first: Ray itself goes on trying for minutes, then ends the process.
+            # Asked first: Ray itself tries for minutes, then ends the process.
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        mend = "is it the head's HOST:PORT, or auto?"
-        raise RuntimeError(f"--ray-address {address}: cannot be joined ({squeeze(error)}): {mend}") from error
+        fix = "is it the head's HOST:PORT, or auto?"
+        raise RuntimeError(f"--ray-address {address}: cannot be joined ({squeeze(error)}): {fix}") from error
 
 
 class EngineActor(LocalReplica):

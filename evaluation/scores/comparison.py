@@ -158,7 +158,7 @@ def _pair(name: str, results_a: Mapping, results_b: Mapping) -> tuple[FloatArray
 
 
 def _differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """A sentence for each choice besides the model that differs; and if the model does not."""
+    """A sentence for each choice, apart from the model, that differs; and one if the model does not."""
     notes = []
     for group, keys in (("sampling", SAMPLING), ("prompt", PROMPT)):
         for key in keys:

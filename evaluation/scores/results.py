@@ -119,7 +119,7 @@ def _ballot(problem: Mapping[str, Any]) -> Ballot:
 
 
 def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Warnings that a reader must know before the scores, each with the mend."""
+    """Warnings that a reader must know before the scores, each with what to do."""
     texts = []
     again = "run the same evaluation.run command again to finish"
     if benchmark["samples"] < benchmark["planned"]:
@@ -149,9 +149,9 @@ def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> li
     return texts
 
 
-def _required(path: Path, mend: str) -> dict[str, Any]:
+def _required(path: Path, fix: str) -> dict[str, Any]:
     if not path.is_file():
-        raise ResultsError(f"{path} does not exist: {mend}")
+        raise ResultsError(f"{path} does not exist: {fix}")
     return read_json(path)
 
 

@@ -80,8 +80,8 @@ def _corrected(correct: IntArray, samples: IntArray) -> tuple[float | None, str 
         return None, None
     rng, scores = np.random.default_rng(SEED), []
     for _ in range(int(np.clip(CELLS // correct.size, *SPLITS))):
-        one, other = halves(rng, correct, samples)
-        scores += [other[one.argmax()], one[other.argmax()]]
+        first, second = halves(rng, correct, samples)
+        scores += [second[first.argmax()], first[second.argmax()]]
     return float(np.mean(scores)), method
 
 

@@ -33,24 +33,24 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
 
 def settings_line(results: Mapping[str, Any]) -> str:
     """Origin of these numbers, in one line; unknown parts are left out."""
-    settings, made = results["settings"], results["provenance"]
+    settings, provenance = results["settings"], results["provenance"]
     model, sampling, prompt = settings["model"], settings.get("sampling", {}), settings.get("prompt", {})
     chat = {True: "with chat template", False: "no chat template"}.get(prompt.get("chat_template"))
-    versions = " ".join(f"{name} {version}" for name, version in (made.get("versions") or {}).items())
-    speed = made.get("tokens_per_second")
+    versions = " ".join(f"{name} {version}" for name, version in (provenance.get("versions") or {}).items())
+    speed = provenance.get("tokens_per_second")
     parts = [
         f"model {model['name']}",
         _known("step {}", model.get("step")),
         f"n {settings['n']}",
         *(_known(key.replace("_", "-") + " {}", sampling.get(key)) for key in ("temperature", "top_p", "top_k")),
         *(_known(key.replace("_", " ") + " {}", sampling.get(key)) for key in ("max_tokens", "seed")),
-        _known("dtype {}", made.get("dtype") or sampling.get("dtype")),
+        _known("dtype {}", provenance.get("dtype") or sampling.get("dtype")),
         _known("prompt {}", prompt.get("style")),
         chat,
         _known("{} problems of each", settings.get("limit")),
         _known("grader {}", results.get("grader")),
         versions,
-        _known("{:.0f} s", made.get("wall_seconds")),
+        _known("{:.0f} s", provenance.get("wall_seconds")),
         _known("{:.0f} tokens/s", speed),
     ]
     return ", ".join(part for part in parts if part)

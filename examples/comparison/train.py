@@ -1,4 +1,4 @@
-"""Train every arm of the comparison with every seed, several side by side; the same command again goes on.
+"""Train every arm of the comparison with every seed, several side by side; the same command resumes.
 
     python -m examples.comparison.train --study objective --out out/compare --jobs 2 --seeds 12
 
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
                     tqdm.write(failure, file=sys.stderr)
         except KeyboardInterrupt:
             trainings.stop()
-            print("interrupted; the same command again goes on", file=sys.stderr)
+            print("interrupted; the same command resumes", file=sys.stderr)
             return INTERRUPTED
     return 1 if failures else 0
 

@@ -4,7 +4,7 @@
 # Environment: METHODS (layers of configs/algorithm, or below configs as debug/mine; default "rpg_reinforce_urkl rpg_urkl grpo_as_released
 #   dapo"), SEEDS (default "1 2 3"), OUT (folder, default out/compare), EVAL (flags of python -m evaluation.run, as "--benchmarks
 #   held.jsonl --n 4"), START (evaluation of the model they begin from), JOBS (runs side by side, default 1: they share the cluster
-#   of RAY_JOBS), GPUS (see train_rpg.sh). The same command again goes on where it stopped. A failed run is said and left out.
+#   of RAY_JOBS), GPUS (see train_rpg.sh). The same command resumes where it stopped. A failed run is said and left out.
 set -euo pipefail
 ROOT=$(realpath "$(dirname "$0")/../..") && export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 if [ "${1:-}" = --one ]; then # METHOD-seedN CONFIG...: what this script runs for each of them

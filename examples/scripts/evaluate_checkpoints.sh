@@ -2,7 +2,7 @@
 # Evaluate every Hugging Face checkpoint of a training run: AIME24, AIME25 and AMC23, 32 samples a problem, one engine a GPU.
 #   evaluate_checkpoints.sh RUN_DIR [flags of python -m evaluation.run, e.g. --watch --data-dir DIR --n 8]
 # Environment: OUT (default RUN_DIR/evaluation), DP (engines; default: the GPUs of this machine, or 1).
-# The same command again goes on where it stopped, and takes up new checkpoints.
+# The same command resumes where it stopped, and takes up new checkpoints.
 set -euo pipefail
 case "${1:-}" in
   -h | --help) sed -n '2,5s/^# //p' "$0" && exit ;;

@@ -46,8 +46,8 @@ def cluster(platform: str, address: str = "") -> str:
                 wrong = f"node {name} has {package} {versions.get(package, 'not')}, this one {version}"
                 raise Failed(wrong, "install the same lock on every node")
         if files != mine[1]:
-            mend = "one checkout under the same path on every node"
-            raise Failed(f"node {name} has other files of rpg_openrlhf", mend)
+            fix = "one checkout under the same path on every node"
+            raise Failed(f"node {name} has other files of rpg_openrlhf", fix)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if platform != "cpu" and not gpus:
         raise Failed("the cluster has no GPU", "ray start on nodes that have")

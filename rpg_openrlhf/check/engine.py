@@ -68,8 +68,8 @@ def transport(platform: str) -> str:
     kind = "shared memory" if platform == "cpu" else "CUDA IPC"
     if done.stdout.strip() != str(FILL * NBYTES):
         print(done.stderr, file=sys.stderr)
-        mend = "look at /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
-        raise Failed(f"{kind}: the other process read {done.stdout.strip() or 'nothing'}", mend)
+        fix = "look at /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
+        raise Failed(f"{kind}: the other process read {done.stdout.strip() or 'nothing'}", fix)
     if platform != "cpu" and torch.cuda.device_count() < 2:
         return f"{kind}; one GPU, so no NCCL between ranks"
     return f"{kind}; {_two_ranks('gloo' if platform == 'cpu' else 'nccl')}"
@@ -82,16 +82,16 @@ def _two_ranks(backend: str) -> str:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     commands = [[sys.executable, "-c", RANKS, rank, port, backend] for rank in "01"]
     ranks = [subprocess.Popen(command, **pipes) for command in commands]
-    mend = "NCCL_DEBUG=INFO rpg-check --verbose shows where"
+    fix = "NCCL_DEBUG=INFO rpg-check --verbose shows where"
     try:
         lines = [rank.communicate(timeout=90) for rank in ranks]
     except subprocess.TimeoutExpired:
         for rank in ranks:
             rank.kill()
-        raise Failed(f"{backend} between two ranks hangs", mend) from None
+        raise Failed(f"{backend} between two ranks hangs", fix) from None
     if [out.strip() for out, _ in lines] != ["12", "12"]:
         print(*(error for _, error in lines), sep="\n", file=sys.stderr)
-        raise Failed(f"{backend} between two ranks fails", mend)
+        raise Failed(f"{backend} between two ranks fails", fix)
     return f"{backend} between two ranks"
 
 
@@ -106,13 +106,13 @@ def engine(platform: str) -> str:
             llm.sleep(level=1)
             llm.wake_up()
             _expect(_answers(llm), before, "after sleep and wake", "runs without --vllm.enable_sleep")
-        mend = "--vllm.sync_backend: another transport, and a report with the output of --verbose"
+        fix = "--vllm.sync_backend: another transport, and a report with the output of --verbose"
         _push(platform, llm, first, 1)
-        _expect(_answers(llm), before, "after a sync of the same weights", mend)
+        _expect(_answers(llm), before, "after a sync of the same weights", fix)
         _push(platform, llm, second, 2)
         synced = _answers(llm)
         fresh = _answers(_engine(platform, Path(folder, "second")))
-        _expect(synced, fresh, "after a sync of other weights, against a fresh engine's", mend)
+        _expect(synced, fresh, "after a sync of other weights, against a fresh engine's", fix)
         if synced == before:
             raise Failed("another model's answers are the same: the stage tells nothing", "a report")
     slept = "slept, woke, " if platform != "cpu" else ""
@@ -120,15 +120,15 @@ def engine(platform: str) -> str:
 
 
 def _models(platform: str, folder: Path) -> tuple[Qwen3ForCausalLM, Qwen3ForCausalLM]:
-    made = []
+    models = []
     for seed, name in enumerate(("first", "second")):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(tiny_config()).to(torch.float32 if platform == "cpu" else torch.bfloat16)
         for weight in model.parameters():  # large enough that greedy answers differ
             weight.data.mul_(8 if weight.ndim > 1 else 1)
         model.save_pretrained(folder / name)
-        made.append(model if platform == "cpu" else model.cuda())
-    return made[0], made[1]
+        models.append(model if platform == "cpu" else model.cuda())
+    return models[0], models[1]
 
 
 def _engine(platform: str, model: Path) -> LLM:
@@ -171,6 +171,6 @@ def _push(platform: str, llm: LLM, model: Qwen3ForCausalLM, version: int) -> Non
     llm.reset_prefix_cache()
 
 
-def _expect(found: list[list[int]], wanted: list[list[int]], when: str, mend: str) -> None:
+def _expect(found: list[list[int]], wanted: list[list[int]], when: str, fix: str) -> None:
     if found != wanted:
-        raise Failed(f"greedy answers differ {when}", mend)
+        raise Failed(f"greedy answers differ {when}", fix)

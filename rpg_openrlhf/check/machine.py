@@ -47,7 +47,7 @@ def versions(platform: str) -> str:
         if have is None and name == "vllm":
             raise Failed("vllm is not installed", "make install, or make install-gpu")
         if have is not None and have.partition("+")[0] != wanted:
-            raise Failed(f"{name} is {have}, OpenRLHF {versions['openrlhf']} wants {wanted}", "make install anew")
+            raise Failed(f"{name} is {have}, OpenRLHF {versions['openrlhf']} wants {wanted}", "make install again")
     shown = ", ".join(f"{name} {version}" for name, version in versions.items())
     return shown if platform == "cpu" else f"{shown}; {_cuda()}"
 

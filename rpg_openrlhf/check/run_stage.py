@@ -21,17 +21,17 @@ def main(argv: list[str]) -> int:
         from rpg_openrlhf import cpu_platform  # before anything that it patches
 
         cpu_platform.install()
-    result = {"stage": name, "status": "ok", "says": "", "mend": ""}
+    result = {"stage": name, "status": "ok", "says": "", "fix": ""}
     try:
         stage = getattr(importlib.import_module(f"rpg_openrlhf.check.{STAGES[name].module}"), name)
         result["says"] = stage(platform, *argv[2:])
     except Skipped as nothing:
         result |= {"status": "skipped", "says": str(nothing)}
     except Failed as failure:
-        result |= {"status": "failed", "says": str(failure), "mend": failure.mend}
+        result |= {"status": "failed", "says": str(failure), "fix": failure.fix}
     except Exception as error:
         result |= {"status": "failed", "says": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        result["mend"] = NO_WORD
+        result["fix"] = NO_WORD
         traceback.print_exc()
     print("\n" + json.dumps(result), flush=True)
     return 0

@@ -8,11 +8,11 @@ NO_WORD = "rpg-check --verbose shows the whole output"  # what to do where a sta
 
 
 class Failed(Exception):
-    """A stage found something wrong; `mend` says what to do."""
+    """A stage found something wrong; `fix` says what to do."""
 
-    def __init__(self, wrong: str, mend: str):
+    def __init__(self, wrong: str, fix: str):
         super().__init__(wrong)
-        self.mend = mend
+        self.fix = fix
 
 
 class Skipped(Exception):

@@ -63,7 +63,7 @@ def run(name: str, platform: str, address: str = "", verbose: bool = False) -> d
         says = f"did not end in {limit} s" if status is None else f"ended with status {status} and no result"
         if status is not None and error.strip():
             says += f": {error.strip().splitlines()[-1].strip()[:200]}"
-        result = {"stage": name, "status": "failed", "says": says, "mend": NO_WORD}
+        result = {"stage": name, "status": "failed", "says": says, "fix": NO_WORD}
     return result | {"seconds": round(time.monotonic() - began, 1)}
 
 
@@ -71,7 +71,7 @@ def line_of(result: dict[str, str | float]) -> str:
     """Line for a person: stage, status, seconds, what it says, and what to do where it failed."""
     mark = {"ok": "ok", "failed": "FAILED", "skipped": "-"}[str(result["status"])]
     line = f"{result['stage']:<10} {mark:<7} {result['seconds']:>5} s  {result['says']}"
-    return f"{line}\n{'':<26}to do: {result['mend']}" if result["status"] == "failed" else line
+    return f"{line}\n{'':<26}to do: {result['fix']}" if result["status"] == "failed" else line
 
 
 if __name__ == "__main__":

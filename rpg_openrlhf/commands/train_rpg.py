@@ -47,7 +47,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
         return 0
     platform = machine.resolve_platform(parsed.values["platform"])
     sources, sets, prompts, architecture, notes = _check(parsed, platform)
-    if not parsed.dry_run:  # what to go on from is known once nobody writes there any more
+    if not parsed.dry_run:  # the checkpoint is known once nobody writes there any more
         await_earlier(Path(parsed.values["ckpt.path"]))
     record = resume.record(parsed.values, prompts, architecture, resume.fingerprints(parsed.values))
     resumption = resume.choose(parsed.values, record)

@@ -193,14 +193,14 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     total, free = (int(resources.get("GPU", 0)) for resources in (ray.cluster_resources(), ray.available_resources()))
     if total < args.num_gpus:
         start = f"ray start --head --num-gpus {args.num_gpus} --num-cpus {args.num_gpus + 2}"
-        mend = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
-        raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {total}: {mend}")
+        fix = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
+        raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {total}: {fix}")
     if free < args.num_gpus:
         print(f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console)
 
 
 def _wandb_id(args: SimpleNamespace) -> str:
-    """W&B's name for the run, kept in the run's folder: a run that goes on adds to the curves it has."""
+    """W&B's name for the run, kept in the run's folder: a resumed run adds to its curves."""
     file = Path(args.logger.run_dir, "wandb_run_id")
     if not (args.ckpt.load_enable and file.exists()):
         file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")

@@ -102,7 +102,7 @@ class _Tiles:
         size = len(hidden) * self.columns
         self.logits, self.wide, self.spare = hidden.new_empty(size), None, None
         if not hidden.is_cuda:
-            # A CPU's allocator would give memory of this size back, and touch it anew, at every tile. What is compiled
+            # A CPU's allocator would give memory of this size back, and touch it again, every tile. What is compiled
             # for CUDA has no such intermediate results.
             self.spare = hidden.new_empty(size, dtype=self.exact)
             self.wide = torch.empty_like(self.spare) if self.exact != hidden.dtype else None

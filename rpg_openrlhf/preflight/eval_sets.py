@@ -58,15 +58,15 @@ def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
     rows: list[dict[str, Any]] = []
     owner: dict[str, str] = {}
     for name, folder in split_names(flags[FLAG]):
-        found = _read_one(name, folder, flags, worded)
-        for benchmark in {row["datasource"] for row in found}:
+        added = _read_one(name, folder, flags, worded)
+        for benchmark in {row["datasource"] for row in added}:
             if benchmark in owner:
                 raise Refusal(
                     f"--{FLAG} {name}: would be called {benchmark} in the logs, as {owner[benchmark]} is; rename the "
                     "file, or leave one of them out"
                 )
             owner[benchmark] = name
-        rows += found
+        rows += added
     if len(rows) > flags["data.max_samples"] and len(owner) > 1:
         raise Refusal(
             f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
@@ -90,12 +90,12 @@ def _is_worded(flags: dict[str, Any], training: list[PromptSet]) -> bool:
 
 def _read_one(name: str, folder: str | None, flags: dict[str, Any], worded: bool) -> list[dict[str, Any]]:
     if name in HUB:  # a file or folder of that name here has become an absolute path
-        mend = f"give a file {name}.jsonl with problem and answer"
+        fix = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets
 
             datasets.config.HF_HUB_OFFLINE = True  # without it, a minute of retries before the cache is looked at
-        return [_row(name, place, row, flags, worded) for place, row in from_hub(name, f"--{FLAG}", mend)]
+        return [_row(name, place, row, flags, worded) for place, row in from_hub(name, f"--{FLAG}", fix)]
     called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
     rows, columns = [], data.columns_of(flags)
     try:
@@ -124,13 +124,13 @@ def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -
     """A row of a benchmark, problem and answer, in the columns of the training set."""
     key = flags["data.input_key"]
     try:
-        found = read_row(raw)
+        problem = read_row(raw)
     except BadRow as reason:
         has = f"; it has {', '.join(map(str, raw))}" if isinstance(raw, dict) else ""
         raise Refusal(f"--{FLAG} {place} {reason}, nor --data.input_key {key}{has}") from None
     released = raw.get("final_answer")  # OlympiadBench has a list of them
-    answer = found.answer or ", ".join(map(str, released if isinstance(released, list) else []))
-    row = {key: render_prompt(found.text) if worded else found.text}
+    answer = problem.answer or ", ".join(map(str, released if isinstance(released, list) else []))
+    row = {key: render_prompt(problem.text) if worded else problem.text}
     if flags["data.label_key"] is not None:
         if not answer:
             raise Refusal(f"--{FLAG} {place} has no answer to grade by (answer, label, solution, ground_truth)")

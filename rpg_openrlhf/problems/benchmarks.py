@@ -27,8 +27,8 @@ HUB = {
 }
 
 
-def from_hub(name: str, flag: str, mend: str) -> Iterator[tuple[str, Any]]:
-    """Every row of a benchmark with its place. A Refusal that ends with `mend` where the hub does not give it."""
+def from_hub(name: str, flag: str, fix: str) -> Iterator[tuple[str, Any]]:
+    """Every row of a benchmark with its place. A Refusal that ends with `fix` where the hub does not give it."""
     source = HUB[name]
     try:
         from datasets import load_dataset  # imported late: slow, and files need none of it
@@ -36,6 +36,6 @@ def from_hub(name: str, flag: str, mend: str) -> Iterator[tuple[str, Any]]:
         rows = load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises a dozen kinds
         reason = " ".join(str(error).split())[:160]
-        raise Refusal(f"{flag} {name}: {source.dataset} cannot be had from the hub ({reason}); {mend}") from None
+        raise Refusal(f"{flag} {name}: {source.dataset} cannot be had from the hub ({reason}); {fix}") from None
     for number, row in enumerate(rows, start=1):
         yield f"{source.dataset}:{number}", row

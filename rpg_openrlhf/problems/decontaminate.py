@@ -31,8 +31,8 @@ def _problems(name: str, folder: Path | None) -> Iterator[dict[str, Any]]:
     elif folder is not None:
         files = [folder / f"{name}.jsonl"]
     elif name in HUB:
-        mend = f"give --benchmark_dir with {name}.jsonl"
-        for number, (place, row) in enumerate(from_hub(name, FLAG, mend), start=1):
+        fix = f"give --benchmark_dir with {name}.jsonl"
+        for number, (place, row) in enumerate(from_hub(name, FLAG, fix), start=1):
             yield _problem(name, number, row, place)
         return
     else:

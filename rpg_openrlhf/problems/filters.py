@@ -43,11 +43,11 @@ def is_gradable(answer: str) -> bool:
     return integer(answer) is not None or grade(f"Answer: {answer}", answer).is_correct
 
 
-def same_answer(one: str, other: str) -> bool:
+def same_answer(first: str, second: str) -> bool:
     """Equal as texts, as integers, or for the grader."""
-    if one == other:
+    if first == second:
         return True
-    left, right = integer(one), integer(other)
+    left, right = integer(first), integer(second)
     if left is not None and right is not None:
         return left == right
-    return grade(f"Answer: {other}", one).is_correct
+    return grade(f"Answer: {second}", first).is_correct

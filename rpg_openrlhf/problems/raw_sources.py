@@ -68,9 +68,9 @@ def _hashes(files: list[Path], flag: str) -> list[tuple[str, str]]:
 
 
 def _from_hub(source: str, name: str, revision: str | None) -> tuple[list[Path], list[tuple[str, str]]]:
-    mend = f"go online, or give a copy of its file with {source} --input FILE"
+    fix = f"go online, or give a copy of its file with {source} --input FILE"
     if not hub_is_reachable():
-        raise Refusal(f"{source}: the hub cannot be reached for {name}; {mend}")
+        raise Refusal(f"{source}: the hub cannot be reached for {name}; {fix}")
     try:
         from huggingface_hub import HfApi, hf_hub_download  # imported late: files need none of it
 
@@ -78,9 +78,9 @@ def _from_hub(source: str, name: str, revision: str | None) -> tuple[list[Path],
         names = [each.rfilename for each in info.siblings or [] if Path(each.rfilename).suffix in KINDS]
         files = [Path(hf_hub_download(name, each, repo_type="dataset", revision=info.sha)) for each in sorted(names)]
     except Exception as error:  # the library raises a dozen kinds
-        raise Refusal(f"{source}: {name} cannot be had: {' '.join(str(error).split())[:160]}; {mend}") from None
+        raise Refusal(f"{source}: {name} cannot be had: {' '.join(str(error).split())[:160]}; {fix}") from None
     if not files:
-        raise Refusal(f"{source}: {name} at {info.sha} holds no file of a known kind ({', '.join(KINDS)}); {mend}")
+        raise Refusal(f"{source}: {name} at {info.sha} holds no file of a known kind ({', '.join(KINDS)}); {fix}")
     return files, [("from the hub", f"{name} at {info.sha}")]
 
 

@@ -99,7 +99,7 @@ def _csv(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
                 yield reader.line_num, BadRow("has not as many fields as the header") if has_more else row
         except (csv.Error, UnicodeDecodeError) as error:
             place, why = f"{flag} {path}:{reader.line_num + 1}", " ".join(str(error).split())
-            raise Refusal(f"{place} is not CSV: {why}; mend it, as no row after it can be read") from None
+            raise Refusal(f"{place} is not CSV: {why}; correct it, because no row after it can be read") from None
 
 
 def _columns(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[tuple[int, Any]]:

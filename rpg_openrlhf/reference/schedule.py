@@ -2,7 +2,7 @@
 
 Section 5 of https://arxiv.org/abs/2505.17508: "every K optimizer steps, or when a moving average of token-level KL
 exceeds a target κ". Steps are counted and averages taken over rollouts, since the log-probs of π_ref that a rollout is
-trained with are those of its making: a reference that moved meanwhile would act from the next rollout on.
+trained with are those of its making: a reference that moved in between would act from the next rollout on.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class ReferenceWeights:
         return torch.empty(shard.shape, dtype=dtype, device=device, pin_memory=pinned).copy_(shard)
 
     def _live(self) -> list[torch.Tensor]:
-        """This rank's part of the weights in use: views, looked up anew as DeepSpeed may move what they view."""
+        """This rank's part of the weights in use: views, new ones each time, as DeepSpeed may move them."""
         optimizer = self.engine.optimizer
         if self.engine.zero_optimization_stage() == 3:
             return [weight.ds_tensor.data for weight in self._trained()]

@@ -127,8 +127,8 @@ class Comparison:
     def same_names(self, gold: Value, answer: Value) -> bool:
         """Values by name; without names the gold answer's are in their order, a response's in that of the alphabet."""
         if isinstance(gold, Names) and isinstance(answer, Names):
-            wanted, given = dict(gold.items), dict(answer.items)
-            return wanted.keys() == given.keys() and all(self.same(wanted[name], given[name]) for name in wanted)
+            golds, answers = dict(gold.items), dict(answer.items)
+            return golds.keys() == answers.keys() and all(self.same(golds[name], answers[name]) for name in golds)
         named, other = (gold, answer) if isinstance(gold, Names) else (answer, gold)
         assert isinstance(named, Names)
         other = other.last if isinstance(other, Equation) else other
@@ -199,12 +199,12 @@ class Comparison:
             return False
         if gold.tokens and gold.tokens == answer.tokens:
             return True
-        wanted, given = gold.reading, answer.reading
-        if isinstance(given, TooBig):
-            raise given
-        if isinstance(wanted, Number) and given is None and wanted.is_constant and _several_numbers(answer.tokens):
+        number, reading = gold.reading, answer.reading
+        if isinstance(reading, TooBig):
+            raise reading
+        if isinstance(number, Number) and reading is None and number.is_constant and _several_numbers(answer.tokens):
             raise Ambiguous
-        return isinstance(wanted, Number) and isinstance(given, Number) and wanted.equals(given)
+        return isinstance(number, Number) and isinstance(reading, Number) and number.equals(reading)
 
 
 def _single(value: Value) -> Value:

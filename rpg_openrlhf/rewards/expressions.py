@@ -238,8 +238,8 @@ class _Parser(TokenReader):
         self.expect("(")
         values = self.arguments()
         exact = [value.exact for value in values if value.exact is not None]
-        whole = all(value.denominator == 1 for value in exact)
-        if len(exact) < len(values) or not (whole or command in (r"\max", r"\min")):
+        are_integers = all(value.denominator == 1 for value in exact)
+        if len(exact) < len(values) or not (are_integers or command in (r"\max", r"\min")):
             return numbers.opaque(command, *values)
         return rational(_OF_MANY[command](exact))
 

@@ -120,7 +120,7 @@ def _split_at(interval: Value, place: Point, point: Value) -> list[Value]:
 
 
 def _place(value: Value) -> Point | None:
-    """Where a value is on the real line."""
+    """Place of a value on the real line."""
     if value in _OPPOSITE:
         return float("inf") if value == INFINITY else float("-inf")
     return value.constant.real() if isinstance(value, Leaf) and value.constant else None

@@ -1,7 +1,7 @@
 """OpenRLHF's reward entry point: `--reward.remote_url rpg_openrlhf/rewards/reward_func.py`.
 
 Upstream loads this file by its path, calls `reward_func` in threads with one query at a time, and swallows what it
-raises: a reward would be missing and the run would go on. So nothing here raises, and whatever cannot be graded is -1.
+raises: a reward would be missing and the run would continue. So nothing here raises, and what cannot be graded is -1.
 """
 
 import re

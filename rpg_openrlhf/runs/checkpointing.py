@@ -165,7 +165,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
     def load_ckpt(self, model, load_dir, *args, **kwargs):
         """Differs from upstream: the checkpoint that the launcher chose, whatever `latest` says, or an error.
 
-        A checkpoint of another number of ranks or another ZeRO stage is put together anew (resharding.py).
+        A checkpoint of another number of ranks or another ZeRO stage is put together for this one (resharding.py).
         The optimizer's settings stay those of the flags. DeepSpeed restores them with its state (engine.py,
         load_checkpoint), so that a changed learning rate would not act.
         """
@@ -184,7 +184,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
         return path, states
 
     def resumed(self, part: str) -> Path:
-        """The folder of the checkpoint that the run goes on from: the policy's (_actor) or the critic's (_critic)."""
+        """The folder of the checkpoint that the run resumes: the policy's (_actor) or the critic's (_critic)."""
         chosen = Path(self.args.ckpt.resume_from)
         return chosen.parent.parent / part / chosen.name
 
@@ -230,7 +230,7 @@ class WholeCheckpoints:
     part: str  # ACTOR or CRITIC
 
     def init_model_from_pretrained(self, *args, **kwargs):
-        """Differs from upstream: the generators go on where the checkpoint left them."""
+        """Differs from upstream: restores the generators' states."""
         super().init_model_from_pretrained(*args, **kwargs)
         if self.strategy.args.ckpt.load_enable:
             self.strategy.restore_random_state(self.part)
@@ -248,7 +248,7 @@ class WholeCheckpoints:
 
 
 def failure(path: Path, tag: str, error: Exception) -> str:
-    """One line: what could not be written, why, and what the run can go on from."""
+    """One line: what could not be written, why, and which checkpoint the run can resume."""
     there = path
     while not there.exists():
         there = there.parent

@@ -92,14 +92,14 @@ def critic_of(folder: Path) -> Path:
 
 
 def find(path: Path) -> list[Checkpoint]:
-    """The whole checkpoints under `--ckpt.path`, oldest step first."""
+    """Complete checkpoints under `--ckpt.path`, oldest step first."""
     folders = [folder for folder in _children(path / ACTOR) if not folder.name.startswith(".")]
-    sealed = [found for found in map(read, folders) if found]
-    return sorted(sealed, key=lambda found: (found.step, found.best))  # the best was written after its evaluation
+    sealed = filter(None, map(read, folders))
+    return sorted(sealed, key=lambda each: (each.step, each.best))  # the best was written after its evaluation
 
 
 def newest(path: Path) -> Checkpoint | None:
-    """The one to go on from."""
+    """The newest complete checkpoint."""
     return next(reversed(find(path)), None)
 
 

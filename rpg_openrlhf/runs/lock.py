@@ -14,12 +14,12 @@ PATIENCE = 60.0  # seconds for an earlier run to end
 
 
 def await_earlier(path: Path) -> None:
-    """Return once no run writes there: what it has written by then is what a new one goes on from.
+    """Return once no run writes there: a new run resumes what it has written by then.
 
-    A run whose supervisor was killed takes some seconds to end, and may write another checkpoint meanwhile. Refusal
+    A run whose supervisor was killed takes some seconds to end, and may still write another checkpoint. Refusal
     when it does not end.
     """
-    deadline, told = time.monotonic() + PATIENCE, False
+    deadline, is_announced = time.monotonic() + PATIENCE, False
     while (path / NAME).exists():
         try:
             with only_run(path):
@@ -27,9 +27,9 @@ def await_earlier(path: Path) -> None:
         except Refusal:
             if time.monotonic() > deadline:
                 raise
-        if not told:
+        if not is_announced:
             print(f"waiting: another run is still writing to {path}", flush=True)
-            told = True
+            is_announced = True
         time.sleep(0.5)
 
 

@@ -30,7 +30,7 @@ class WandbLog:
             tags=list(dict.fromkeys([*args.logger.tags, *filter(None, more.split(","))])),
             config=args.logger.config,
         )
-        # W&B's own step counts calls. A run that goes on takes steps again, which it would refuse.
+        # W&B's own step counts calls. A resumed run repeats steps, which it would refuse.
         self.run.define_metric(STEP, hidden=True)
         self.run.define_metric("*", step_metric=STEP, step_sync=True)
 
@@ -50,7 +50,7 @@ class WandbLog:
 
 
 class TensorboardLog:
-    """Replacement of upstream's TensorboardLogger: a run that goes on hides the steps that it takes again."""
+    """Replacement of upstream's TensorboardLogger: a resumed run hides the steps that it repeats."""
 
     def __init__(self, args: SimpleNamespace):
         from torch.utils.tensorboard import SummaryWriter

@@ -116,7 +116,7 @@ class ProgressReader(threading.Thread):
 
 
 def log_up_to(path: Path, ckpt: SimpleNamespace) -> Path:
-    """`path`, holding what was reported up to the step that the run goes on from: later steps are taken again.
+    """`path`, cut back to the step that the run resumes: later steps are repeated.
 
     A run from the start puts another's aside, as `metrics.previous.jsonl`.
     """

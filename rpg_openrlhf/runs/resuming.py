@@ -22,7 +22,7 @@ NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECR
 NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_", "ckpt.merge_")
 STAGE = "ds.zero_stage"
 RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
-# What the files of a checkpoint are made for, and the mend where it has changed.
+# Settings that the files of a checkpoint depend on, and why.
 MADE_FOR = {
     **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are cut for it"),
     "ds.param_dtype": "weights and optimizer states are of it",
@@ -38,7 +38,7 @@ MODELS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_na
 
 
 class Resumption(NamedTuple):
-    """`found` None: the run starts anew; `finished`: it has ended well, and there is nothing to do."""
+    """`found` None: the run starts from step 0; `finished`: it has ended well, and there is nothing to do."""
 
     found: Checkpoint | None
     finished: bool
@@ -92,11 +92,11 @@ def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:
     ended = checkpoints.finished(path)
     if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
         return Resumption(own, True, [])
-    notes = [f"{path / ACTOR / name} is no whole checkpoint: passed over" for name in checkpoints.unsealed(path)]
+    notes = [f"{path / ACTOR / name} is no complete checkpoint: skipped" for name in checkpoints.unsealed(path)]
     checkpoint = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
     if checkpoint is None:
         return Resumption(None, False, notes)
-    here = f"goes on after step {checkpoint.step}, from {checkpoint.folder}"
+    here = f"resumes after step {checkpoint.step}, from {checkpoint.folder}"
     changed = _compare(settings, checkpoint, now)
     notes += [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
     renewed = inputs_changed(checkpoint.record, now)
@@ -136,7 +136,7 @@ def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]
     if own is None:
         return checkpoint
     if checkpoint.folder.parent != path / ACTOR:
-        notes.append(f"--resume {asked}: this run has begun from there already and goes on from its own checkpoint")
+        notes.append(f"--resume {asked}: this run has already branched from there and resumes its own checkpoint")
         return own
     if checkpoint.step < own.step:
         raise Refusal(
@@ -168,7 +168,7 @@ def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int 
         is_own_last = checkpoint.step == limit and checkpoint.folder.parent == Path(args.ckpt.path, ACTOR)
         if limit and checkpoint.step >= limit and not is_own_last:
             raise Refusal(
-                f"--train.max_rollouts {limit}: the checkpoint to go on from, {checkpoint.folder}, is of rollout "
+                f"--train.max_rollouts {limit}: the checkpoint to resume, {checkpoint.folder}, is of rollout "
                 f"{checkpoint.step}; raise --train.max_rollouts, or choose an earlier one with --resume"
             )
         return
@@ -222,8 +222,8 @@ def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -
         )
     if settings["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
         raise Refusal(
-            f"--train.enable_ema: {where} was written without it and holds no average; leave it out, or start anew "
-            "with another --ckpt.path"
+            f"--train.enable_ema: {where} was written without it and holds no average; leave it out, or start a new "
+            "run with another --ckpt.path"
         )
     return changed
 

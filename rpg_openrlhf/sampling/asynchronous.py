@@ -1,10 +1,10 @@
 """Rollouts drawn in a thread while the policy trains: `--train.async_enable` with RPG.
 
 The thread is at most `--train.async_queue_size` rollouts ahead of training; with 0 it draws when it is asked, which is
-the synchronous trainer. A rollout is of one policy: no weights are sent while one is being drawn. With
-`--train.partial_rollout_enable` they are: replies pause, and go on under the new weights. A checkpoint holds the place
-in the data of what was trained on. What was drawn ahead is drawn again after a resume, so that no rollout is lost or
-trained on twice.
+the synchronous trainer. One policy samples a whole rollout: no weights are sent while it is drawn. With
+`--train.partial_rollout_enable` they are: replies pause, and continue under the new weights. A checkpoint holds the
+place in the data up to which the policy has trained. Prompts drawn ahead are drawn again after a resume, so that no
+rollout is lost or trained on twice.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
                 yield
                 self.version += 1
             return
-        # Engines take requests meanwhile and answer none. After an error they stay so: the run ends.
+        # Engines take requests and answer none. After an error they stay so: the run ends.
         batch_vllm_engine_call(self.vllm_engines, "pause_generation")
         yield
         self.version += 1

@@ -1,4 +1,4 @@
-"""Dynamic sampling, drawn ahead: which prompts a rollout takes, and how many should be under way meanwhile.
+"""Dynamic sampling, drawn ahead: which prompts a rollout takes, and how many to draw at once.
 
 Replacing a rejected prompt one for one lets the engines run empty: the last ones that are missing come one after the
 other, each taking as long as its replies are. Here as many are under way as the share that passes calls for. What a

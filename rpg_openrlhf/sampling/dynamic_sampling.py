@@ -51,7 +51,7 @@ class DynamicSamplesGenerator(SamplesGenerator):
             return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
         before, ahead = self.draws, DrawAhead(num_prompts, *self._seen)
         rows, groups, under_way = [], {}, {}
-        told = time.monotonic()
+        reported = time.monotonic()
         with tqdm(total=num_prompts, desc="Generate samples") as bar:
             while not ahead.complete:
                 new = list(itertools.islice(dataloader_iter, ahead.lacking))
@@ -65,8 +65,8 @@ class DynamicSamplesGenerator(SamplesGenerator):
                     groups[draw] = self._accepted(ray.get(ref), **generate_kwargs)
                     ahead.finish(draw, bool(groups[draw]))
                     bar.update(bool(groups[draw]))
-                if time.monotonic() - told > TELL_EVERY:
-                    told = time.monotonic()
+                if time.monotonic() - reported > TELL_EVERY:
+                    reported = time.monotonic()
                     self.strategy.progress.put({"kind": "note", "text": self._state_of(ahead)})
                 self._refuse_to_starve(ahead)
         self._abandon(under_way, before)

@@ -30,11 +30,11 @@ _sample: ContextVar[Drawing] = ContextVar("sample")
 
 
 class RPGRolloutActor(SyncedEngine):
-    """Differs from upstream's RolloutRayActor, besides, in `engine_overrides`: they win over what it hard-codes."""
+    """Also differs from upstream's RolloutRayActor in `engine_overrides`, which replace what it hard-codes."""
 
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
     sampling_seed: int | None = None  # of each sample, under --train.full_determinism_enable; set like the overrides
-    resumed_step: int = 0  # the step that the run goes on from
+    resumed_step: int = 0  # the step that the run resumes from
     reward_source: str = "the reward"  # how errors name it; set like the overrides
 
     async def __init__(self, *args, **kwargs):
@@ -116,7 +116,7 @@ class RPGRolloutActor(SyncedEngine):
         """Differs from upstream: without what nobody reads; under --train.full_determinism_enable with a seed.
 
         One generator for all requests hands out its numbers in order of arrival, which differs between two runs, and
-        starts anew with a resumed one: a seed is of what is sampled, not when.
+        restarts with a resumed one: a seed depends on what is sampled, not when.
         """
         sample = _sample.get(None)  # None: asked by nobody who samples, such as first_sync.py
         if self.sampling_seed is not None and sample is not None:

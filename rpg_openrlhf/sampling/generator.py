@@ -50,7 +50,7 @@ class NumberedEngine:
 
 
 class RPGSamplesGenerator(DynamicSamplesGenerator):
-    """Differs from upstream in the order of prompts and in numbering draws, so that a run can go on from any step.
+    """Differs from upstream in the order of prompts and in numbering draws, so that a run can resume from any step.
 
     And in that no rollout is partial: see _next_rollout().
     """

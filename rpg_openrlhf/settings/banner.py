@@ -47,7 +47,7 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
     if train.asynchronous:
         size = train.async_queue_size
         ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "when training asks"
-        sync = "; replies go on under new weights" if train.partial_rollout_enable else ""
+        sync = "; replies continue under new weights" if train.partial_rollout_enable else ""
         facts.append(("asynchronous", f"engines draw {ahead}, on devices of their own{sync}"))
     return [*facts, ("reference", "none (beta is 0)" if rpg.beta == 0 else _reference(args.ref))]
 

@@ -136,10 +136,10 @@ def _shared_gpus(s: Settings) -> str | None:
         pairs.append(("reward", "critic"))
     for pair in pairs:
         for leaf in ("num_nodes", "num_gpus_per_node"):
-            one, other = (f"{model}.{leaf}" for model in pair)
-            mine, theirs = attrgetter(one, other)(s)
+            first, second = (f"{model}.{leaf}" for model in pair)
+            mine, theirs = attrgetter(first, second)(s)
             if mine != theirs:
-                return f"--{one} {mine}: must be {theirs}, as --{other}, when the two share their GPUs"
+                return f"--{first} {mine}: must be {theirs}, as --{second}, when the two share their GPUs"
     return None
 
 

@@ -14,7 +14,7 @@ NF4_BYTES = 0.516  # of a weight: 4 bits, and a scale of 8 bits for every 64 wit
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
 PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform, measured
 TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
-ENGINE_PROCESSES = 2  # its actor and the core; a worker besides only with tensor parallelism
+ENGINE_PROCESSES = 2  # its actor and the core; workers only with tensor parallelism
 DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store there
 BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # of the weight sync's buffers; two of them in shared memory
 # DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" leaves: elements of the bucket that gradients are reduced in,

@@ -107,7 +107,7 @@ FLAGS = (
     Flag("logger.run_dir", None, str, None,
         "Folder of metrics.jsonl, the resolved config and the libraries' logs; unset: <ckpt.output_dir>/logs."),
     Flag("resume", "auto", str, None,
-        "auto: go on from the last whole checkpoint of --ckpt.path, if there is one; never: refuse one; or its "
+        "auto: resume the last complete checkpoint of --ckpt.path, if there is one; never: refuse one; or its "
         "folder."),
     Flag("platform", "auto", str, ("auto", "cpu", "cuda"),
         "Device of training and generation; auto: cuda where the launching machine has a CUDA device, else cpu."),

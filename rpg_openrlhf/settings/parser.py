@@ -109,8 +109,8 @@ def _layers(paths: tuple[str, ...], actions: dict[str, argparse.Action]) -> dict
     unknown = [name for name in flat if name not in actions or name in LAUNCHER_ONLY]
     if unknown:
         raise Refusal(f"unknown YAML key {unknown[0]}: {nearest(unknown[0], actions)}")
-    given = {name: value for name, value in flat.items() if value is not None}
-    return {actions[name].dest: coerce(f"--config key {name}", value, actions[name]) for name, value in given.items()}
+    values = {name: value for name, value in flat.items() if value is not None}
+    return {actions[name].dest: coerce(f"--config key {name}", value, actions[name]) for name, value in values.items()}
 
 
 def parse(argv: list[str]) -> Parsed:
@@ -120,13 +120,13 @@ def parse(argv: list[str]) -> Parsed:
     argv, switched = _turned_off(argv, actions)
     dests = {a.dest for a in parser._actions if a.dest != "help"}
     unset = dict.fromkeys(dests - set(LAUNCHER_ONLY), _UNSET)  # argparse gives a default only where nothing stands
-    given, extra = parser.parse_known_args(argv, argparse.Namespace(**unset))
+    namespace, extra = parser.parse_known_args(argv, argparse.Namespace(**unset))
     if extra:
         name = extra[0].partition("=")[0]
         if not name.startswith("--"):
             raise Refusal(f"unexpected argument {extra[0]!r}: it belongs to no flag")
         raise Refusal(f"unknown flag {name}: {nearest(name, ['--' + known for known in actions])}")
-    typed = {dest: value for dest, value in vars(given).items() if value is not _UNSET} | switched
+    typed = {dest: value for dest, value in vars(namespace).items() if value is not _UNSET} | switched
     paths = tuple(p.strip() for path in typed.get("config") or [] for p in path.split(",") if p.strip())
     layers = _layers(paths, actions)
     values = {dest: parser.get_default(dest) for dest in sorted(dests)} | layers | typed

@@ -2,7 +2,7 @@
 
 The forward of the model's output layer is replaced on the layer itself. The model still calls the layer, so that
 DeepSpeed's hooks gather its weight before, release it after, and do both again for the backward pass. What is asked of
-it (which tokens, which labels) stands in an attribute meanwhile; the answer passes through the model as its logits.
+it (which tokens, which labels) stands in an attribute; the answer passes through the model as its logits.
 Shapes: B sequences of S tokens, A of them possible actions; N action tokens, H hidden size.
 """
 

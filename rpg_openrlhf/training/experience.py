@@ -27,7 +27,7 @@ class KnownLogProbs(list):
 
 
 class RPGExperienceMaker(ColumnMaker):
-    """Differs from upstream, besides, in whose log-probs are π_old, and in knowing advantages without a baseline."""
+    """Also differs from upstream in whose log-probs are π_old, and in advantages without a baseline."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -66,10 +66,12 @@ class RPGExperienceMaker(ColumnMaker):
 def mean_kl_to_reference(experiences) -> float:
     """KL(π_old‖π_ref) a token, k3, over a whole rollout: what `policy/kl_ref_k3` is before any step is taken."""
     total = tokens = 0.0
-    for made in experiences:
-        old, mask = made.action_log_probs, made.action_mask
+    for experience in experiences:
+        old, mask = experience.action_log_probs, experience.action_mask
         objective = {"divergence": "urkl", "gradient_estimator": "reinforce", "beta": 0.0}
-        stats = rpg_token_losses(old, old, torch.zeros_like(old), made.base_action_log_probs, mask, **objective).stats
+        stats = rpg_token_losses(
+            old, old, torch.zeros_like(old), experience.base_action_log_probs, mask, **objective
+        ).stats
         total += stats["kl_ref_k3"].double().sum().item()
         tokens += mask.sum().item()
     return total / max(tokens, 1.0)

@@ -1,7 +1,7 @@
 """The driver's half of the data path: micro-batches that travel as columns, padded where they are computed with.
 
 Upstream pads a micro-batch once, sends the padded ids and two masks of int64 to every model, sends all of it to the
-policy again with what was computed, where it is split into samples, stripped of its padding, and padded anew.
+policy again with what was computed, where it is split into samples, stripped of its padding, and padded again.
 B: sequences of a micro-batch; T: tokens of its longest; A: T - 1.
 """
 

@@ -21,7 +21,7 @@ from schedulefree import AdamWScheduleFree
 
 from rpg_openrlhf.training.actors import RPGPolicyActor
 
-COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}  # what a step advances besides tensors, and where it begins
+COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}  # numbers that a step advances, with their start values
 
 
 class ScheduleFreeAdamW(AdamWScheduleFree):
@@ -71,7 +71,7 @@ def build(parameters: list[dict], actor: SimpleNamespace, total_steps: int) -> S
 
 @contextlib.contextmanager
 def handed_to_deepspeed(optimizer_of: Callable[[list[dict]], ScheduleFreeAdamW]) -> Iterator[None]:
-    """Upstream passes deepspeed.initialize no optimizer and has no argument for one: its name is rebound meanwhile."""
+    """Rebind deepspeed.initialize for a while: upstream passes it no optimizer and has no argument for one."""
 
     def initialize(**asked) -> tuple:
         config = {name: value for name, value in asked["config"].items() if name != "optimizer"}

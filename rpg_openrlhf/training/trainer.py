@@ -114,7 +114,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
 
     def broadcast_to_vllm(self):
         """Differs from upstream: the phase is reported, and the next one, in which samples are drawn."""
-        with self.samples_generator.sending():  # where rollouts are drawn meanwhile, the present one is waited for
+        with self.samples_generator.sending():  # an asynchronous run waits for the rollout that is being drawn
             self._phase("sync")
             super().broadcast_to_vllm()
         self._phase("generate")
@@ -133,7 +133,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("save")
 
     def init_checkpoint_states(self) -> dict:
-        """Differs from upstream: our own state goes on too, and the place in the data without the loader's help."""
+        """Differs from upstream: restores our own state too, and the place in the data without the loader's help."""
         states = super().init_checkpoint_states()
         self._end_after(states["global_step"])
         if "trainer" in states:
@@ -152,7 +152,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self.save_best_checkpoint(logs, step, {name: states[name] for name in names})
 
     def state_dict(self) -> dict:
-        """State that the next step depends on, besides the models and what upstream's checkpoint holds."""
+        """State that the next step needs in addition to the models and upstream's checkpoint."""
         return {
             "samples": self.samples_generator.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule else None,
@@ -170,7 +170,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
     def restore_best_checkpoint_state(self, checkpoint_states) -> None:
         """Differs from upstream: the best so far counts only where it is of the metric that is chosen now.
 
-        Upstream goes on with the metric of the checkpoint, whatever the flag says.
+        Upstream continues with the metric of the checkpoint, whatever the flag says.
         """
         if (checkpoint_states or {}).get("best_eval_metric_key") == self.best_eval_metric_key:
             super().restore_best_checkpoint_state(checkpoint_states)

@@ -61,7 +61,7 @@ def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
 def keep_packing(module: torch.nn.Module) -> None:
     """Have 4-bit layers keep the packing that they were made with.
 
-    On a CPU with AVX512-BF16, bitsandbytes 0.50.2 packs them anew in the first forward pass without gradients
+    On a CPU with AVX512-BF16, bitsandbytes 0.50.2 packs them again in the first forward pass without gradients
     (nn/modules.py): their scales are rounded to bf16 then, and gradients no longer pass through.
     """
     for layer in module.modules():
@@ -94,10 +94,10 @@ def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
         weights, adapters = engine_weights(model)
         for weight_name, matrices in adapters.items():
             weights[weight_name].data = matrices.merged(weights[weight_name].data)
-        whole = model.unload()
+        merged = model.unload()
     else:
-        whole = _merged_by_peft(model)
-    whole.save_pretrained(folder)
+        merged = _merged_by_peft(model)
+    merged.save_pretrained(folder)
     AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code).save_pretrained(folder)
 
 

@@ -7,8 +7,8 @@ class SyncedEngine(RolloutRayActor.__ray_actor_class__):
     """Differs from upstream's RolloutRayActor in taking weights by the bucket, and in refusing to use half of them.
 
     A sync is open from its first bucket to its commit. While generation is held back (partial rollouts) requests may
-    come in between; they are answered after it. Replies under way go on after it too: vLLM has dropped their keys and
-    values, and computes them anew with the new weights (`pause_generation`, mode keep, with clear_cache).
+    come in between; they are answered after it. Running replies continue after it too: vLLM has dropped their keys and
+    values, and computes them again with the new weights (`pause_generation`, mode keep, with clear_cache).
     """
 
     _open_sync: int | None = None

@@ -28,7 +28,7 @@ class WeightReceiver(WorkerWrap):
         dtypes = {piece.dtype for bucket in self._plan for piece in bucket.pieces}
         expected = self.model_config.dtype
         assert dtypes == {expected}, f"the policy's weights are {dtypes}, the engine's {expected}"
-        self._receive, self._version = address.open(self), 0  # another policy counts its syncs anew
+        self._receive, self._version = address.open(self), 0  # another policy counts its syncs from 0
         # Only processing moves quantized weights to where kernels read them. For others it would be wasted, and vLLM
         # 0.29's would forget a tied head on the CPU.
         self._layerwise = self.model_config.quantization is not None

@@ -99,7 +99,7 @@ def check_three_logs(run, tmp_path) -> None:
 def test_default_run(cluster, tiny, tmp_path):
     """RPG-REINFORCE-URKL, π_ref = π_old: progress, three logs, two benchmarks, resolved config and a model to load.
 
-    A job that trains succeeds; one that asks for more GPUs than there are fails at once, with the mend.
+    A job that trains succeeds; one that asks for more GPUs than there are fails at once, with the fix.
     """
     sums = tmp_path / "sums.jsonl"
     sums.write_text("".join(tiny[1].read_text().splitlines(keepends=True)[:6]))

@@ -16,8 +16,8 @@ REAL = machine.installed()
 def wrong(stage, platform="cpu") -> str:
     with pytest.raises(Failed) as failure:
         stage(platform)
-    assert failure.value.mend
-    return f"{failure.value}; to do: {failure.value.mend}"
+    assert failure.value.fix
+    return f"{failure.value}; to do: {failure.value.fix}"
 
 
 @pytest.mark.parametrize(

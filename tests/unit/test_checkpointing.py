@@ -94,7 +94,7 @@ def cause(**context) -> ActorDeathCause:
 
 
 def test_who_was_lost_and_who_left():
-    """An actor that nobody needs any more, or whose constructor failed, is no death that a restart would mend."""
+    """An actor that nobody needs any more, or whose constructor failed, is no death that a restart would fix."""
     assert deaths._was_lost(cause(actor_died_error_context={"reason": "WORKER_DIED"}))
     assert deaths._was_lost(cause(actor_died_error_context={"reason": "NODE_DIED"}))
     assert deaths._was_lost(cause(oom_context={}))

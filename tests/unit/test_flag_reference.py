@@ -9,8 +9,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "flags.md"
 
 
 def test_the_page_is_not_stale():
-    mend = "python -m rpg_openrlhf.commands.flag_reference > docs/flags.md"
-    assert PAGE.read_text(encoding="utf-8") == flag_reference.reference(), mend
+    fix = "python -m rpg_openrlhf.commands.flag_reference > docs/flags.md"
+    assert PAGE.read_text(encoding="utf-8") == flag_reference.reference(), fix
 
 
 def test_ours_are_marked_and_have_their_sentence():

@@ -69,7 +69,7 @@ def test_texts_and_messages_become_messages(good, tmp_path):
 def test_a_benchmark_by_name_is_the_hubs(good, monkeypatch):
     asked = []
 
-    def from_hub(name, flag, mend):
+    def from_hub(name, flag, fix):
         asked.append((name, flag))
         yield "hub:1", {"question": f"{name}?", "final_answer": ["1", "2"]}
 

@@ -51,7 +51,7 @@ def test_the_same_command_goes_on(good, capsys):
     args = launched(good)
     assert (args.ckpt.load_enable, args.ckpt.resume_from, args.ckpt.resumed_step) == (True, str(folder), 4)
     said = capsys.readouterr().out
-    assert f"note: goes on after step 4, from {folder}" in said
+    assert f"note: resumes after step 4, from {folder}" in said
     assert "in the checkpoint" not in said
     assert args.ckpt.changed == {}
     assert args.logger.wandb.run_name == args.ckpt.record["flags"]["logger.wandb.run_name"]
@@ -72,7 +72,7 @@ def test_what_a_killed_run_writes_while_it_ends_is_gone_on_from(good, capsys):
     assert launched(good).ckpt.resumed_step == 4
     said = capsys.readouterr().out
     assert f"waiting: another run is still writing to {path_of(good)}" in said
-    assert "note: goes on after step 4" in said
+    assert "note: resumes after step 4" in said
 
 
 def test_checkpoints_lie_in_the_runs_own_folder(good, tmp_path):
@@ -95,7 +95,7 @@ def test_a_half_written_one_is_passed_over_and_told(good, capsys):
     folder = train_to(good, "global_step2", "global_step4")
     (folder / "weights.pt").unlink()
     assert launched(good).ckpt.resumed_step == 2
-    assert f"note: {folder} is no whole checkpoint: passed over" in capsys.readouterr().out
+    assert f"note: {folder} is no complete checkpoint: skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_checkpoint_past_the_last_rollout_is_refused(good, tmp_path, capsys):
     folder = train_to(long, "global_step20")
     capsys.readouterr()
     said = refused(long | {"train.max_rollouts": "10"}, capsys)
-    assert f"--train.max_rollouts 10: the checkpoint to go on from, {folder}, is of rollout 20" in said
+    assert f"--train.max_rollouts 10: the checkpoint to resume, {folder}, is of rollout 20" in said
     assert launched(long | {"train.max_rollouts": "20"}).ckpt.resumed_step == 20, "its model is still to be saved"
     branch = long | {"ckpt.path": str(tmp_path / "branch"), "resume": str(folder), "train.max_rollouts": "20"}
     assert "is of rollout 20" in refused(branch, capsys)

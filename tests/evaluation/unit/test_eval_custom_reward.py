@@ -30,7 +30,7 @@ def test_its_verdicts_are_the_folders(tmp_path, reward, capsys):
     grade_folder(folder)
     own = [row["correct"] for row in read_lines(folder / "graded.jsonl")]
     assert main([str(folder), "--reward", str(reward)]) == 0
-    assert "made anew (longer.py+" in capsys.readouterr().out
+    assert "made again (longer.py+" in capsys.readouterr().out
     rows = read_lines(folder / "graded.jsonl")
     texts = {(row["problem"], row["sample"]): row["text"] for row in read_lines(folder / "samples.jsonl")}
     assert [row["correct"] for row in rows] == [len(texts[row["problem"], row["sample"]]) > 20 for row in rows]

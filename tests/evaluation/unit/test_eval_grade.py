@@ -87,7 +87,7 @@ def test_another_text_in_a_samples_place_is_graded_anew(run):
 
 
 def test_another_grader(run, capsys, monkeypatch):
-    """Verdicts of an old version are made anew, and what flipped is told and kept."""
+    """Verdicts of an old version are made again, and what flipped is told and kept."""
     rows = [row | {"grader": "old"} for row in read_lines(run / "graded.jsonl")]
     rows[1] |= {"reason": "wrong", "correct": False}
     rows[2] |= {"strict": True}
@@ -96,7 +96,7 @@ def test_another_grader(run, capsys, monkeypatch):
     sys.modules["evaluation.scores.results"].write_results = lambda folder: None
     assert main([str(run)]) == 0
     out = capsys.readouterr().out
-    assert "0 new, 8 made anew" in out
+    assert "0 new, 8 made again" in out
     assert "2 verdicts changed (before: old)" in out
     assert "small/one/1" in out
     assert "wrong -> correct   '42'" in out

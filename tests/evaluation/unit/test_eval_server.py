@@ -170,14 +170,14 @@ def test_a_passing_failure_is_tried_again(server, connect, status):
     assert len(server.asked) == 2
 
 
-@pytest.mark.parametrize(("status", "mend"), [(429, "lower --concurrency"), (500, "is the server running?")])
-def test_a_lasting_failure_ends_the_replica_with_what_came_before(server, connect, status, mend):
+@pytest.mark.parametrize(("status", "fix"), [(429, "lower --concurrency"), (500, "is the server running?")])
+def test_a_lasting_failure_ends_the_replica_with_what_came_before(server, connect, status, fix):
     server.answers = [completion, says(status, "no\nand no")]
     replica = connect(server.url, concurrency=1)
     wait_ready(replica)
     replica.submit([request(0), request(1)])
     assert len(take(replica, 1)) == 1
-    with pytest.raises(ReplicaDied, match=rf"{server.url} answered {status}: .*no and no.*{mend}") as caught:
+    with pytest.raises(ReplicaDied, match=rf"{server.url} answered {status}: .*no and no.*{fix}") as caught:
         take(replica, 1)
     assert not isinstance(caught.value, ReplicaRefused)
     assert "\n" not in str(caught.value)
