@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,13 +84,13 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def interrupt(command: list[str], number: int, line: str) -> str:
-    """Send a signal once a line of its output begins so: a status that says so, and no process is left -> output."""
+def interrupt(command: list[str], number: int, step: int) -> str:
+    """Send a signal once a step is reported: a status that says so, and no process is left -> output."""
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment(), preexec_fn=interruptible)
     output = ""
     for text in run.stdout:
         output += text
-        if text.startswith(line):
+        if re.match(rf"step +{step}/", text):
             break
     assert run.poll() is None, output
     started = psutil.Process(run.pid).children(recursive=True)
@@ -151,7 +152,7 @@ def ranks() -> Iterator[Ranks]:
 
 @pytest.fixture
 def train(tiny, tmp_path):
-    """Run the launcher, or another entry point with its flags, to the end, or to an (interrupt, line of output)."""
+    """Run the launcher, or another entry point with its flags, to the end, or `until` (a signal, after a step)."""
 
     def run(*flags: str, name="run", entry=("-m", "rpg_openrlhf.commands.train_rpg"), env=None, until=None) -> Run:
         out = tmp_path / name
