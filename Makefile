@@ -45,10 +45,10 @@ bench: $(STAMP)
 bench-gpu: $(GPU_STAMP)
 	@$(GPU_VENV)/bin/python benchmarks/run.py --out "$(BENCH)-gpu" --device cuda $(BENCH_FLAGS)
 
-# A run of the stack waits for a part of its time, so three run side by side; tests/integration/conftest.py orders them
-# before the tests that need no stack, which fill what is left of each worker's time.
+# A run of the stack waits more than it computes, so two run side by side: the longest first, and at the end what needs
+# no stack, so that both workers end together (tests/integration/conftest.py). A run needs up to 7 GiB.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

@@ -52,6 +52,7 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path):
     assert resumed[-1]["from"].endswith(f"global_step{resumed[-1]['step']}")
     assert len(checkpoints.find(killed.out / "checkpoints")) == 2, "--ckpt.max_num"
 
+    killed.command += queue
     assert killed.run([], random.Random(0), 60) == 0
     assert "this run has ended well already: nothing to do" in said.read_text(encoding="utf-8")
 
