@@ -6,6 +6,7 @@ tuples and intervals, matrices, and then one number, numeral, ratio, phrase or e
 
 import re
 from collections.abc import Iterable
+from itertools import product
 
 from rpg_openrlhf.rewards.inequalities import interval_of, without_points
 from rpg_openrlhf.rewards.lexer import tokens_of
@@ -38,7 +39,7 @@ from rpg_openrlhf.rewards.values import (
 
 MAX_DEPTH = 8
 
-_LIST_MARKS = (",", r"\lor", "or", "and", "Or", "And", "OR", "AND")
+_LIST_MARKS = (",", r"\lor", *map("".join, product("oO", "rR")), *map("".join, product("aA", "nN", "dD")))
 _VERBS = frozenset(("is", "are", "equals", "equal", "be"))
 _DENIALS_TEXT = "not never no none wrong false incorrect unless neither nor except cannot"
 _DENIALS = frozenset(_DENIALS_TEXT.split())

@@ -31,14 +31,13 @@ _UNICODE = str.maketrans(synonyms("unicode"))
 _RAISED = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "01234567890123456789-")
 _SUBSCRIPTS = re.compile("[₀-₉]+")
 _SUPERSCRIPTS = re.compile("⁻?[⁰¹²³⁴-⁹]+")
-_DEGREE = r"\\(?:circ|degrees?|textdegree)(?![A-Za-z])"
+_DEGREES = (["^", r"\circ"], ["^", "{", r"\circ", "}"])
 _REWRITTEN: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}"), " "),
     (re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])"), ""),
     (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
     (re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))"), "'"),
-    (re.compile(rf"(?<!\\)\^\s*(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})"), r"\\degreesign "),
     # No list stands in a fraction.
     (re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})"), lambda match: match.group().replace(",", "")),
     (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)"), ""),
@@ -77,6 +76,11 @@ def tokens_of(text: str) -> tuple[Token, ...]:
     tokens = _Lexer(text).run()
     if len(tokens) > MAX_TOKENS:
         raise Unreadable("length")
+    texts = [token.text for token in tokens]
+    for place in reversed(range(len(tokens))):
+        for sign in _DEGREES:
+            if texts[place : place + len(sign)] == sign:
+                tokens[place : place + len(sign)] = [replace(tokens[place], kind="command", text=r"\degreesign")]
     return tuple(tokens)
 
 

@@ -51,9 +51,9 @@ class TokenReader:
             raise TooBig("depth")
 
     def refuse_digits_side_by_side(self) -> None:
-        """4 2, 4{2} and x^{4}2 are written like other numbers and are no product; n 2^{n} and (n-2)180 are."""
+        r"""4 2, 4{2}, x^{4}2, 30^\circ 2 are written like other numbers and are no product; n 2^{n}, (n-2)180 are."""
         before = self.tokens[self.position - 1]
-        if before.kind != "number" and before.text != "}":
+        if before.kind != "number" and before.text not in ("}", r"\degreesign"):
             return
         braces = 0
         while self.peek(braces) == "{":
