@@ -78,7 +78,9 @@ def find(places: Sequence[Path]) -> Found:
     for place in places:
         if not place.is_dir():
             raise ValueError(f"{place} is not a folder")
-        folders = {folder.resolve(): folder for folder in _folders(place, DEPTH)}
+        folders: dict[Path, Path] = {}
+        for folder in _folders(place, DEPTH):
+            folders.setdefault(folder.resolve(), folder)  # a link does not rename a run
         for path, folder in folders.items():
             if path not in members:
                 member = read_series(folder) if (folder / "series.json").is_file() else read_run(folder)

@@ -88,8 +88,10 @@ class Engine:
 
             write_merged(model, merged, settings["trust_remote_code"])
             model = merged
-        self.llm = build(settings | {"model": str(model)})
-        shutil.rmtree(merged, ignore_errors=True)
+        try:
+            self.llm = build(settings | {"model": str(model)})
+        finally:  # also of a model that is refused: the killed actor of a RayReplica does not clean its scratch folder
+            shutil.rmtree(merged, ignore_errors=True)
         self.engine = self.llm.llm_engine
         self.room = self.engine.model_config.max_model_len
         self.keys: dict[str, list] = {}  # of the requests inside the engine, by vLLM's name for them

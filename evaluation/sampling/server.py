@@ -96,13 +96,15 @@ class ServerReplica(Replica):
             else:
                 self._failure = self._failure or self._explain(error)
         if completions:
-            self._has_answered, self._heard = True, time.monotonic()
+            self._has_answered = True
         # A refused prompt costs its own sample where others are answered; where none is, it is the run's fault.
         if self._has_answered:
             completions += [Completion(request.key, "", 0, "error") for request, _ in self._refused]
             self._refused.clear()
         elif self._refused and not self._asked:
             self._failure = self._failure or self._explain(self._refused[0][1])
+        if completions:  # a refusal is a sign of life too
+            self._heard = time.monotonic()
         return completions
 
     def _leave(self) -> None:

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from evaluation.sampling import local_replica
+from evaluation.sampling import engine_process, local_replica
 from evaluation.sampling.local_replica import LocalReplica
 from evaluation.sampling.replicas import EngineSettings, ReplicaDied, ReplicaRefused, Request, squeeze
 
@@ -174,3 +176,19 @@ def test_a_child_that_does_not_read_does_not_block_submit(child):
 def test_squeeze():
     assert squeeze(" a\n b\t c ") == "a b c"
     assert squeeze("x" * 400, 10) == "xxxxxxx..."
+
+
+def test_a_merged_model_that_is_refused_is_removed(monkeypatch, tmp_path):
+    """By the child itself: its parent may be killed before it closes."""
+
+    def refuse(settings: dict) -> None:
+        assert Path(settings["model"]).is_dir()
+        raise ValueError("no memory")
+
+    adapters = SimpleNamespace(write_merged=lambda model, folder, trust: folder.mkdir())
+    monkeypatch.setitem(sys.modules, "rpg_openrlhf.weight_sync.adapters", adapters)
+    monkeypatch.setattr(engine_process, "base_model", lambda model: "base")
+    monkeypatch.setattr(engine_process, "build", refuse)
+    with pytest.raises(ValueError, match="no memory"):
+        engine_process.Engine({"model": "adapter", "scratch": str(tmp_path), "trust_remote_code": False})
+    assert not any(tmp_path.iterdir())

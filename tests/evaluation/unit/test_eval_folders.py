@@ -51,6 +51,12 @@ def test_equal_labels_are_told_apart(tmp_path):
     assert labels == ["same", "same (y)", "same (x)"]
 
 
+def test_a_link_does_not_rename_a_run(tmp_path):
+    fabricated.write_run(tmp_path / "a_real", "base", SMALL, n=2)
+    (tmp_path / "z_latest").symlink_to(tmp_path / "a_real")
+    assert [run.folder for run in folders.find([tmp_path]).runs] == [tmp_path / "a_real"]
+
+
 def test_a_run_is_picked_by_label_folder_or_series(place):
     found = folders.find([place])
     assert folders.pick(found, "base") is found.runs[0]

@@ -234,6 +234,20 @@ def test_no_answer_at_all_ends_before_the_retries_do(server, connect):
     release.set()
 
 
+def test_a_refused_prompt_is_a_sign_of_life(server, connect):
+    """One prompt is answered and the others are refused, one after the other, for longer than the patience."""
+
+    def refuse_slowly(body: dict) -> tuple[int, dict]:
+        time.sleep(0.3)
+        return says(400, "too long")(body)
+
+    server.answers = [completion, refuse_slowly]
+    replica = connect(server.url, concurrency=1, patience=0.8)
+    wait_ready(replica)
+    replica.submit([request(sample) for sample in range(6)])
+    assert [each.finish_reason for each in take(replica, 6)] == ["stop", *["error"] * 5]
+
+
 def test_poll_returns_after_its_timeout_and_close_drops_the_rest(server, connect):
     release = threading.Event()
     server.answers = [lambda _: (release.wait(10), completion({"prompt": "", "seed": 0}))[1]]
