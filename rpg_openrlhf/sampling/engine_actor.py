@@ -30,7 +30,7 @@ _sample: ContextVar[Drawing] = ContextVar("sample")
 
 
 class RPGRolloutActor(SyncedEngine):
-    """Also differs from upstream's RolloutRayActor in `engine_overrides`, which replace what it hard-codes."""
+    """Differs from upstream's RolloutRayActor, too, in `engine_overrides`, which replace what it hard-codes."""
 
     engine_overrides: dict = {}  # noqa: RUF012  (set once, by install.py, on a subclass)
     sampling_seed: int | None = None  # of each sample, under --train.full_determinism_enable; set like the overrides

@@ -29,7 +29,7 @@ from rpg_openrlhf.weight_sync.policy import BucketedSync
 
 
 class WholeStepTrainer(BucketedSync):
-    """Also differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py) in saying where a step ends.
+    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), too, in saying where a step ends.
 
     With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
     ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.
@@ -105,7 +105,7 @@ class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
 
 
 class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
-    """Also differs from upstream's ActorPPOTrainer in the loss and in the statistics it reports."""
+    """Differs from upstream's ActorPPOTrainer, too, in the loss and in the statistics it reports."""
 
     def __init__(self, strategy, *args, **kwargs):
         super().__init__(strategy, *args, **kwargs)

@@ -27,7 +27,7 @@ class KnownLogProbs(list):
 
 
 class RPGExperienceMaker(ColumnMaker):
-    """Also differs from upstream in whose log-probs are π_old, and in advantages without a baseline."""
+    """Differs from upstream, too, in whose log-probs are π_old, and in advantages without a baseline."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
