@@ -28,8 +28,8 @@ PROMPTS = [[5, 17, 3], [90, 4, 4, 61]]
 RECEIVER = """
 import pickle, sys, types, torch
 device = torch.device(sys.argv[2])
-inlet = pickle.loads(bytes.fromhex(sys.argv[1])).open(types.SimpleNamespace(device=device))
-print(int(inlet.receive(0, {nbytes}).long().sum()))
+receive = pickle.loads(bytes.fromhex(sys.argv[1])).open(types.SimpleNamespace(device=device))
+print(int(receive(0, {nbytes}).long().sum()))
 """
 RANKS = """
 import os, sys, torch, torch.distributed as dist

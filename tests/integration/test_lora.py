@@ -10,8 +10,8 @@ from peft import load_peft_weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from evaluation.sampling.engine_process import whole_model
 from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.weight_sync.adapters import write_merged
 from tests.integration.test_equal_runs import numbers
 
 LORA = ("--ds.lora.rank", "4", "--ds.lora.alpha", "8", "--actor.adam.lr", "5e-3")
@@ -79,8 +79,8 @@ def test_adapters_train_on_two_ranks(train, tiny, tmp_path):
     states = list((rest.run_dir.parent / "checkpoints" / "_actor" / "global_step3").glob("*model_states.pt"))
     assert len(states) == 2
     assert all(".lora_" in name for file in states for name in torch.load(file, weights_only=False)["module"])
-    with whole_model(adapter, tmp_path, trust_remote_code=False) as evaluated:
-        weights = load_file(evaluated / "model.safetensors")
+    write_merged(adapter, tmp_path / "merged", trust_remote_code=False)
+    weights = load_file(tmp_path / "merged" / "model.safetensors")
     assert weights.keys() == saved.keys()
     assert all(torch.equal(weights[name], saved[name]) for name in saved), "what the evaluation samples from"
 

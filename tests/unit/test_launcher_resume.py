@@ -184,7 +184,7 @@ def test_branching_off_another_run(good, tmp_path, capsys):
     assert launched(branch | {"resume": str(path_of(good))}).ckpt.resumed_step == 4, "its last one"
     own = write(Path(args.ckpt.path), "global_step3", **args.ckpt.record)
     assert launched(branch).ckpt.resume_from == str(own)
-    assert "has begun from there already" in capsys.readouterr().out
+    assert "has already branched from there" in capsys.readouterr().out
 
 
 def test_no_going_back_over_later_checkpoints(good, capsys):

@@ -143,7 +143,7 @@ def test_a_csv_file_that_cannot_be_read_on_is_refused(tmp_path):
     """No row after a quote that nobody closed can be told apart: none is left out in silence."""
     path = tmp_path / "bad.csv"
     path.write_text('problem,answer\n1+1,2\n"2+2"x,4\n3+3,6\n')
-    with pytest.raises(Refusal, match=r"--input .*bad.csv:\d is not CSV: .*; fix it"):
+    with pytest.raises(Refusal, match=r"--input .*bad.csv:\d is not CSV: .*; correct it"):
         list(rows_of(path, "--input"))
 
 
