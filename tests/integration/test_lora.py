@@ -86,9 +86,10 @@ def test_adapters_train_on_two_ranks(train, tiny, tmp_path):
 
 
 def test_a_4_bit_base_model(train, tiny):
-    """Engines hold what its weights stand for; after Ctrl-C a checkpoint of the adapters is gone on with."""
+    """Engines hold what its weights stand for; after Ctrl-C the checkpoint of the adapters resumes."""
     flags = (*LORA, "--ds.load_in_4bit", "--ds.zero_stage", "2", "--ds.param_dtype", "bf16", "--ckpt.save_steps", "1")
-    flags += ("--train.num_episodes", "99")
+    # Slowly, so that the distance to the base model hardly depends on the moment at which Ctrl-C acts.
+    flags += ("--train.num_episodes", "99", "--actor.adam.lr", "1e-3")
     stopped = train(*flags, until=(signal.SIGINT, 2))
     held = checkpoints.newest(stopped.run_dir.parent / "checkpoints").step
     run = train(*flags, "--train.max_rollouts", str(held + 1))
@@ -102,7 +103,7 @@ def test_a_4_bit_base_model(train, tiny):
     start = AutoModelForCausalLM.from_pretrained(tiny[0], dtype=torch.bfloat16).state_dict()
     saved = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).state_dict()
     for name, weight in saved.items():
-        if "proj" in name:  # 4 bits and two rollouts away from the base model
+        if "proj" in name:  # 4 bits and a few rollouts away from the base model
             assert 0 < (weight - start[name]).norm() < 0.3 * start[name].norm(), name
         else:
             assert torch.equal(weight, start[name]), name
