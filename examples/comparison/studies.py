@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 LAUNCHER = ("rpg_openrlhf.commands.train_rpg",)
 OLD_POLICY = "examples.comparison.old_policy"
+STALENESS_BETA = 0.02  # of every arm of that study
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,6 @@ OBJECTIVE = Study(
     control=AGAIN,
 )
 
-STALENESS_BETA = 0.02
 SAMPLED = ("--rpg.old_policy", "rollout")  # π_old is the policy that sampled, by the engines' own log-probs
 STALENESS = Study(
     arms=(

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests import logged_keys
 from tests.integration.conftest import finite_steps
 
 HERE = Path(__file__).parent
@@ -27,26 +26,14 @@ def test_twenty_steps_equal_plain_torch(ranks, tmp_path, world):
     assert sum("resumed at x" in found for found in report.values()) == 6
 
 
-def test_the_engines_hold_the_average(train, tmp_path):
-    """GRPO, which runs upstream's loss, on two ranks, with a KL to a fixed reference; W&B disabled, its key unseen.
-
-    What vLLM holds after each sync, and what is saved, is x, another than the y that was trained.
-    """
+def test_the_engines_hold_the_average(train):
+    """On two ranks: what vLLM holds after each sync, and what is saved, is x, another than the y that was trained."""
     run = train(
         *("--actor.optim", "schedulefree", "--actor.lr_scheduler", "constant_with_warmup"),
         *("--actor.num_gpus_per_node", "2", "--train.micro_batch_size", "8", "--actor.lr_warmup_ratio", "0.5"),
-        *("--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm", "--algo.kl.use_loss"),
-        *("--algo.kl.estimator", "k3", "--algo.kl.init_coef", "1e-3", "--actor.eps_clip_low_high", "0.2", "0.2"),
-        *("--logger.wandb.key", "a-word-nobody-should-read"),
         entry=(str(HERE / "observed_weights.py"),),
-        env={"WANDB_MODE": "disabled", "WANDB_DIR": str(tmp_path)},
     )
     steps = finite_steps(run)
-    assert not (tmp_path / "wandb").exists()
-    assert "a-word-nobody-should-read" not in run.log
-    assert "policy/kl_ref_k3" not in steps[0]
-    assert steps[-1]["kl"] > 0
-    logged_keys.check(set(steps[0]), "entropy", "group", "score", "grader")
     syncs = torch.load(run.run_dir / "syncs.pt")
     assert len(syncs) == 3
     saved = load_file(run.run_dir.parent / "model" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""The command as a Ray job on a cluster that is already there: progress, logs, evaluation, refusals, its status."""
+"""The command as a Ray job on a cluster that is already there, and with upstream's loss: progress, logs, status."""
 
 import itertools
 import json
@@ -153,3 +153,19 @@ def test_default_run(cluster, tiny, tmp_path):
     refused = submit(cluster, *launcher, "--vllm.num_engines", "4")
     assert refused.returncode != 0
     assert re.search(r"needs 5 GPUs, the Ray cluster has 2: ray start .*--num-gpus 5", refused.stdout)
+
+
+def test_grpo_runs_upstreams_loss(train, tmp_path):
+    """The same launcher and logs with upstream's loss, k3 KL to a fixed reference; W&B disabled, its key unseen."""
+    run = train(
+        *("--algo.objective", "openrlhf", "--algo.advantage.estimator", "group_norm", "--algo.kl.use_loss"),
+        *("--algo.kl.estimator", "k3", "--algo.kl.init_coef", "1e-3", "--actor.eps_clip_low_high", "0.2", "0.2"),
+        *("--logger.wandb.key", "a-word-nobody-should-read"),
+        env={"WANDB_MODE": "disabled", "WANDB_DIR": str(tmp_path)},
+    )
+    assert not (tmp_path / "wandb").exists()
+    assert "a-word-nobody-should-read" not in run.log
+    steps = finite_steps(run)
+    assert "policy/kl_ref_k3" not in steps[0]
+    assert steps[-1]["kl"] > 0
+    logged_keys.check(set(steps[0]), "entropy", "group", "score", "grader")
