@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evaluation.problems.benchmarks import Loaded
+from evaluation.problems.loading import Loaded
 from evaluation.problems.prompting import Prompter
 from evaluation.provenance import text_hash
 from evaluation.settings import Settings

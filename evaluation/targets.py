@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import checkpoints
-from evaluation.problems.benchmarks import Loaded
+from evaluation.problems.loading import Loaded
 from evaluation.problems.prompting import Prompter, Style, prompter_for
 from evaluation.provenance import listing, model_hash
 from evaluation.run_folder import describe, prepare, problem_rows

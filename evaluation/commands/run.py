@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation import checkpoints, settings
-from evaluation.problems.benchmarks import Loaded, load
+from evaluation.problems.loading import Loaded, load
 from evaluation.problems.prompting import Style, style_of
 from evaluation.settings import Settings
 from evaluation.store import read_json, write_json

@@ -2,13 +2,25 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.problems.benchmarks import Benchmark, BenchmarkError, Source
+from evaluation.problems.benchmarks import Benchmark, BenchmarkError
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.reading import rows_of, sha256
 from rpg_openrlhf.problems.rows import BadRow
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows as they come, each with the place that an error names."""
+
+    rows: list[tuple[str, dict[str, Any]]]
+    name: str
+    revision: str | None
+    sha256: str
+    is_hub: bool = False
 
 
 def from_file(path: Path) -> Source:

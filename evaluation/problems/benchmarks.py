@@ -1,4 +1,4 @@
-"""Benchmarks: a row each in `benchmarks.yaml`, from the hub, a folder of JSONL files, or a user's own file."""
+"""The table of benchmarks: `benchmarks.yaml`, a row each, and a user's YAML file beside it."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,10 +9,6 @@ from typing import Any
 
 import yaml
 
-from evaluation.problems.golds import golds_of, plain_integer, plain_number, tolerance_of
-from rpg_openrlhf.problems.reading import KINDS
-from rpg_openrlhf.problems.rows import label_text
-
 SHIPPED = Path(__file__).with_name("benchmarks.yaml")
 ANSWER_TYPES = ("integer", "number", "math")
 COLUMNS = ("id", "problem", "answer", "tolerance", "golds")
@@ -20,19 +16,6 @@ COLUMNS = ("id", "problem", "answer", "tolerance", "golds")
 
 class BenchmarkError(ValueError):
     """A benchmark that cannot be used as it is, in one line."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """`golds`: every acceptable answer, `gold` first; `tolerance` is absolute; `multiple`: several values wanted."""
-
-    benchmark: str
-    id: str
-    text: str
-    gold: str
-    golds: tuple[str, ...]
-    tolerance: float | None = None
-    multiple: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,29 +33,6 @@ class Benchmark:
     answer_type: str = "math"
     path: Path | None = None
     largest: int | None = None
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """`rows` is how many the source has, `problems` those that are used; `sha256` is of the whole source."""
-
-    benchmark: Benchmark
-    problems: tuple[Problem, ...]
-    source: str
-    revision: str | None
-    sha256: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows as they come, each with the place that an error names."""
-
-    rows: list[tuple[str, dict[str, Any]]]
-    name: str
-    revision: str | None
-    sha256: str
-    is_hub: bool = False
 
 
 def known(extra: Path | None = None) -> dict[str, Benchmark]:
@@ -98,7 +58,7 @@ def _row(path: Path, name: str, row: dict[str, Any]) -> Benchmark:
     allowed = [spec.name for spec in fields(Benchmark) if spec.name != "name"]
     for key in row:
         if key not in allowed:
-            raise BenchmarkError(f"{where}: unknown key {key!r}{_nearest(str(key), allowed)}")
+            raise BenchmarkError(f"{where}: unknown key {key!r}{nearest(str(key), allowed)}")
     if row.get("answer_type", "math") not in ANSWER_TYPES:
         raise BenchmarkError(f"{where}: answer_type {row['answer_type']!r} is not one of {', '.join(ANSWER_TYPES)}")
     if ("hub_id" in row) == ("path" in row):
@@ -108,7 +68,7 @@ def _row(path: Path, name: str, row: dict[str, Any]) -> Benchmark:
         raise BenchmarkError(f"{where}: columns must map {', '.join(COLUMNS)} to the file's names")
     for key in columns:
         if key not in COLUMNS:
-            raise BenchmarkError(f"{where}: columns: unknown {key!r}{_nearest(str(key), COLUMNS)}")
+            raise BenchmarkError(f"{where}: columns: unknown {key!r}{nearest(str(key), COLUMNS)}")
     for key in ("rows", "hub_rows", "largest"):
         if not isinstance(row.get(key), int | None) or isinstance(row.get(key), bool):
             raise BenchmarkError(f"{where}: {key} {row[key]!r} must be a whole number")
@@ -116,108 +76,7 @@ def _row(path: Path, name: str, row: dict[str, Any]) -> Benchmark:
     return Benchmark(name, **row | {"columns": MappingProxyType(dict(columns)), "path": place})
 
 
-def _nearest(word: str, words: Any) -> str:
+def nearest(word: str, words: Any) -> str:
+    """The end of a message: which known name was probably meant."""
     near = difflib.get_close_matches(word, list(words), 1)
     return f", did you mean {near[0]!r}?" if near else ""
-
-
-def load(
-    name_or_path: str, data_dir: Path | None = None, extra: Path | None = None, limit: int | None = None
-) -> Loaded:
-    """A benchmark's problems, checked; `limit` keeps the first. BenchmarkError names the file and line at fault."""
-    # Imported late: it imports this module's classes.
-    from evaluation.problems.benchmark_sources import from_file, from_hub
-
-    rows = known(extra)
-    path = Path(name_or_path)
-    if name_or_path in rows:
-        benchmark = rows[name_or_path]
-        if benchmark.path:
-            source = from_file(benchmark.path)
-        elif data_dir is not None:
-            source = from_file(data_dir / f"{benchmark.name}.jsonl")
-        else:
-            source = from_hub(benchmark)
-    elif path.suffix in KINDS or path.is_file():
-        if not path.is_file():
-            raise BenchmarkError(f"--benchmarks {name_or_path} does not exist")
-        # A file named like a shipped benchmark is held to that one's counts: a score must not carry a wrong name.
-        benchmark = rows.get(path.stem, Benchmark(path.stem, path=path))
-        source = from_file(path)
-    else:
-        raise BenchmarkError(
-            f"--benchmarks {name_or_path}: not one of {', '.join(rows)}, and no file of problems"
-            + _nearest(name_or_path, rows)
-        )
-    problems = _problems(benchmark, source)
-    used = problems if limit is None else problems[:limit]
-    return Loaded(benchmark, tuple(used), source.name, source.revision, source.sha256, len(problems))
-
-
-def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
-    problems: list[Problem] = []
-    places: dict[str, str] = {}
-    for place, row in source.rows:
-        problem = _problem(benchmark, place, row)
-        if problem.id in places:
-            raise BenchmarkError(f"{place}: id {problem.id!r} is also that of {places[problem.id]}")
-        places[problem.id] = place
-        problems.append(problem)
-    expected = benchmark.hub_rows if source.is_hub and benchmark.hub_rows is not None else benchmark.rows
-    if expected is not None and len(problems) != expected:
-        raise BenchmarkError(
-            f"{source.name}: {benchmark.name} must have {expected} rows, this has {len(problems)}: "
-            "get the whole file, or give another one another name"
-        )
-    if not problems:
-        raise BenchmarkError(f"{source.name}: no problems in it")
-    return problems
-
-
-def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
-    def value(name: str) -> Any:
-        value = row.get(benchmark.columns.get(name, name))
-        # The columns of a shipped row are the hub's; a file in --data-dir has our own names. A user's row is exact.
-        return row.get(name) if value is None and benchmark.path is None else value
-
-    meta = row["meta"] if isinstance(row.get("meta"), dict) else row
-    text, answer, identity = value("problem"), value("answer"), value("id")
-    if not isinstance(text, str) or not text.strip():
-        raise BenchmarkError(f"{place}: no text in {benchmark.columns.get('problem', 'problem')!r}")
-    released = answer_text(answer)
-    if not released:
-        raise BenchmarkError(f"{place}: no answer in {benchmark.columns.get('answer', 'answer')!r}")
-    gold = _checked(benchmark, place, released)
-    try:
-        tolerance = tolerance_of(value("tolerance") if value("tolerance") is not None else meta.get("error"))
-    except ValueError as error:
-        raise BenchmarkError(f"{place}: {error}") from None
-    multiple = bool(meta.get("is_multiple_answer")) or (isinstance(answer, list) and len(answer) > 1)
-    further = value("golds") if isinstance(value("golds"), list) else []
-    golds = golds_of(gold, meta, multiple, [released, *map(answer_text, further)])
-    # Line numbers, for files whose rows have no names of their own.
-    name = answer_text(identity) or place.rpartition(":")[2]
-    return Problem(benchmark.name, name, text, gold, golds, tolerance, multiple)
-
-
-def answer_text(answer: Any) -> str:
-    """An answer column as text: "27" for 27.0, "1, 2" for ["1", "2"], "" for what is no answer."""
-    if isinstance(answer, list) and answer:
-        parts = [answer_text(part) for part in answer]
-        return ", ".join(parts) if all(parts) else ""
-    if isinstance(answer, float) and answer.is_integer():
-        return str(int(answer))
-    return (label_text(answer) or "").strip()
-
-
-def _checked(benchmark: Benchmark, place: str, answer: str) -> str:
-    """The answer in its type's plain form: no leading zeros, dollars or degrees for integers."""
-    if benchmark.answer_type == "math":
-        return answer
-    plain = plain_integer(answer) if benchmark.answer_type == "integer" else plain_number(answer)
-    shown = answer if len(answer) < 60 else answer[:57] + "..."
-    if plain is None:
-        raise BenchmarkError(f"{place}: the answer {shown!r} is not of the type {benchmark.answer_type}")
-    if benchmark.largest is not None and not 0 <= int(plain) <= benchmark.largest:
-        raise BenchmarkError(f"{place}: the answer {shown!r} is not in 0 to {benchmark.largest}")
-    return plain

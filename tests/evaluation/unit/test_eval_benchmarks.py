@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from evaluation.grading.strict import strict_verdict
-from evaluation.problems.benchmarks import BenchmarkError, known, load
+from evaluation.problems.benchmarks import BenchmarkError, known
 from evaluation.problems.golds import judge
+from evaluation.problems.loading import load
 
 DATA = Path(os.environ.get("RPG_BENCHMARK_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not (DATA / "benchmarks").is_dir(), reason="needs the benchmark files")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.problems.benchmarks import load
 from evaluation.problems.contamination import report
+from evaluation.problems.loading import load
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.prompt import render_prompt
 
