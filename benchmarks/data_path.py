@@ -41,10 +41,11 @@ from ray import cloudpickle
 from ray._private.tensor_serialization_utils import zero_copy_tensors_reducer
 from torch.utils.data import DataLoader
 
-from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 from rpg_openrlhf.sampling.samples import pack
-from rpg_openrlhf.settings import defaults, parser
+from rpg_openrlhf.settings.arguments import arguments as upstreams_arguments
+from rpg_openrlhf.settings.defaults import complete
+from rpg_openrlhf.settings.parser import parse
 from rpg_openrlhf.training import column_actors, measured_once, micro_batches
 from rpg_openrlhf.training.experience import RPGExperienceMaker
 
@@ -117,9 +118,7 @@ def arguments(layer: str, prompts: int, group: int, tokens: int, *options: str, 
         "actor__num_gpus_per_node": 1, "vllm__num_engines": 1, **values,
     }  # fmt: skip
     words = [word for name, value in values.items() for word in (f"--{name.replace('__', '.')}", str(value))]
-    parsed = parser.parse([*words, *options])
-    defaults.fill_defaults(parsed)
-    return train_rpg.validate(parsed, "cpu")[0]
+    return upstreams_arguments(complete(parse([*words, "--platform", "cpu", *options])))[0]
 
 
 def answers(

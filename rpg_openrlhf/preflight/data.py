@@ -1,24 +1,32 @@
-"""The training set on the command line: its rows, the mixture, and whether prompts fit. Rows are read in problems."""
+"""The training set that the command line names: every row read, prompts counted, their length against the room."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, read_sets, split_names
-from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, read_sets
+from rpg_openrlhf.settings.data_checks import grades_by_default
+from rpg_openrlhf.settings.run_settings import Settings
 
 FIRST_ROWS = 100  # whose prompts are tokenized
 
 
-def columns_of(flags: dict[str, Any]) -> Columns:
+class Training(NamedTuple):
+    """Without sets and without a count where upstream reads the data itself."""
+
+    sets: list[PromptSet]
+    prompts: int | None  # of an episode. Mixed by probability, upstream repeats the small sets: a lower bound
+
+
+def columns_of(s: Settings) -> Columns:
     return Columns(
-        input_key=flags["data.input_key"],
-        label_key=flags["data.label_key"],
-        image_key=flags["data.image_key"],
-        takes_messages=flags["data.apply_chat_template"],
-        needs_label=flags["reward.remote_url"] == settle.REWARD_FUNC,
+        input_key=s.data.input_key,
+        label_key=s.data.label_key,
+        image_key=s.data.image_key,
+        takes_messages=s.data.apply_chat_template,
+        needs_label=grades_by_default(s),
     )
 
 
@@ -27,85 +35,33 @@ def room_for_prompts(max_len: int, max_new_tokens: int | None) -> int:
     return max_len - (max_new_tokens or 1)
 
 
-def is_upstreams(flags: dict[str, Any]) -> bool:
+def is_upstreams(s: Settings) -> bool:
     """True where upstream reads the data by itself: ModelScope's hub, and images."""
-    return flags["use_ms"] or flags["data.max_images_per_prompt"] > 0
+    return s.use_ms or s.data.max_images_per_prompt > 0
 
 
-def check_data(flags: dict[str, Any]) -> list[PromptSet]:
-    """The training set's parts, every row read; none where upstream reads them."""
-    if not flags["data.prompt_dataset"]:
+def read(s: Settings) -> Training:
+    """Read every row of the training set. A Refusal where there are too few, or all are too long."""
+    if is_upstreams(s):
+        return Training([], None)
+    name, split = s.data.prompt_dataset, s.data.prompt_split
+    sets = read_sets("data.prompt_dataset", name, split, columns_of(s), s.trust_remote_code)
+    prompts = min(s.data.max_samples, sum(min(s.data.max_samples, len(part.rows)) for part in sets))
+    if prompts < s.rollout.batch_size:
         raise Refusal(
-            "--data.prompt_dataset is missing: give a file (json, jsonl, csv, parquet, arrow), a folder or a hub id"
-        )
-    columns = columns_of(flags)
-    if columns.needs_label and columns.label_key is None:
-        raise Refusal(
-            "--data.label_key is missing: the default reward grades against it; name the column of the gold answer"
-        )
-    _check_template(flags)
-    _check_mixture(flags, len(split_names(flags["data.prompt_dataset"])))
-    if is_upstreams(flags):
-        return []
-    name, split = flags["data.prompt_dataset"], flags["data.prompt_split"]
-    sets = read_sets("data.prompt_dataset", name, split, columns, flags["trust_remote_code"])
-    prompts = count_prompts(flags, sets)
-    if prompts is not None and prompts < flags["rollout.batch_size"]:
-        raise Refusal(
-            f"--rollout.batch_size {flags['rollout.batch_size']}: the data set has only {prompts} prompts, less than "
+            f"--rollout.batch_size {s.rollout.batch_size}: the data set has only {prompts} prompts, less than "
             "one rollout; lower it"
         )
-    _check_room(flags, sets)
-    return sets
+    _check_room(s, sets)
+    return Training(sets, prompts)
 
 
-def count_prompts(flags: dict[str, Any], sets: list[PromptSet]) -> int | None:
-    """Prompts in an episode. Mixed by probability, upstream repeats the small sets, so this is then a lower bound."""
-    if not sets:
-        return None
-    return min(flags["data.max_samples"], sum(min(flags["data.max_samples"], len(part.rows)) for part in sets))
-
-
-def _check_template(flags: dict[str, Any]) -> None:
-    template = flags["data.input_template"]
-    if template is None:
-        return
-    if flags["data.apply_chat_template"]:
-        raise Refusal(
-            f"--data.input_template {template!r}: is not used where --data.apply_chat_template is on; leave it out, "
-            "or use --data.apply_chat_template=false"
-        )
-    try:
-        fits = "{}" in template and template.format("prompt")
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
-        fits = False
-    if not fits:
-        raise Refusal(
-            f"--data.input_template {template!r}: the prompt goes where {{}} stands; write other braces doubled"
-        )
-
-
-def _check_mixture(flags: dict[str, Any], count: int) -> None:
-    """Probabilities of the sets: one each, positive, and 1 in all, as the library that draws by them wants."""
-    text = flags["data.prompt_probs"]
-    if text is None:
-        return
-    try:
-        probabilities = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise Refusal(f"--data.prompt_probs {text}: must be numbers, one per data set") from None
-    if len(probabilities) != count:
-        raise Refusal(f"--data.prompt_probs {text}: {len(probabilities)} numbers for {count} data sets; give one each")
-    if not all(0 < probability <= 1 for probability in probabilities) or abs(sum(probabilities) - 1) > 1e-6:
-        raise Refusal(f"--data.prompt_probs {text}: must be above 0 and 1 in all, such as 0.7,0.3")
-
-
-def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:
+def _check_room(s: Settings, sets: list[PromptSet]) -> None:
     """Refuse a run all of whose first prompts are longer than the room, so that each would lose its beginning."""
-    room = room_for_prompts(flags["data.max_len"], flags["rollout.max_new_tokens"])
-    prompts = [row[flags["data.input_key"]] for part in sets for row in part.rows[:FIRST_ROWS]]
+    room = room_for_prompts(s.data.max_len, s.rollout.max_new_tokens)
+    prompts = [row[s.data.input_key] for part in sets for row in part.rows[:FIRST_ROWS]]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    file = Path(flags["actor.model_name_or_path"], "tokenizer.json")
+    file = Path(s.actor.model_name_or_path, "tokenizer.json")
     # A token has at least one character, so most runs need no tokenizer here.
     if not texts or min(map(len, texts)) <= room or not file.is_file():
         return
@@ -114,6 +70,6 @@ def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:
     tokenizer = Tokenizer.from_file(str(file))
     if all(len(tokenizer.encode(text, add_special_tokens=False).ids) > room for text in texts):
         raise Refusal(
-            f"--data.max_len {flags['data.max_len']}: all of the first {len(texts)} prompts are longer than the "
+            f"--data.max_len {s.data.max_len}: all of the first {len(texts)} prompts are longer than the "
             f"{room} tokens left beside --rollout.max_new_tokens; raise it"
         )

@@ -5,32 +5,27 @@ from __future__ import annotations
 import logging
 import statistics
 import warnings
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.preflight.data import FIRST_ROWS, room_for_prompts
+from rpg_openrlhf.preflight.eval_sets import EvalSets
 from rpg_openrlhf.preflight.files import NO_TEMPLATE
 from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.prompt_sets import PromptSet
 from rpg_openrlhf.settings import memory
 
 
-def report(
-    args: SimpleNamespace, sources: list[PromptSet], prompts: int | None, evaluated: Sequence[dict[str, Any]] = ()
-) -> str:
-    """The report printed under the banner. `prompts`: of an episode, where the data set tells; `evaluated`: all rows.
-
-    A Refusal where the model, tokenizer or prompts do not go together.
-    """
+def report(args: SimpleNamespace, sources: list[PromptSet], sets: EvalSets | None) -> str:
+    """The report printed under the banner. A Refusal where the model, tokenizer or prompts do not go together."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         config, tokenizer = _load(args)
         first = [PromptSet(source.name, source.rows[:FIRST_ROWS]) for source in sources]
         lines = _prompt_lines(args, _prompts(args, "data.prompt_dataset", first, tokenizer), tokenizer)
-        if evaluated:
-            texts = _prompts(args, "eval.dataset", [PromptSet(args.eval.dataset, list(evaluated))], tokenizer)
+        if sets:
+            texts = _prompts(args, "eval.dataset", [PromptSet(args.eval.dataset, sets.rows)], tokenizer)
             _, most, room = _lengths(args, texts, tokenizer)
             lines.append(f"  all {len(texts)} prompts of the evaluation: {most} tokens at most, {room}")
         lines += _memory_lines(args, memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code))

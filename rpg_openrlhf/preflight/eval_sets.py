@@ -18,13 +18,15 @@ from rpg_openrlhf.preflight import data
 from rpg_openrlhf.problems.benchmarks import HUB, from_hub
 from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.prompt import INSTRUCTION, render_prompt
-from rpg_openrlhf.problems.prompt_sets import PromptSet, checked_row, in_messages, raw_rows, split_names
+from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, checked_row, in_messages, raw_rows
 from rpg_openrlhf.problems.reading import KINDS
 from rpg_openrlhf.problems.rows import BadRow, read_row
+from rpg_openrlhf.problems.set_names import split_names
 from rpg_openrlhf.runs import evaluation
+from rpg_openrlhf.settings.data_checks import NO_BEST
+from rpg_openrlhf.settings.run_settings import Settings
 
 FLAG, FILE = "eval.dataset", "evaluation.jsonl"
-NO_BEST = "none"  # upstream's word for no best checkpoint
 
 
 class EvalSets(NamedTuple):
@@ -35,30 +37,49 @@ class EvalSets(NamedTuple):
     worded: bool  # is the published prompt around the problems of files that have no prompts
 
 
-def check_flags(flags: dict[str, Any], explicit: set[str]) -> None:
-    """Refuse flags of an evaluation that never comes, or cannot be made."""
-    steps, sets, best = flags["eval.steps"], flags[FLAG], flags["ckpt.best_metric_key"]
-    if sets and steps == -1 and "eval.steps" not in explicit:
-        raise Refusal(f"--{FLAG} {sets}: would never be used; give --eval.steps, the rollouts from one to the next")
-    if best not in ("", NO_BEST) and (steps == -1 or not sets):
-        raise Refusal(f"--ckpt.best_metric_key {best}: nothing is evaluated; give --{FLAG} and --eval.steps")
-    temperature, n = flags["eval.temperature"], flags["eval.n_samples_per_prompt"]
-    if sets and temperature == 0 and n > 1:
-        raise Refusal(
-            f"--eval.n_samples_per_prompt {n}: at --eval.temperature 0 all samples are the same; give 1, or a "
-            "temperature above 0"
-        )
+class Asking(NamedTuple):
+    """How the rows of an evaluation set are read."""
+
+    columns: Columns  # of the training set
+    split: str
+    trust_remote_code: bool
+    worded: bool  # with the published prompt around a bare problem
 
 
-def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
+def read(s: Settings, training: list[PromptSet]) -> EvalSets | None:
     """Every row, checked. None where there is no set, or upstream is to read it: ModelScope's hub, and images."""
-    if not flags[FLAG] or data.is_upstreams(flags):
+    if not s.eval.dataset or data.is_upstreams(s):
         return None
-    worded = _is_worded(flags, training)
+    worded = _is_worded(s, training)
+    asking = Asking(data.columns_of(s), s.eval.split, s.trust_remote_code, worded)
+    rows = _read_all(split_names(s.eval.dataset), asking)
+    if len(rows) > s.data.max_samples and len({row["datasource"] for row in rows}) > 1:
+        raise Refusal(
+            f"--data.max_samples {s.data.max_samples}: upstream cuts the evaluation by it too, to the first of "
+            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+        )
+    rows, key = rows[: s.data.max_samples], asking.columns.input_key
+    if len({type(row[key]) for row in rows}) > 1:
+        rows = in_messages(rows, key)
+    sets = EvalSets(rows, dict(Counter(row["datasource"] for row in rows)), worded)
+    _check_best(s, sets)
+    return sets
+
+
+def _is_worded(s: Settings, training: list[PromptSet]) -> bool:
+    """A benchmark's problem is asked as a training problem is: in the published words, or as it stands."""
+    if s.data.input_template and not s.data.apply_chat_template:
+        return False  # upstream puts its words around every prompt
+    prompts = [str(row[s.data.input_key]) for part in training for row in part.rows[: data.FIRST_ROWS]]
+    return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
+
+
+def _read_all(names: list[tuple[str, str | None]], asking: Asking) -> list[dict[str, Any]]:
+    """Rows of all sets; a Refusal where two have one name in the logs."""
     rows: list[dict[str, Any]] = []
     owner: dict[str, str] = {}
-    for name, folder in split_names(flags[FLAG]):
-        added = _read_one(name, folder, flags, worded)
+    for name, folder in names:
+        added = _read_one(name, folder, asking)
         for benchmark in {row["datasource"] for row in added}:
             if benchmark in owner:
                 raise Refusal(
@@ -67,44 +88,26 @@ def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
                 )
             owner[benchmark] = name
         rows += added
-    if len(rows) > flags["data.max_samples"] and len(owner) > 1:
-        raise Refusal(
-            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
-            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
-        )
-    rows, key = rows[: flags["data.max_samples"]], flags["data.input_key"]
-    if len({type(row[key]) for row in rows}) > 1:
-        rows = in_messages(rows, key)
-    sets = EvalSets(rows, dict(Counter(row["datasource"] for row in rows)), worded)
-    _check_best(flags, sets)
-    return sets
+    return rows
 
 
-def _is_worded(flags: dict[str, Any], training: list[PromptSet]) -> bool:
-    """A benchmark's problem is asked as a training problem is: in the published words, or as it stands."""
-    if flags["data.input_template"] and not flags["data.apply_chat_template"]:
-        return False  # upstream puts its words around every prompt
-    prompts = [str(row[flags["data.input_key"]]) for part in training for row in part.rows[: data.FIRST_ROWS]]
-    return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
-
-
-def _read_one(name: str, folder: str | None, flags: dict[str, Any], worded: bool) -> list[dict[str, Any]]:
+def _read_one(name: str, folder: str | None, asking: Asking) -> list[dict[str, Any]]:
     if name in HUB:  # a file or folder of that name here has become an absolute path
         fix = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets
 
             datasets.config.HF_HUB_OFFLINE = True  # without it, a minute of retries before the cache is looked at
-        return [_row(name, place, row, flags, worded) for place, row in from_hub(name, f"--{FLAG}", fix)]
+        return [_row(name, place, row, asking) for place, row in from_hub(name, f"--{FLAG}", fix)]
     called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
-    rows, columns = [], data.columns_of(flags)
+    rows: list[dict[str, Any]] = []
     try:
-        for place, row in raw_rows(FLAG, name, folder, flags["eval.split"], flags["trust_remote_code"]):
-            if isinstance(row, dict) and flags["data.input_key"] in row:
-                checked = checked_row(f"--{FLAG} {place}", row, columns)
-                rows.append(_kept(str(row.get("datasource") or called), checked, flags))
+        for place, row in raw_rows(FLAG, name, folder, asking.split, asking.trust_remote_code):
+            if isinstance(row, dict) and asking.columns.input_key in row:
+                checked = checked_row(f"--{FLAG} {place}", row, asking.columns)
+                rows.append(_kept(str(row.get("datasource") or called), checked, asking.columns))
             else:
-                rows.append(_row(called, place, row, flags, worded))
+                rows.append(_row(called, place, row, asking))
     except Refusal as refusal:
         if re.fullmatch(r"[\w-]+", name) and not rows:  # it may have been meant as a benchmark
             near = difflib.get_close_matches(name, list(HUB), 1)
@@ -114,15 +117,15 @@ def _read_one(name: str, folder: str | None, flags: dict[str, Any], worded: bool
     return rows
 
 
-def _kept(name: str, row: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    columns = (flags["data.input_key"], flags["data.label_key"])
+def _kept(name: str, row: dict[str, Any], columns: Columns) -> dict[str, Any]:
     # The name is a part of a metric's: what W&B and TensorBoard would take for something else becomes _.
-    return {"datasource": re.sub(r"[^\w.+-]", "_", name)} | {key: row[key] for key in columns if key in row}
+    named = {"datasource": re.sub(r"[^\w.+-]", "_", name)}
+    return named | {key: row[key] for key in (columns.input_key, columns.label_key) if key in row}
 
 
-def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -> dict[str, Any]:
+def _row(name: str, place: str, raw: Any, asking: Asking) -> dict[str, Any]:
     """A row of a benchmark, problem and answer, in the columns of the training set."""
-    key = flags["data.input_key"]
+    key, label_key = asking.columns.input_key, asking.columns.label_key
     try:
         problem = read_row(raw)
     except BadRow as reason:
@@ -130,17 +133,17 @@ def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -
         raise Refusal(f"--{FLAG} {place} {reason}, nor --data.input_key {key}{has}") from None
     released = raw.get("final_answer")  # OlympiadBench has a list of them
     answer = problem.answer or ", ".join(map(str, released if isinstance(released, list) else []))
-    row = {key: render_prompt(problem.text) if worded else problem.text}
-    if flags["data.label_key"] is not None:
+    row = {key: render_prompt(problem.text) if asking.worded else problem.text}
+    if label_key is not None:
         if not answer:
             raise Refusal(f"--{FLAG} {place} has no answer to grade by (answer, label, solution, ground_truth)")
-        row[flags["data.label_key"]] = answer
-    return _kept(name, row, flags)
+        row[label_key] = answer
+    return _kept(name, row, asking.columns)
 
 
-def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
-    best, known = flags["ckpt.best_metric_key"], evaluation.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
-    names_are_ours = flags["algo.objective"] == "rpg" or not flags["train.async_enable"]
+def _check_best(s: Settings, sets: EvalSets) -> None:
+    best, known = s.ckpt.best_metric_key, evaluation.scores(sets.sizes, s.eval.n_samples_per_prompt)
+    names_are_ours = s.algo.objective == "rpg" or not s.train.async_enable
     if best not in ("", NO_BEST, *known) and names_are_ours:
         raise Refusal(
             f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
@@ -148,13 +151,21 @@ def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
         )
 
 
-def settle(args: Any, sets: EvalSets | None) -> None:
-    """Set the path of the evaluation set and the metric of the best checkpoint."""
+def settle(args: Any, sets: EvalSets | None) -> list[tuple[str, str]]:
+    """Set the path of the evaluation set and the metric of the best checkpoint. Returns lines of the banner."""
     if sets is None:
-        return
+        return []
     args.eval.dataset, args.eval.split = str(Path(args.logger.run_dir, FILE)), "train"
+    n = args.eval.n_samples_per_prompt
     if not args.train.async_enable:  # whose trainer is upstream's, with upstream's names
-        args.ckpt.best_metric_key = args.ckpt.best_metric_key or evaluation.overall(args.eval.n_samples_per_prompt)
+        args.ckpt.best_metric_key = args.ckpt.best_metric_key or evaluation.overall(n)
+    if args.eval.steps == -1:
+        return []
+    listed = ", ".join(f"{name} ({size} problems)" for name, size in sets.sizes.items())
+    how = f"{n} samples each at temperature {args.eval.temperature:g}"
+    words = ", the published prompt around what has none" if sets.worded else ""
+    evaluated = f"{listed}: {how}, every {args.eval.steps} rollouts{words}"
+    return [("evaluation", evaluated), ("best checkpoint", f"by {args.ckpt.best_metric_key}")]
 
 
 def write(run_dir: Path, sets: EvalSets | None) -> None:
@@ -162,14 +173,3 @@ def write(run_dir: Path, sets: EvalSets | None) -> None:
     if sets is not None:
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in sets.rows)
         (run_dir / FILE).write_text(text, encoding="utf-8")
-
-
-def facts(args: Any, sets: EvalSets | None) -> list[tuple[str, str]]:
-    """Lines of the banner."""
-    if sets is None or args.eval.steps == -1:
-        return []
-    listed = ", ".join(f"{name} ({size} problems)" for name, size in sets.sizes.items())
-    how = f"{args.eval.n_samples_per_prompt} samples each at temperature {args.eval.temperature:g}"
-    words = ", the published prompt around what has none" if sets.worded else ""
-    lines = [("evaluation", f"{listed}: {how}, every {args.eval.steps} rollouts{words}")]
-    return [*lines, ("best checkpoint", f"by {args.ckpt.best_metric_key}")]

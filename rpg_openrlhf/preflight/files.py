@@ -11,70 +11,67 @@ import socket
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.hub import hub_is_reachable, looks_like_path
-from rpg_openrlhf.problems.prompt_sets import split_names
-from rpg_openrlhf.settings.reference_checks import check_same_architecture
+from rpg_openrlhf.settings.paths import DIRECTORIES
+from rpg_openrlhf.settings.run_settings import Settings
 
 TOKENIZER_FILES = (
     "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model",
 )  # fmt: skip
 CONNECT_SECONDS = 5.0
+LONGEST_NAME = 255  # bytes of one part of a path, on Linux
 NO_TEMPLATE = (
     "--data.apply_chat_template: the model's tokenizer has no chat template; use --data.input_template instead"
 )
 CODE_FILES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-DIRECTORIES = ("ckpt.output_dir", "ckpt.path", "logger.run_dir", "logger.tensorboard_dir")
-PATHS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path", "train.agent_func_path")
-LISTS = ("reward.model_name_or_path", "reward.remote_url", "data.prompt_dataset", "eval.dataset")
 
 
-def make_absolute(flags: dict[str, Any]) -> None:
-    """Make every path absolute. Ray's workers may run in another directory than the launcher's."""
-    for name in DIRECTORIES:
-        flags[name] = flags[name] and str(Path(flags[name]).expanduser().absolute())
-    for name in PATHS:
-        flags[name] = flags[name] and _absolute(flags[name].strip())
-    for name in LISTS:
-        parts = [_absolute(path) + (f"@{folder}" if folder else "") for path, folder in split_names(flags[name] or "")]
-        flags[name] = flags[name] and ",".join(parts)
+class Models(NamedTuple):
+    policy: dict[str, Any]  # config.json
+    reference: dict[str, Any]  # that of --ref.model_name_or_path; empty without one
 
 
-def _absolute(name: str) -> str:
-    """A path that exists here made absolute; a hub id or address as it is."""
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.exists() else name
+def check(s: Settings) -> Models:
+    """Refuse what cannot be used of models, rewards and directories."""
+    check_cache()
+    check_ray_address()
+    models = check_models(s)
+    check_adapters(s)
+    check_has_chat_template(s)
+    check_reward(s)
+    check_directories(s)
+    return models
 
 
-def check_models(flags: dict[str, Any], dry_run: bool) -> dict[str, Any]:
-    """Every model the run would load -> the policy's config.json."""
-    name, reference = flags["actor.model_name_or_path"], flags["ref.model_name_or_path"]
+def check_models(s: Settings) -> Models:
+    """Check every model that the run would load."""
+    name, reference = s.actor.model_name_or_path, s.ref.model_name_or_path
     if not name:
         raise Refusal("--actor.model_name_or_path is missing: give a Hugging Face model folder or hub id")
-    config = check_model("actor.model_name_or_path", name, flags, dry_run)
-    _check_length(flags, config)
-    layers, recomputed = config.get("num_hidden_layers"), flags["actor.gradient_checkpointing_layers"]
+    config = check_model("actor.model_name_or_path", name, s)
+    _check_length(s, config)
+    layers, recomputed = config.get("num_hidden_layers"), s.actor.gradient_checkpointing_layers
     if layers and recomputed and recomputed > layers:
         raise Refusal(f"--actor.gradient_checkpointing_layers {recomputed}: the model has {layers} layers")
-    if reference:
-        check_same_architecture(reference, check_model("ref.model_name_or_path", reference, flags, dry_run), config)
-    if flags["algo.advantage.estimator"] == "gae" and flags["critic.model_name_or_path"]:
-        check_model("critic.model_name_or_path", flags["critic.model_name_or_path"], flags, dry_run)
-    if not flags["reward.remote_url"] and flags["reward.model_name_or_path"]:
-        for reward in flags["reward.model_name_or_path"].split(","):
-            check_model("reward.model_name_or_path", reward, flags, dry_run)
-    return config
+    models = Models(config, check_model("ref.model_name_or_path", reference, s) if reference else {})
+    if s.algo.advantage.estimator == "gae" and s.critic.model_name_or_path:
+        check_model("critic.model_name_or_path", s.critic.model_name_or_path, s)
+    if not s.reward.remote_url and s.reward.model_name_or_path:
+        for reward in s.reward.model_name_or_path.split(","):
+            check_model("reward.model_name_or_path", reward, s)
+    return models
 
 
-def check_model(flag: str, name: str, flags: dict[str, Any], dry_run: bool) -> dict[str, Any]:
+def check_model(flag: str, name: str, s: Settings) -> dict[str, Any]:
     path = Path(name)
     if not (path.exists() or looks_like_path(name)):
-        if flags["use_ms"]:  # ModelScope's hub is upstream's to ask
+        if s.use_ms:  # ModelScope's hub is upstream's to ask
             return {}
         config, tokenizer = _from_hub(flag, name)
-        if "auto_map" in {**tokenizer, **config} and not flags["trust_remote_code"]:
+        if "auto_map" in {**tokenizer, **config} and not s.trust_remote_code:
             raise _needs_code(flag, name)
         return config
     wanted = "give a Hugging Face model folder"
@@ -83,20 +80,20 @@ def check_model(flag: str, name: str, flags: dict[str, Any], dry_run: bool) -> d
     if not (path / "config.json").is_file():
         raise Refusal(f"--{flag} {name}: holds no config.json; {wanted}")
     for file in CODE_FILES:
-        if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not flags["trust_remote_code"]:
+        if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not s.trust_remote_code:
             raise _needs_code(flag, name)
     if flag.startswith("actor") and not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise Refusal(f"--{flag} {name}: holds no tokenizer; save the tokenizer beside the model")
     weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    if not (weights or dry_run):  # a folder of shapes alone is enough to plan a run
+    if not (weights or s.dry_run):  # a folder of shapes alone is enough to plan a run
         raise Refusal(f"--{flag} {name}: holds no weights (*.safetensors or *.bin); give a complete model folder")
     return _read_json(flag, path / "config.json")
 
 
-def check_adapters(flags: dict[str, Any]) -> None:
+def check_adapters(s: Settings) -> None:
     """`--ds.lora.target_modules` against the weights of a local model; of a hub model PEFT sees it, at the start."""
-    targets, folder = flags["ds.lora.target_modules"], Path(flags["actor.model_name_or_path"])
-    if not flags["ds.lora.rank"] or not isinstance(targets, list) or not folder.is_dir():
+    targets, folder = s.ds.lora.target_modules, Path(s.actor.model_name_or_path)
+    if not s.ds.lora.rank or not isinstance(targets, list) or not folder.is_dir():
         return
     modules = {name.split(".")[-2] for file in folder.glob("*.safetensors") for name in _tensor_names(file)}
     unknown = [name for name in targets if name.split(".")[-1] not in modules]
@@ -153,19 +150,19 @@ def _from_hub(flag: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, tokenizer
 
 
-def _check_length(flags: dict[str, Any], config: dict[str, Any]) -> None:
+def _check_length(s: Settings, config: dict[str, Any]) -> None:
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     longest = text.get("max_position_embeddings")
     scaled = any((text.get(key) or {}).get("factor") for key in ("rope_scaling", "rope_parameters"))
-    if isinstance(longest, int) and not scaled and flags["data.max_len"] > longest:
-        wanted = flags["data.max_len"]
+    if isinstance(longest, int) and not scaled and s.data.max_len > longest:
+        wanted = s.data.max_len
         raise Refusal(f"--data.max_len {wanted}: is more than the model's {longest} positions; lower it")
 
 
-def check_has_chat_template(flags: dict[str, Any]) -> None:
+def check_has_chat_template(s: Settings) -> None:
     """Refuse a local model without a template; a hub model's is seen when its tokenizer is loaded."""
-    path = Path(flags["actor.model_name_or_path"])
-    if not (flags["data.apply_chat_template"] and path.is_dir()):
+    path = Path(s.actor.model_name_or_path)
+    if not (s.data.apply_chat_template and path.is_dir()):
         return
     if any(path.glob("chat_template*")) or (path / "additional_chat_templates").is_dir():
         return
@@ -174,10 +171,10 @@ def check_has_chat_template(flags: dict[str, Any]) -> None:
         raise Refusal(NO_TEMPLATE)
 
 
-def check_reward(flags: dict[str, Any]) -> None:
+def check_reward(s: Settings) -> None:
     """Refuse a reward or agent file that upstream could not load: each engine would fail, or each sample."""
     for flag, name in (("reward.remote_url", "reward_func"), ("train.agent_func_path", "AgentExecutor")):
-        for path in filter(None, (flags[flag] or "").split(",")):
+        for path in filter(None, (s.flags[flag] or "").split(",")):
             is_url = flag == "reward.remote_url" and path.strip().startswith(("http://", "https://"))
             if not is_url and not path.endswith(".py"):
                 forms = "a .py file or an http:// address" if flag == "reward.remote_url" else "a .py file"
@@ -210,6 +207,9 @@ def _check_python(flag: str, path: Path, name: str) -> None:
 
 def _problem(folder: Path) -> str | None:
     """Tell why a directory cannot be made or written to, by the nearest parent that exists."""
+    for name in folder.parts[1:]:
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            return f"{name[:20]}... is longer than the {LONGEST_NAME} bytes that a name may have"
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
@@ -240,8 +240,8 @@ def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
         ) from None
 
 
-def check_directories(flags: dict[str, Any]) -> None:
+def check_directories(s: Settings) -> None:
     for flag in DIRECTORIES:
-        if flags[flag] is not None and (problem := _problem(Path(flags[flag]))):
+        if s.flags[flag] is not None and (problem := _problem(Path(s.flags[flag]))):
             another = "a directory" if problem.endswith("a file") else "another directory"
-            raise Refusal(f"--{flag} {flags[flag]}: {problem}; give {another}")
+            raise Refusal(f"--{flag} {s.flags[flag]}: {problem}; give {another}")

@@ -6,7 +6,6 @@ The launcher checks with these functions what the trainer then reads with them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.hub import hub_is_reachable, looks_like_path
 from rpg_openrlhf.problems.reading import KINDS, rows_of
 from rpg_openrlhf.problems.rows import BadRow, label_text
+from rpg_openrlhf.problems.set_names import split_names
 
 SPLIT_FLAGS = {"data.prompt_dataset": "data.prompt_split", "eval.dataset": "eval.split"}
 
@@ -32,22 +32,6 @@ class Columns(NamedTuple):
 class PromptSet(NamedTuple):
     name: str
     rows: list[dict[str, Any]]
-
-
-def split_names(text: str) -> list[tuple[str, str | None]]:
-    """(name, folder) of each set of a comma-separated list; `name@folder` names a folder of a hub data set.
-
-    A path that exists is taken whole, with its commas and @.
-    """
-    exists, parts, names = os.path.exists, text.split(","), []  # Path.exists raises where a name is too long
-    while parts:
-        length = next((n for n in range(len(parts), 0, -1) if exists(",".join(parts[:n]).strip())), 1)
-        name, folder = ",".join(parts[:length]).strip(), ""
-        parts = parts[length:]
-        if not exists(name):
-            name, _, folder = (word.strip() for word in name.partition("@"))
-        names.append((name, folder or None))
-    return names
 
 
 def read_sets(flag: str, text: str, split: str, columns: Columns, trust_remote_code: bool) -> list[PromptSet]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,13 +141,6 @@ def superfluous(there: Sequence[Checkpoint], just_written: Path, max_num: int, m
 def _worth(found: Checkpoint) -> tuple[bool, float, int]:
     metric = found.record.get("metric_value")
     return (metric is not None, metric if metric is not None else 0.0, found.step)
-
-
-def changes(then: dict[str, Any], now: dict[str, Any], ignored: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """Flag -> (its value in the checkpoint, its value now), where they differ."""
-    then, now = json.loads(json.dumps(then)), json.loads(json.dumps(now))  # tuples become lists on both sides
-    names = sorted((then.keys() | now.keys()) - set(ignored))
-    return {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
 
 
 def mark_going_on(path: Path) -> None:

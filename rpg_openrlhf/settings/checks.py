@@ -7,12 +7,13 @@ from __future__ import annotations
 import importlib.util
 from operator import attrgetter
 
-from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.settings import defaults, layout, machine
+from rpg_openrlhf.settings import layout, machine
+from rpg_openrlhf.settings.data_checks import DATA, EVALUATION, grades_by_default
 from rpg_openrlhf.settings.objective_checks import BASELINE, RPG
-from rpg_openrlhf.settings.parser import Parsed
-from rpg_openrlhf.settings.ranges import check_ranges
-from rpg_openrlhf.settings.rules import Settings, enforce, nested, rule, where
+from rpg_openrlhf.settings.ranges import out_of_range
+from rpg_openrlhf.settings.rules import enforce, rule, where
+from rpg_openrlhf.settings.run_names import WANDB
+from rpg_openrlhf.settings.run_settings import Settings
 
 GROUP_BASELINES = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # nccl is upstream's default: on the CPU, not chosen
@@ -24,23 +25,14 @@ BESIDE_SCHEDULE_FREE = {
 }
 
 
-def check_flags(parsed: Parsed, platform: str) -> Settings:
-    """Refuse what any rule refuses -> the settings, nested."""
-    if parsed.values["vllm.num_engines"] is None:
-        raise Refusal("--vllm.num_engines is missing: rollouts need vLLM; give at least 1")
-    check_ranges(parsed.values)
-    settings = nested({**parsed.values, "platform": platform})
-    settings.explicit, settings.dry_run = parsed.explicit, parsed.dry_run
-    enforce([*WEIGHTS, RPG, BASELINE, *CORRECTION, *SAMPLES, *MODEL, *OPTIMIZER, *BATCHES, *DEVICES], settings)
-    return settings
+def check(s: Settings) -> None:
+    """Raise a Refusal where any rule refuses. Rules after the ranges may divide by what those allow."""
+    combinations = [*WEIGHTS, RPG, BASELINE, *CORRECTION, *SAMPLES, *MODEL, *OPTIMIZER, *BATCHES, *DEVICES]
+    enforce([ENGINES, out_of_range, *combinations, *EVALUATION, *WANDB, *DATA], s)
 
 
 def _is_missing(package: str) -> bool:
     return importlib.util.find_spec(package) is None
-
-
-def _default_reward(s: Settings) -> bool:
-    return s.reward.remote_url == defaults.REWARD_FUNC
 
 
 def _backend(s: Settings) -> str | None:
@@ -83,7 +75,7 @@ def _overlong_buffer(s: Settings) -> str | None:
 def _raises_a_wrong_reward(s: Settings) -> bool:
     """Upstream multiplies a cut-off reply's reward by a coefficient of 0 to 1, or sets it to a negative one."""
     coefficient = s.reward.stop_properly_penalty_coef
-    return coefficient is not None and coefficient >= 0 and _default_reward(s)
+    return coefficient is not None and coefficient >= 0 and grades_by_default(s)
 
 
 def _chunked_head(s: Settings) -> str | None:
@@ -162,6 +154,8 @@ def _gpus(s: Settings) -> str | None:
 
 
 # fmt: off
+ENGINES = rule(lambda s: s.vllm.num_engines is None,
+               "--vllm.num_engines is missing: rollouts need vLLM; give at least 1")
 WEIGHTS = (  # that engines cannot load, and ways that do not lead to them
     where(lambda s: s.ds.load_in_4bit,
         rule(lambda s: not s.ds.lora.rank,
@@ -222,7 +216,7 @@ SAMPLES = (
         rule(lambda s: not s.algo.dynamic_filtering_range[0] < s.algo.dynamic_filtering_range[1],
              "--algo.dynamic_filtering_range {algo.dynamic_filtering_range[0]} {algo.dynamic_filtering_range[1]}: the "
              "first bound must be below the second"),
-        rule(lambda s: _default_reward(s)
+        rule(lambda s: grades_by_default(s)
              and (s.algo.dynamic_filtering_range[0] >= 1 or s.algo.dynamic_filtering_range[1] <= 0),
              "--algo.dynamic_filtering_range {algo.dynamic_filtering_range[0]} {algo.dynamic_filtering_range[1]}: no "
              "group passes, as its mean score lies between 0 and 1; give bounds such as 0 1"),

@@ -1,95 +1,56 @@
-"""Values the launcher sets itself: defaults before upstream's validation, consequences after it."""
+"""Defaults that depend on other settings, and paths made absolute: what is parsed becomes the run's settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import rpg_openrlhf
-from rpg_openrlhf.settings import layout, machine, run_names
+from rpg_openrlhf.settings import machine, run_names
 from rpg_openrlhf.settings.parser import Parsed
+from rpg_openrlhf.settings.paths import make_absolute
+from rpg_openrlhf.settings.run_settings import Settings, nested
 
 REWARD_FUNC = str(Path(rpg_openrlhf.__file__).resolve().parent / "rewards" / "reward_func.py")
 SCHEDULE_FREE = "schedulefree"
 
 
-def fill_defaults(parsed: Parsed) -> None:
-    """Fill the defaults of ours that are not constants into `parsed.values`."""
-    flags = parsed.values
+def complete(parsed: Parsed) -> Settings:
+    """What the user gave, completed. Nothing changes these settings afterwards."""
+    flags = dict(parsed.values)
+    _fill(flags, parsed.explicit)
+    run_names.fill_defaults(flags, parsed.explicit, parsed.layers)
+    make_absolute(flags)
+    return nested(
+        flags,
+        platform=machine.resolve_platform(flags["platform"]),
+        explicit=frozenset(parsed.explicit),
+        tags=tuple(run_names.tags(parsed.layers)),
+        print_config=parsed.print_config,
+        dry_run=parsed.dry_run,
+    )
+
+
+def _fill(flags: dict[str, Any], explicit: set[str]) -> None:
+    """Fill the defaults of ours that are not constants."""
     is_rpg = flags["algo.objective"] == "rpg"
-    if is_rpg and "algo.advantage.estimator" not in parsed.explicit:
+    if is_rpg and "algo.advantage.estimator" not in explicit:
         flags["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
-    if not is_rpg and "ref.refresh" not in parsed.explicit:
+    if not is_rpg and "ref.refresh" not in explicit:
         flags["ref.refresh"] = "never"  # upstream's one reference
     if is_rpg and flags["train.async_enable"]:
         # Engines draw while the policy trains, so they have GPUs of their own, and nobody sleeps.
         flags["train.colocate_all"] = flags["vllm.enable_sleep"] = flags["ds.enable_sleep"] = False
-        if "rpg.old_policy" not in parsed.explicit:
+        if "rpg.old_policy" not in explicit:
             flags["rpg.old_policy"] = "rollout"  # a newer policy's log-probs are not those of the one that sampled
     if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"] or flags["train.agent_func_path"]):
         flags["reward.remote_url"] = REWARD_FUNC
-    if flags["actor.optim"] == SCHEDULE_FREE and "actor.lr_scheduler" not in parsed.explicit:
+    if flags["actor.optim"] == SCHEDULE_FREE and "actor.lr_scheduler" not in explicit:
         flags["actor.lr_scheduler"] = "constant_with_warmup"  # upstream's default is a cosine
-    run_names.fill_defaults(flags, parsed.explicit, parsed.layers)
-    if "vllm.enable_prefix_caching" not in parsed.explicit:
+    if "vllm.enable_prefix_caching" not in explicit:
         # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
         flags["vllm.enable_prefix_caching"] = not flags["train.full_determinism_enable"]
-    if "ckpt.path" not in parsed.explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
+    if "ckpt.path" not in explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
         flags["ckpt.path"] = str(Path(flags["ckpt.output_dir"], "checkpoints"))
     if flags["logger.run_dir"] is None:
         flags["logger.run_dir"] = str(Path(flags["ckpt.output_dir"], "logs"))
-
-
-def settle(args: SimpleNamespace) -> list[str]:
-    """Settle KL and platform settings, after upstream's validation. Returns notes to print."""
-    # RPG's asynchronous run is upstream's synchronous trainer with a generator that draws ahead.
-    args.train.asynchronous = args.train.async_enable and args.algo.objective == "rpg"
-    args.train.async_enable = args.train.async_enable and not args.train.asynchronous
-    if args.algo.objective == "rpg":
-        # A positive init_coef is upstream's switch for building a reference group, use_loss for keeping its log-probs.
-        # RPG's reference lives in the policy's actors, so there is no group, and the KL itself is in RPG's loss.
-        args.algo.kl.init_coef = 0
-        args.algo.kl.use_loss = args.ref.refresh != "rollout"
-    elif args.ref.refresh == "rollout":
-        # The KL loss is to the policy that sampled, whose log-probs are there: no group either. The trainer and the
-        # actors take the coefficient from here.
-        args.ref.kl_to_old, args.algo.kl.init_coef = args.algo.kl.init_coef, 0
-    if args.actor.optim == SCHEDULE_FREE:
-        # The warm-up becomes the optimizer's own (training/schedule_free.py says why).
-        args.actor.lr_warmup_ratio = 0.0 if args.actor.lr_scheduler == "constant" else args.actor.lr_warmup_ratio
-        args.actor.lr_scheduler = "constant"
-    return _settle_chunked_head(args) + (_settle_cpu(args) if args.platform == "cpu" else _settle_attention(args))
-
-
-def _settle_attention(args: SimpleNamespace) -> list[str]:
-    """The package flash-attn is optional: transformers masks packed samples by their positions for sdpa too."""
-    if args.ds.attn_implementation != machine.FLASH_ATTENTION or machine.has_flash_attn():
-        return []
-    args.ds.attn_implementation = "sdpa"
-    return [
-        "--ds.attn_implementation sdpa: flash-attn is not installed; sdpa is slower on packed samples and takes "
-        "memory for their mask"
-    ]
-
-
-def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
-    splits = layout.splits_output_layer(args) if args.actor.chunked_head == "auto" else []
-    if not splits:
-        return []
-    args.actor.chunked_head = "off"
-    return [f"--actor.chunked_head is off: with --{splits[0]} whole logits are computed"]
-
-
-def _settle_cpu(args: SimpleNamespace) -> list[str]:
-    notes = []
-    args.vllm.enforce_eager = True
-    if args.vllm.sync_backend == "nccl":  # upstream's default
-        args.vllm.sync_backend = "shm"
-    if args.ds.attn_implementation not in ("sdpa", "eager"):
-        # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
-        args.ds.attn_implementation = "sdpa"
-    for section, name in ((args.vllm, "vllm"), (args.ds, "ds")):
-        if section.enable_sleep:
-            section.enable_sleep = False
-            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to give back")
-    return notes

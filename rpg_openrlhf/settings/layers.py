@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -56,20 +57,22 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def read_layers(paths: list[str]) -> dict[str, Any]:
-    """YAML files, each over the ones before it -> dotted keys. A null gives a key its default back."""
-    merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8") as file:
-                tree = yaml.load(file, Loader=_Loader)
-            merged |= flatten(tree or {}) if isinstance(tree, dict | None) else {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise Refusal(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        except yaml.YAMLError as error:
-            raise Refusal(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
-        except Refusal as error:
-            raise Refusal(f"--config {path}: {error}") from None
-        if not isinstance(tree, dict | None):
-            raise Refusal(f"--config {path} must be a mapping of flags to values; got a {type(tree).__name__}")
-    return merged
+def read_layer(path: str) -> dict[str, Any]:
+    """A YAML file -> dotted keys. A null gives a key its default back."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.load(file, Loader=_Loader)
+        if isinstance(tree, dict | None):
+            return flatten(tree or {})
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"--config {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise Refusal(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+    except Refusal as error:
+        raise Refusal(f"--config {path}: {error}") from None
+    raise Refusal(f"--config {path} must be a mapping of flags to values; got a {type(tree).__name__}")
+
+
+def merged(layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Layers over each other: a later one wins."""
+    return {name: value for layer in layers for name, value in layer.items()}

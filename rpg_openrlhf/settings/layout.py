@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.settings import machine
 
 
 class Plan(NamedTuple):
@@ -100,16 +99,3 @@ def gpus_needed(s: SimpleNamespace) -> int:
     elif not s.train.colocate_all:
         needed += (size["critic"] if critic else 0) + (size["reward"] if reward else 0)
     return needed
-
-
-def notes_on_experts(config: dict[str, Any], platform: str) -> list[str]:
-    """A warning where vLLM 0.29 is reported to compute the model wrongly. `config`: the model's config.json."""
-    has_experts = any(config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    if platform == "cpu" or not has_experts or config.get("quantization_config"):
-        return []
-    if not any(capability >= machine.BLACKWELL for capability in machine.compute_capabilities()):
-        return []
-    return [
-        "vLLM 0.29 is reported to give wrong numbers for unquantized mixture-of-experts models on Blackwell GPUs: "
-        "compare its log-probs with the trainer's (--algo.advantage.is_correction_level token logs vllm_kl) first"
-    ]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 FLASH_ATTENTION = "flash_attention_2"  # upstream's default of --ds.attn_implementation
 BLACKWELL = 10.0  # compute capability
@@ -55,3 +56,16 @@ def resolve_platform(asked: str) -> str:
     if asked != "auto":
         return asked
     return "cuda" if gpu_memory_gib() else "cpu"
+
+
+def notes_on_experts(config: dict[str, Any], platform: str) -> list[str]:
+    """A warning where vLLM 0.29 is reported to compute the model wrongly. `config`: the model's config.json."""
+    has_experts = any(config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    if platform == "cpu" or not has_experts or config.get("quantization_config"):
+        return []
+    if not any(capability >= BLACKWELL for capability in compute_capabilities()):
+        return []
+    return [
+        "vLLM 0.29 is reported to give wrong numbers for unquantized mixture-of-experts models on Blackwell GPUs: "
+        "compare its log-probs with the trainer's (--algo.advantage.is_correction_level token logs vllm_kl) first"
+    ]

@@ -6,7 +6,8 @@ from operator import attrgetter
 
 from rpg_openrlhf.settings import layout
 from rpg_openrlhf.settings.reference_checks import OURS, REFERENCE
-from rpg_openrlhf.settings.rules import Settings, rule, where
+from rpg_openrlhf.settings.rules import rule, where
+from rpg_openrlhf.settings.run_settings import Settings
 
 
 def _not_of_rpg(s: Settings) -> str | None:

@@ -9,10 +9,15 @@ from typing import Any, NamedTuple
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import own_flags as config
 from rpg_openrlhf.settings import upstream
-from rpg_openrlhf.settings.layers import read_layers
+from rpg_openrlhf.settings.layers import merged, read_layer
 
 LAUNCHER_ONLY = ("config", "print_config", "dry_run", "help")
 _UNSET = object()
+
+
+class Layer(NamedTuple):
+    path: str
+    flags: dict[str, Any]
 
 
 class Parsed(NamedTuple):
@@ -20,7 +25,7 @@ class Parsed(NamedTuple):
     explicit: set[str]  # the flags given on the command line or in a layer
     print_config: bool
     dry_run: bool
-    layers: tuple[str, ...] = ()  # paths given with --config
+    layers: tuple[Layer, ...] = ()  # files given with --config
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,8 +109,9 @@ def _turned_off(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[l
     return rest, values
 
 
-def _layers(paths: tuple[str, ...], actions: dict[str, argparse.Action]) -> dict[str, Any]:
-    flat = read_layers(list(paths))
+def _typed(layers: tuple[Layer, ...], actions: dict[str, argparse.Action]) -> dict[str, Any]:
+    """Values of all layers, as argparse would have made them."""
+    flat = merged(layer.flags for layer in layers)
     unknown = [name for name in flat if name not in actions or name in LAUNCHER_ONLY]
     if unknown:
         raise Refusal(f"unknown YAML key {unknown[0]}: {nearest(unknown[0], actions)}")
@@ -127,9 +133,10 @@ def parse(argv: list[str]) -> Parsed:
             raise Refusal(f"unexpected argument {extra[0]!r}: it belongs to no flag")
         raise Refusal(f"unknown flag {name}: {nearest(name, ['--' + known for known in actions])}")
     typed = {dest: value for dest, value in vars(namespace).items() if value is not _UNSET} | switched
-    paths = tuple(p.strip() for path in typed.get("config") or [] for p in path.split(",") if p.strip())
-    layers = _layers(paths, actions)
-    values = {dest: parser.get_default(dest) for dest in sorted(dests)} | layers | typed
+    paths = (path.strip() for paths in typed.get("config") or [] for path in paths.split(","))
+    layers = tuple(Layer(path, read_layer(path)) for path in paths if path)
+    layered = _typed(layers, actions)
+    values = {dest: parser.get_default(dest) for dest in sorted(dests)} | layered | typed
     launcher = {dest: values.pop(dest) for dest in LAUNCHER_ONLY if dest in values}
-    explicit = (set(layers) | set(typed)) - set(LAUNCHER_ONLY)
-    return Parsed(values, explicit, bool(launcher["print_config"]), bool(launcher["dry_run"]), paths)
+    explicit = (set(layered) | set(typed)) - set(LAUNCHER_ONLY)
+    return Parsed(values, explicit, bool(launcher["print_config"]), bool(launcher["dry_run"]), layers)

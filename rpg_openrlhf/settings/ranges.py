@@ -6,10 +6,9 @@ Rules that combine flags are in checks.py and its neighbours; both stand in fron
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import own_flags as config
+from rpg_openrlhf.settings.run_settings import Settings
 
 # transformers.SchedulerType, which is slow to import; a test compares.
 SCHEDULERS = (
@@ -55,17 +54,19 @@ RANGES |= {flag.name: flag.allowed for flag in config.FLAGS if isinstance(flag.a
 MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB, without end by default
 
 
-def check_ranges(values: dict[str, Any]) -> None:
+def out_of_range(s: Settings) -> str | None:
     """Refuse the first flag whose number is out of its range, or whose text is none of its names."""
     for name, allowed in RANGES.items():
-        numbers = values[name] if isinstance(values[name], list | tuple) else [values[name]]
+        value = s.flags[name]
+        numbers = value if isinstance(value, list | tuple) else [value]
         for number in numbers:
             if number is None or (allowed.holds(number) and (math.isfinite(number) or name in MAY_BE_INFINITE)):
                 continue
             finite = "" if math.isfinite(number) else ", and finite"
-            raise Refusal(f"--{name} {' '.join(map(str, numbers))}: must be {allowed.says}{finite}")
+            return f"--{name} {' '.join(map(str, numbers))}: must be {allowed.says}{finite}"
     for name in ("actor.lr_scheduler", "critic.lr_scheduler"):
-        if values[name] not in SCHEDULERS:
-            raise Refusal(f"--{name} {values[name]}: must be one of {', '.join(SCHEDULERS)}")
-        if values[name] in NEED_MORE:
-            raise Refusal(f"--{name} {values[name]}: cannot be used, as {NEED_MORE[values[name]]}")
+        if s.flags[name] not in SCHEDULERS:
+            return f"--{name} {s.flags[name]}: must be one of {', '.join(SCHEDULERS)}"
+        if s.flags[name] in NEED_MORE:
+            return f"--{name} {s.flags[name]}: cannot be used, as {NEED_MORE[s.flags[name]]}"
+    return None

@@ -7,9 +7,9 @@ from typing import Any
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.reference.schedule import RULES, first_rollout_of
-from rpg_openrlhf.settings import layout
 from rpg_openrlhf.settings import own_flags as config
-from rpg_openrlhf.settings.rules import Settings, rule, where
+from rpg_openrlhf.settings.rules import rule, where
+from rpg_openrlhf.settings.run_settings import Settings
 
 # `--ref.num_nodes`, `--ref.num_gpus_per_node` and `--ref.offload` are upstream's.
 OURS = tuple(flag.name for flag in config.FLAGS if flag.name.startswith("ref."))
@@ -77,12 +77,11 @@ REFERENCE = (
 # fmt: on
 
 
-def check_run_length(s: Settings, prompts: int | None) -> list[str]:
+def check_run_length(s: Settings, rollouts: int | None) -> list[str]:
     """Intervals longer than the run are refused; a note where the reference moves after every rollout."""
     if not holds_reference(s):
         return []
-    if prompts is not None:
-        rollouts = layout.rollouts(s, prompts)
+    if rollouts is not None:
         for name, value in (("interval", s.ref.interval), ("min_interval", s.ref.min_interval)):
             # A reference that moves after the last rollout is one that nothing reads.
             if value is not None and first_rollout_of(value, s.plan.steps) >= rollouts:
@@ -98,7 +97,7 @@ def check_run_length(s: Settings, prompts: int | None) -> list[str]:
     return []
 
 
-def check_same_architecture(name: str, reference: dict[str, Any], policy: dict[str, Any]) -> None:
+def check_same_architecture(name: str | None, reference: dict[str, Any], policy: dict[str, Any]) -> None:
     """Two config.json: what decides the shapes of weights, or what they mean, must agree where both say it."""
     for key in ARCHITECTURE:
         if key in reference and key in policy and reference[key] != policy[key]:

@@ -11,8 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.settings.layers import read_layers
+from rpg_openrlhf.settings.parser import Layer
 
 METHOD = ("algo.objective", "algo.advantage.estimator", "rpg.divergence", "rpg.gradient_estimator")
 MODES, SHORTEST_KEY = ("online", "offline", "disabled"), 40
@@ -21,22 +20,26 @@ LONGEST = {"group": 128, "tag": 64}  # characters that W&B takes
 NO_DIFFERENCE = ("base", "hardware")
 
 
-def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
-    """W&B itself refuses a mode or a key when the engines have started; the key is not repeated."""
-    mode, key = environ.get("WANDB_MODE") or "online", flags["logger.wandb.key"]
+def refused_by_wandb(key: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Refuse a mode or a key of W&B, which does so itself when the engines have started. The key is not repeated."""
+    mode = environ.get("WANDB_MODE") or "online"
     if not key:
-        return
+        return None
     if mode not in MODES:
-        raise Refusal(f"--logger.wandb.key: WANDB_MODE={mode} is none of {', '.join(MODES)}")
+        return f"--logger.wandb.key: WANDB_MODE={mode} is none of {', '.join(MODES)}"
     netrc = Path(environ.get("NETRC") or "~/.netrc").expanduser()  # where `wandb login` leaves one
     if mode == "online" and len(key) < SHORTEST_KEY and not (environ.get("WANDB_API_KEY") or netrc.exists()):
-        raise Refusal(
+        return (
             f"--logger.wandb.key: has {len(key)} characters, and W&B's keys have {SHORTEST_KEY} or more; give a whole "
             "one, or set WANDB_MODE to offline or disabled"
         )
+    return None
 
 
-def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[str, ...]) -> None:
+WANDB = (lambda s: refused_by_wandb(s.logger.wandb.key),)
+
+
+def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[Layer, ...]) -> None:
     """`--logger.wandb.run_name` and `--logger.wandb.group` into the flags, where they were not given."""
     if "logger.wandb.run_name" not in explicit:
         now = datetime.now().strftime("%m%dT%H:%M")
@@ -46,13 +49,12 @@ def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[str, 
         flags["logger.wandb.group"] = "+".join(parts or [algorithm(flags, layers)])[: LONGEST["group"]]
 
 
-def algorithm(flags: dict[str, Any], layers: tuple[str, ...]) -> str:
+def algorithm(flags: dict[str, Any], layers: tuple[Layer, ...]) -> str:
     """The layer of `configs/algorithm/`, unless what is over it has made it another; without one, what flags say."""
-    for path in reversed(layers):
-        if Path(path).absolute().parent.name == "algorithm":
-            layer = read_layers([path])
-            if all(flags[name] == layer[name] for name in METHOD if name in layer):
-                return Path(path).stem
+    for layer in reversed(layers):
+        if Path(layer.path).absolute().parent.name == "algorithm":
+            if all(flags[name] == layer.flags[name] for name in METHOD if name in layer.flags):
+                return Path(layer.path).stem
             break
     if flags["algo.objective"] != "rpg":
         return flags["algo.advantage.estimator"]
@@ -60,10 +62,10 @@ def algorithm(flags: dict[str, Any], layers: tuple[str, ...]) -> str:
     return f"rpg_{estimator}{flags['rpg.divergence']}"
 
 
-def tags(layers: tuple[str, ...]) -> list[str]:
+def tags(layers: tuple[Layer, ...]) -> list[str]:
     """One a layer, in order: `base`, `model/qwen3_4b`, `algorithm/grpo`; a file elsewhere by its name."""
     names = []
-    for path in map(Path, layers):
+    for path in (Path(layer.path) for layer in layers):
         folder = path.absolute().parent
         names.append(f"{folder.name}/{path.stem}" if folder.parent.name == "configs" else path.stem)
     return list(dict.fromkeys(tag[: LONGEST["tag"]] for tag in names))

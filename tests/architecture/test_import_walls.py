@@ -51,8 +51,8 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
     "problems": ("errors", "rewards"),
     "weight_sync": ("errors", "cpu_platform"),
     "sampling": ("errors", "garbage", "weight_sync"),
-    "settings": ("errors", "objectives", "reference"),
-    "runs": ("deepspeed_states", "errors", "problems", "settings", "shards", "weight_sync"),
+    "settings": ("errors", "objectives", "problems", "reference"),
+    "runs": ("deepspeed_states", "errors", "settings", "shards", "weight_sync"),
     "preflight": ("errors", "problems", "runs", "settings"),
     "check": (
         *("cpu_platform", "deepspeed_states", "errors", "objectives"),

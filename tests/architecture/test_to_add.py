@@ -28,10 +28,10 @@ for estimator in ("differentiable", "reinforce"):
 """,
     "schedule.py": """
 from rpg_openrlhf.reference.schedule import RefreshSchedule
-from rpg_openrlhf.settings import parser, reference_checks, rules
+from rpg_openrlhf.settings import parser, reference_checks, rules, run_settings
 flags = ["--ref.refresh", "doubling", "--vllm.num_engines", "1"]
 def refusal(*more):
-    return rules.first(reference_checks.REFERENCE, rules.nested(parser.parse([*flags, *more]).values))
+    return rules.first(reference_checks.REFERENCE, run_settings.nested(parser.parse([*flags, *more]).values))
 assert refusal("--ref.interval", "64") is None
 schedule = RefreshSchedule("doubling", 64, None, None, None)
 assert [schedule.update(0.0, 32).reason for _ in range(2)] == [None, "doubling"]

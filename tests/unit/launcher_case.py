@@ -5,6 +5,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from rpg_openrlhf.settings.defaults import complete
+from rpg_openrlhf.settings.parser import parse
+from rpg_openrlhf.settings.run_settings import Settings
+
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 64,
@@ -62,3 +66,8 @@ def argv(values: dict[str, str | None]) -> list[str]:
     for flag, value in values.items():
         words += [] if value is None else [f"--{flag}", *value.split()]
     return words
+
+
+def settings_of(*words: str) -> Settings:
+    """The settings of a command line, complete and not yet checked."""
+    return complete(parse(list(words)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpg_openrlhf.runs import checkpoints
+from rpg_openrlhf.runs import checkpoints, resuming
 from rpg_openrlhf.runs.checkpoints import ACTOR, CRITIC, Checkpoint
 
 
@@ -119,7 +119,7 @@ def test_what_was_written_last_is_never_deleted(rows, max_num, max_bytes):
 def test_changes_are_of_values_not_of_types():
     then = {"a": [1, 2], "b": 1, "c": "x", "only then": 3}
     now = {"a": (1, 2), "b": 2, "c": "y", "only now": 4}
-    assert checkpoints.changes(then, now, ["c"]) == {"b": (1, 2), "only now": (None, 4), "only then": (3, None)}
+    assert resuming.changes(then, now, ["c"]) == {"b": (1, 2), "only now": (None, 4), "only then": (3, None)}
 
 
 def test_a_run_that_has_ended(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import own_flags as config
-from rpg_openrlhf.settings.layers import flatten, nest, read_layers
+from rpg_openrlhf.settings.layers import flatten, merged, nest, read_layer
 from rpg_openrlhf.settings.parser import parse
 
 
@@ -45,12 +45,12 @@ def layer(tmp_path, text, name="a.yaml"):
 def test_nested_and_dotted_keys_mean_the_same(tmp_path):
     nested = layer(tmp_path, "rpg: {divergence: fkl}\nactor: {adam: {lr: 1e-6}}\n")
     dotted = layer(tmp_path, "rpg.divergence: fkl\nactor.adam: {lr: 1e-6}\n", "b.yaml")
-    assert read_layers([nested]) == read_layers([dotted]) == {"rpg.divergence": "fkl", "actor.adam.lr": 1e-6}
+    assert read_layer(nested) == read_layer(dotted) == {"rpg.divergence": "fkl", "actor.adam.lr": 1e-6}
 
 
 def test_scalars_are_what_they_look_like(tmp_path):
     text = "a: off\nb: 1e-6\nc: 1.5E+3\nd: true\ne: no\nf: -1\ng: 2024-01-01\nh: 1e\ni: '1e-6'\nj: .inf\n"
-    read = read_layers([layer(tmp_path, text)])
+    read = read_layer(layer(tmp_path, text))
     assert read == {
         "a": "off", "b": 1e-6, "c": 1500.0, "d": True, "e": "no", "f": -1, "g": "2024-01-01", "h": "1e", "i": "1e-6",
         "j": float("inf"),
@@ -60,7 +60,7 @@ def test_scalars_are_what_they_look_like(tmp_path):
 def test_later_layer_wins_and_null_survives_to_restore_the_default(tmp_path):
     first = layer(tmp_path, "rpg: {beta: 1, divergence: fkl}\n")
     second = layer(tmp_path, "rpg: {beta: null}\n", "b.yaml")
-    assert read_layers([first, second]) == {"rpg.beta": None, "rpg.divergence": "fkl"}
+    assert merged(map(read_layer, (first, second))) == {"rpg.beta": None, "rpg.divergence": "fkl"}
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,15 @@ def test_later_layer_wins_and_null_survives_to_restore_the_default(tmp_path):
 def test_bad_layer_is_refused_in_one_line(tmp_path, text, says):
     path = layer(tmp_path, text)
     with pytest.raises(Refusal, match=says) as refusal:
-        read_layers([path])
+        read_layer(path)
     assert path in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_missing_layer_and_empty_layer(tmp_path):
     with pytest.raises(Refusal, match="cannot be read: No such file"):
-        read_layers([str(tmp_path / "none.yaml")])
-    assert read_layers([layer(tmp_path, "# only a comment\n")]) == {}
+        read_layer(str(tmp_path / "none.yaml"))
+    assert read_layer(layer(tmp_path, "# only a comment\n")) == {}
 
 
 def test_nest_is_the_inverse_of_flatten():

@@ -10,10 +10,11 @@ from examples.comparison.train import LAYERS as COMPARED
 from rpg_openrlhf.commands import tables, train_rpg
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import checks
-from rpg_openrlhf.settings import defaults as settle
 from rpg_openrlhf.settings import parser as flags
-from rpg_openrlhf.settings.layers import read_layers
-from tests.unit.launcher_case import CONFIG, write_model, write_rows
+from rpg_openrlhf.settings.arguments import arguments
+from rpg_openrlhf.settings.layers import merged, read_layer
+from rpg_openrlhf.settings.saved import as_yaml, resolved
+from tests.unit.launcher_case import CONFIG, settings_of, write_model, write_rows
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 ALGORITHMS = sorted((CONFIGS / "algorithm").glob("*.yaml"))
@@ -22,10 +23,10 @@ BASE, QUICKSTART = CONFIGS / "base.yaml", CONFIGS / "debug" / "quickstart_cpu.ya
 
 def args_of(*layers: Path, platform: str = "cpu", more: list[str] | None = None):
     config = ",".join(map(str, layers))
-    parsed = flags.parse(["--config", config, "--actor.model_name_or_path", "model", *(more or [])])
-    settle.fill_defaults(parsed)
-    checks.check_flags(parsed, platform)
-    return train_rpg.validate(parsed, platform)[0]
+    words = ["--config", config, "--actor.model_name_or_path", "model", "--data.prompt_dataset", "problems"]
+    settings = settings_of(*words, "--platform", platform, *(more or []))
+    checks.check(settings)
+    return arguments(settings)[0]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda p: p.stem)
@@ -80,7 +81,7 @@ def test_a_layer_goes_with_any_algorithm(algorithm, layer):
             args_of(BASE, algorithm, layer, platform=platform)
         return
     args = args_of(BASE, *_in_order(algorithm, layer), platform=platform)
-    for name, value in read_layers([str(layer)]).items():
+    for name, value in read_layer(str(layer)).items():
         taken_out = name == "reward.overlong_buffer_len" and algorithm.stem.startswith("grpo")
         if not taken_out and name != "actor.lr_scheduler":  # Schedule-Free's own warm-up makes it constant
             node = args
@@ -171,9 +172,9 @@ def test_every_layer_parses_alone(path):
 
 
 def test_quickstart_and_algorithms_may_come_in_either_order():
-    mine = set(read_layers([str(QUICKSTART)]))
+    mine = set(read_layer(str(QUICKSTART)))
     for algorithm in ALGORITHMS:
-        theirs = read_layers([str(algorithm)])
+        theirs = read_layer(str(algorithm))
         assert not mine & set(theirs), algorithm.stem
 
 
@@ -240,7 +241,7 @@ def test_contexts(name, budget):
     args = args_of(BASE, CONFIGS / "context" / f"{name}.yaml", CONFIGS / "algorithm" / "rpg_urkl.yaml")
     assert args.rollout.max_new_tokens == budget
     assert (args.data.max_len - budget, args.reward.overlong_buffer_len) == (2048, budget // 4)
-    assert name != "2k" or read_layers([str(BASE)]) == read_layers([str(BASE), *map(str, _context(name))])
+    assert name != "2k" or read_layer(str(BASE)) == merged(read_layer(str(path)) for path in (BASE, *_context(name)))
 
 
 def _context(name: str) -> list[Path]:
@@ -281,11 +282,10 @@ def test_what_is_compared_takes_as_many_steps(layer):
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda p: p.stem)
 def test_what_a_run_writes_down_reads_back(algorithm, tmp_path):
     """Without a flag that would be refused beside those it follows from."""
-    parsed = flags.parse(["--config", f"{BASE},{algorithm}", "--actor.model_name_or_path", "model"])
-    settle.fill_defaults(parsed)
-    (tmp_path / "config.yaml").write_text(train_rpg.as_yaml(parsed), encoding="utf-8")
+    settings = settings_of("--config", f"{BASE},{algorithm}", "--actor.model_name_or_path", "model")
+    (tmp_path / "config.yaml").write_text(as_yaml(resolved(settings)), encoding="utf-8")
     args = args_of(tmp_path / "config.yaml", platform="cuda")
-    assert args.algo.objective == parsed.values["algo.objective"]
+    assert args.algo.objective == settings.algo.objective
 
 
 @pytest.mark.parametrize("arm", OBJECTIVE.arms, ids=lambda arm: arm.slug)

@@ -12,10 +12,9 @@ import yaml
 
 from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight import files
-from rpg_openrlhf.settings import defaults as settle
 from rpg_openrlhf.settings import parser as flags
 from rpg_openrlhf.settings import run_names
+from tests.unit.launcher_case import settings_of
 
 
 def layer(tmp_path, text, name="a.yaml"):
@@ -122,11 +121,8 @@ def test_print_config_reads_back_to_the_same_run_and_keeps_the_secret(tmp_path, 
     assert train_rpg.main([*argv, "--print_config"]) == 0
     printed = capsys.readouterr().out
     assert "s3cret" not in printed
-    first, second = flags.parse(argv), flags.parse(["--config", layer(tmp_path, printed)])
-    settle.fill_defaults(first)
-    settle.fill_defaults(second)
-    files.make_absolute(first.values)
-    differing = {k for k in first.values if _listed(first.values[k]) != _listed(second.values[k])}
+    first, second = settings_of(*argv), settings_of("--config", layer(tmp_path, printed))
+    differing = {k for k in first.flags if _listed(first.flags[k]) != _listed(second.flags[k])}
     assert differing == {"logger.wandb.key"}
     assert not any(name.startswith("algo.kl.") for name in second.explicit) or objective == "openrlhf"
 
@@ -164,7 +160,7 @@ def test_interrupt_ends_quietly_with_130():
     code = (
         "import os, signal, sys\n"
         "from rpg_openrlhf.commands import train_rpg\n"
-        "train_rpg.flags.parse = lambda argv: os.kill(os.getpid(), signal.SIGINT)\n"
+        "train_rpg.parse = lambda argv: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.exit(train_rpg.main([]))"
     )
     env = dict(os.environ)

@@ -9,6 +9,7 @@ from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.reference.schedule import RefreshSchedule
 from rpg_openrlhf.settings import reference_checks, rules
 from rpg_openrlhf.settings.parser import parse
+from rpg_openrlhf.settings.run_settings import nested
 from tests.unit.launcher_case import CONFIG, argv, good_flags, write_model
 
 INTERVAL = {"ref.refresh": "interval", "ref.interval": "8"}
@@ -124,10 +125,10 @@ def test_a_note_where_the_anchor_moves_after_every_rollout(good, capsys):
     values = {**good, **INTERVAL, "ref.interval": "4"}
     assert outcome(capsys, values) == ""
 
-    def notes(prompts, **ref):
-        settings = rules.nested(parse(argv(values)).values)
+    def notes(rollouts, **ref):
+        settings = nested(parse(argv(values)).values)
         vars(settings.ref).update(ref)
-        return reference_checks.check_run_length(settings, prompts)
+        return reference_checks.check_run_length(settings, rollouts)
 
     assert "--ref.refresh rollout is the same without a reference model" in notes(100)[0]
     assert notes(100, mix=0.5) == []
@@ -143,7 +144,7 @@ def test_the_launcher_and_the_schedule_refuse_alike():
             given = {name: value for i, (name, value) in enumerate(arguments.items()) if chosen >> i & 1}
             v = defaults | {"ref.refresh": mode} | {f"ref.{name}": value for name, value in given.items()}
             v |= {"ref.mix": 0.5} if mode == "ema" else {}
-            refused = rules.first(reference_checks.REFERENCE, rules.nested(v)) is not None
+            refused = rules.first(reference_checks.REFERENCE, nested(v)) is not None
             assert refused == refuses(lambda mode=mode, given=given: RefreshSchedule(mode, **given)), (mode, given)
 
 

@@ -5,22 +5,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from rpg_openrlhf.commands import train_rpg
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.preflight import data, files
-from rpg_openrlhf.settings import checks, layout, machine, rules
-from rpg_openrlhf.settings import defaults as settle
+from rpg_openrlhf.preflight import data
+from rpg_openrlhf.settings import arguments as settled
+from rpg_openrlhf.settings import checks, defaults, layout, machine
 from rpg_openrlhf.settings import parser as flags
+from rpg_openrlhf.settings.arguments import arguments
 from rpg_openrlhf.settings.banner import banner, optimizer_steps
 from rpg_openrlhf.settings.layout import rollouts
-from tests.unit.launcher_case import argv, good_flags, write_rows
+from rpg_openrlhf.settings.run_settings import nested
+from tests.unit.launcher_case import argv, good_flags, settings_of, write_rows
 
 
 def args_of(*words: str, platform: str = "cpu") -> SimpleNamespace:
-    parsed = flags.parse(["--vllm.num_engines", "1", "--rollout.n_samples_per_prompt", "2", *words])
-    settle.fill_defaults(parsed)
-    files.make_absolute(parsed.values)
-    return train_rpg.validate(parsed, platform)[0]
+    common = ("--vllm.num_engines", "1", "--rollout.n_samples_per_prompt", "2", "--platform", platform)
+    return arguments(settings_of(*common, *words))[0]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +82,7 @@ def test_schedule_free_warms_up_by_itself(words, ratio):
 
 
 def test_without_a_reward_our_grader_is_it():
-    assert args_of().reward.remote_url == [settle.REWARD_FUNC]
+    assert args_of().reward.remote_url == [defaults.REWARD_FUNC]
     assert args_of("--reward.remote_url", "http://x").reward.remote_url == ["http://x"]
     assert args_of("--reward.model_name_or_path", "x").reward.remote_url is None
     assert args_of("--train.agent_func_path", "x.py").reward.remote_url == ["agent"]
@@ -153,7 +152,7 @@ def test_steps_are_counted_as_upstream_counts_them():
 
 def values(**changes):
     given = flags.parse(["--vllm.num_engines", "2"]).values
-    return rules.nested({**given, **{k.replace("__", "."): v for k, v in changes.items()}})
+    return nested({**given, **{k.replace("__", "."): v for k, v in changes.items()}})
 
 
 def test_gpus_that_upstreams_placement_asks_for():
@@ -215,31 +214,27 @@ def test_every_kind_of_data_file_is_read(tmp_path):
     data_set.save_to_disk(tmp_path / "saved")
     arrow = next((tmp_path / "saved").glob("*.arrow"))
     for name in ("array.json", "lines.json", "rows.parquet", "rows.csv", "saved", f"saved/{arrow.name}"):
-        v = flags.parse(argv({**good, "data.prompt_dataset": str(tmp_path / name)})).values
-        (source,) = data.check_data(v)
+        (source,) = data.read(settings_of(*argv({**good, "data.prompt_dataset": str(tmp_path / name)}))).sets
         assert len(source.rows) == 150
         assert source.rows[7] == {"input": "7", "label": "7"}
-    both = flags.parse(
-        argv({**good, "data.prompt_dataset": f"{tmp_path}/rows.csv, {tmp_path}/array.json".replace(" ", "")})
-    )
-    assert data.count_prompts(both.values, data.check_data(both.values)) == 300
+    both = argv({**good, "data.prompt_dataset": f"{tmp_path}/rows.csv,{tmp_path}/array.json"})
+    assert data.read(settings_of(*both)).prompts == 300
 
 
 def test_a_folder_of_files_is_read_through_the_library(tmp_path):
     good = good_flags(tmp_path)
     (tmp_path / "folder" / "part").mkdir(parents=True)
     write_rows(tmp_path / "folder" / "part" / "train.jsonl", ROWS[:60])
-    v = flags.parse(argv({**good, "data.prompt_dataset": f"{tmp_path}/folder@part"})).values
-    (source,) = data.check_data(v)
+    (source,) = data.read(settings_of(*argv({**good, "data.prompt_dataset": f"{tmp_path}/folder@part"}))).sets
     assert len(source.rows) == 60
 
 
 def test_checks_accept_the_published_batch():
     words = "--vllm.num_engines 8 --train.colocate_all --rollout.batch_size 512 --rollout.n_samples_per_prompt 16"
     words += " --train.batch_size 512 --train.micro_batch_size 4 --rollout.micro_batch_size 8"
-    parsed = flags.parse(words.split())
-    settle.fill_defaults(parsed)
-    checks.check_flags(parsed, "cpu")
+    checks.check(
+        settings_of(*words.split(), "--data.prompt_dataset", "x", "--data.label_key", "label", "--platform", "cpu")
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,21 +249,21 @@ def test_checks_accept_the_published_batch():
 )
 def test_mixtures_of_experts_on_blackwell(config, capabilities, warns, monkeypatch):
     monkeypatch.setattr(machine, "compute_capabilities", lambda: capabilities)
-    assert bool(layout.notes_on_experts(config, "cuda")) == warns
-    assert layout.notes_on_experts(config, "cpu") == []
+    assert bool(machine.notes_on_experts(config, "cuda")) == warns
+    assert machine.notes_on_experts(config, "cpu") == []
 
 
 def test_attention_without_flash_attn(monkeypatch):
     """Upstream's default needs a package that no wheel exists of for this torch."""
     monkeypatch.setattr(machine, "has_flash_attn", lambda: False)
     args = SimpleNamespace(ds=SimpleNamespace(attn_implementation="flash_attention_2"))
-    (note,) = settle._settle_attention(args)
+    (note,) = settled._settle_attention(args)
     assert args.ds.attn_implementation == "sdpa"
     assert "flash-attn is not installed" in note
-    assert settle._settle_attention(args) == []
+    assert settled._settle_attention(args) == []
     monkeypatch.setattr(machine, "has_flash_attn", lambda: True)
     args.ds.attn_implementation = "flash_attention_2"
-    assert settle._settle_attention(args) == []
+    assert settled._settle_attention(args) == []
     assert args.ds.attn_implementation == "flash_attention_2"
 
 
