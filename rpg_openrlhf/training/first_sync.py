@@ -1,4 +1,4 @@
-"""A sync of unchanged weights before the first rollout, so that a transport that garbles them is seen at once."""
+"""Sync of unchanged weights before the first rollout, which detects a transport that corrupts weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ TOKENS = 16  # of an answer
 
 
 class WrongSync(RuntimeError):
-    """Weights that were not changed have changed an engine."""
+    """A sync of unchanged weights changed an engine."""
 
 
 def check(trainer: Any) -> None:
-    """Compare every engine's greedy answer before and after. WrongSync where one differs.
+    """Compare every engine's greedy answer before and after a sync. Raise WrongSync if one differs.
 
-    Engines sleep and wake as around any sync, so that memory peaks no higher than later. Beside a base model in 4 bits
-    they begin with its 16-bit weights, so the first sync is not of unchanged ones.
+    Engines sleep and wake as around any sync, so that memory peaks no higher than later. With a 4-bit base model the
+    engines start with its 16-bit weights, so a sync that is not compared comes first.
     """
     if trainer.args.ds.load_in_4bit:
         trainer.broadcast_to_vllm()
