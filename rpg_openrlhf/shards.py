@@ -67,7 +67,7 @@ def fill(target: torch.Tensor, start: int, name: str, pieces: Iterable[Piece]) -
             target[low - start : high - start].copy_(piece.values[low - piece.start : high - piece.start])
             filled += high - low
     if filled != target.numel():
-        raise ValueError(f"{target.numel() - filled} numbers of {name} are missing")
+        raise ValueError(f"{target.numel() - filled} values of {name} are missing")
 
 
 def write(folder: str | Path, kind: str, pieces: Mapping[str, Piece]) -> None:

@@ -65,7 +65,7 @@ def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
         if ended.status == 0:
             checkpoints.mark_finished(Path(args.ckpt.path), args.ckpt.record)
             return 0
-        print(f"error: {ended.why}\n  all of it: {log_of(args)}", flush=True)
+        print(f"error: {ended.why}\n  full log: {log_of(args)}", flush=True)
         if not ended.again:
             return 1
         go_on_from(args, checkpoints.newest(Path(args.ckpt.path)))

@@ -162,7 +162,7 @@ class ReferenceWeights:
     def _misfit(self, source: dict[str, torch.Tensor]) -> str | None:
         shapes = {name: getattr(w, "ds_shape", w.shape) for name, w in self.engine.module.named_parameters()}
         for name in sorted(shapes.keys() ^ source.keys()):
-            return f"{name} is in {'the policy' if name in shapes else 'it'} alone"
+            return f"only {'the policy' if name in shapes else 'that model'} has {name}"
         wrong = [name for name in shapes if shapes[name] != source[name].shape]
         return (
             f"{wrong[0]} is {tuple(source[wrong[0]].shape)}, the policy's {tuple(shapes[wrong[0]])}" if wrong else None

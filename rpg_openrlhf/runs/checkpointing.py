@@ -178,7 +178,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
                 kwargs["load_module_strict"] = False
             path, states = super().load_ckpt(model, str(folder.parent), folder.name, *args[1:], **kwargs)
         if path is None:
-            raise CheckpointError(f"{folder} was not loaded: it holds no checkpoint of DeepSpeed's")
+            raise CheckpointError(f"{folder} was not loaded: it holds no DeepSpeed checkpoint")
         drop_offload_buffers(model)
         restore_optimizer_settings(model, settings)
         return path, states

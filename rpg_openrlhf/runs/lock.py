@@ -41,7 +41,7 @@ def only_run(path: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refusal(f"--ckpt.path {path}: another run is writing there; give another one") from None
+            raise Refusal(f"--ckpt.path {path}: another run is writing there; choose another path") from None
         yield lock
     finally:
         os.close(lock)

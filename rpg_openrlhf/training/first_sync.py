@@ -32,7 +32,7 @@ def check(trainer: Any) -> None:
         )
         raise WrongSync(
             f"a sync of unchanged weights changed the greedy answer of engine {wrong[0]} ({len(wrong)} of "
-            f"{len(before)}): {how} does not bring weights as they are; run rpg-check, or take another transport"
+            f"{len(before)}): {how} corrupts weights; run rpg-check, or choose another transport"
         )
 
 

@@ -69,7 +69,5 @@ class WeightReceiver(WorkerWrap):
         """Refuse, at the first sync, an engine that received no value for a weight: the initial value would stay."""
         forgotten = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
         if forgotten:
-            raise RuntimeError(
-                f"the policy brings no weight for {min(forgotten)} of the engine ({len(forgotten)} such)"
-            )
+            raise RuntimeError(f"the policy sent no weight for {min(forgotten)} of the engine ({len(forgotten)} such)")
         self._is_whole = False
