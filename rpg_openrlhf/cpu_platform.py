@@ -135,7 +135,7 @@ def _no_shared_memory_extension(module: ModuleType) -> Iterator[None]:
     module.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _whole_gathers(module: ModuleType) -> Iterator[None]:
+def _ordered_gathers(module: ModuleType) -> Iterator[None]:
     """deepspeed/runtime/zero/partition_parameters.py waits only for the last of several gathers; gloo keeps no order.
 
     After a ZeRO-3 step on two or more ranks, small parameters could be used before they have arrived.
@@ -220,6 +220,6 @@ PATCHES: dict[str, Callable[[ModuleType], Iterator[None]]] = {
     "openrlhf.utils.distributed_util": _gloo_sync_group,
     "openrlhf.trainer.ppo_utils.replay_buffer": _replay_buffer,
     "deepspeed.ops": _no_shared_memory_extension,
-    "deepspeed.runtime.zero.partition_parameters": _whole_gathers,
+    "deepspeed.runtime.zero.partition_parameters": _ordered_gathers,
     "vllm.model_executor.layers.utils": _plain_linear_layers,
 }

@@ -125,7 +125,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
         reports.put({"kind": "resume", **place})
     over = threading.Event()
     reader.start()
-    threading.Thread(target=watch, args=(partial(_end_at_once, tell), over), daemon=True).start()
+    threading.Thread(target=watch, args=(partial(_exit_after_death, tell), over), daemon=True).start()
     try:
         train_ppo_ray.train(args)
     finally:
@@ -150,7 +150,7 @@ def check_length(args: SimpleNamespace, announced: int, taken: int) -> None:
         )
 
 
-def _end_at_once(tell: Callable[[dict], None], died: dict) -> None:
+def _exit_after_death(tell: Callable[[dict], None], died: dict) -> None:
     """Report the death and exit. The main thread may block for ever on the dead process; the supervisor cleans up."""
     tell({"died": died})
     os._exit(DIED)

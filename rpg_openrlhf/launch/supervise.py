@@ -68,7 +68,7 @@ def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
         print(f"error: {ended.why}\n  full log: {log_of(args)}", flush=True)
         if not ended.again:
             return 1
-        go_on_from(args, checkpoints.newest(Path(args.ckpt.path)))
+        resume_from_checkpoint(args, checkpoints.newest(Path(args.ckpt.path)))
         step = args.ckpt.resumed_step
         place = f"step {step}" if step else "the start, as there is no checkpoint yet"
         if restarts == args.train.max_restarts:
@@ -90,7 +90,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def go_on_from(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> None:
+def resume_from_checkpoint(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> None:
     """Make the next attempt load this checkpoint; without one it loads what this attempt loaded."""
     if found:
         args.ckpt.load_enable, args.ckpt.resume_from, args.ckpt.resumed_step = True, str(found.folder), found.step

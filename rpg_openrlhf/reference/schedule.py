@@ -49,9 +49,9 @@ class RefreshSchedule:
         self.kl_decay = DEFAULT_KL_DECAY if kl_decay is None else kl_decay
         self.min_interval = min_interval or 0
         self.refreshes = 0
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
+    def _reset(self) -> None:
         """Reset the counters: KLs to the previous reference say nothing about the new one."""
         self.steps_since_refresh = 0
         self.weighted_kl = self.weight = 0.0
@@ -75,7 +75,7 @@ class RefreshSchedule:
         decision = Decision(reason is not None, reason, self.kl_average, self.steps_since_refresh)
         if reason:
             self.refreshes += 1
-            self._start_anew()
+            self._reset()
         return decision
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class ReferenceWeights:
     def __init__(self, engine: deepspeed.DeepSpeedEngine, *, offload: bool, mixed: bool, kind: str = "reference"):
         """offload: hold in host memory; mixed: hold in fp32, as bf16 would lose a small mix; kind: name of files."""
         self.engine, self.offload, self.mixed, self.kind = engine, offload, mixed, kind
-        self.held = [self._kept(shard, torch.float32 if mixed else shard.dtype) for shard in self._live()]
+        self.held = [self._copy_of(shard, torch.float32 if mixed else shard.dtype) for shard in self._live()]
 
     @torch.no_grad()
     def refresh(self, mix: float = 1.0) -> None:
@@ -42,7 +42,7 @@ class ReferenceWeights:
 
         A collective under ZeRO 1 to 3: every rank enters and leaves.
         """
-        policy = [self._kept(shard, shard.dtype) for shard in self._live()]
+        policy = [self._copy_of(shard, shard.dtype) for shard in self._live()]
         try:
             self._write(self.held)
             yield
@@ -51,7 +51,7 @@ class ReferenceWeights:
 
     def take(self, path: str, trust_remote_code: bool) -> None:
         """Hold the Hugging Face model at `path` instead of the policy. Raise ValueError if its weights do not fit."""
-        policy = [self._kept(shard, shard.dtype) for shard in self._live()]
+        policy = [self._copy_of(shard, shard.dtype) for shard in self._live()]
         try:
             self._read(path, trust_remote_code)
             self.refresh()
@@ -97,7 +97,7 @@ class ReferenceWeights:
             }
         return {name: shards.Piece(0, held.flatten()) for name, held in zip(trained, self.held, strict=True)}
 
-    def _kept(self, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def _copy_of(self, shard: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Copy a shard to the device where the reference is held."""
         device = torch.device("cpu") if self.offload else shard.device
         pinned = device.type == "cpu" and shard.is_cuda
@@ -146,7 +146,7 @@ class ReferenceWeights:
             try:
                 model = type(module).from_pretrained(path, trust_remote_code=trust_remote_code)
                 source = dict(model.named_parameters())
-                problem = [self._misfit(source)]
+                problem = [self._mismatch(source)]
             except Exception as error:  # every rank must raise, or the others wait for ever
                 problem = [str(error)]
         dist.broadcast_object_list(problem, src=0)
@@ -159,7 +159,7 @@ class ReferenceWeights:
             if not stage3:
                 dist.broadcast(weight.data, src=0)
 
-    def _misfit(self, source: dict[str, torch.Tensor]) -> str | None:
+    def _mismatch(self, source: dict[str, torch.Tensor]) -> str | None:
         shapes = {name: getattr(w, "ds_shape", w.shape) for name, w in self.engine.module.named_parameters()}
         for name in sorted(shapes.keys() ^ source.keys()):
             return f"only {'the policy' if name in shapes else 'that model'} has {name}"

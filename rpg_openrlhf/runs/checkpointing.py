@@ -253,7 +253,7 @@ def failure(path: Path, tag: str, error: Exception) -> str:
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    why = f"the disk is full ({free / 2**20:.0f} MiB free)" if _is_full(error) else _first(error)
+    why = f"the disk is full ({free / 2**20:.0f} MiB free)" if _is_full(error) else _first_line(error)
     good = checkpoints.newest(path)
     kept = f"{good.folder.name} is whole and kept" if good else "there is no earlier one"
     return f"--ckpt.path {path}: {tag} was not written: {why}; {kept}; make room, then give the same command again"
@@ -266,7 +266,7 @@ def _is_full(error: Exception) -> bool:
     return any(words in str(error) for words in ("No space left", "file write failed", "StorageFull"))
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 

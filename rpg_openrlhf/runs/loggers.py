@@ -21,13 +21,13 @@ class WandbLog:
         chosen = args.logger.wandb
         if not wandb.api.api_key:
             wandb.login(key=chosen.key)
-        self.wandb, more = wandb, os.environ.get("WANDB_TAGS", "")
+        self.wandb, extra_tags = wandb, os.environ.get("WANDB_TAGS", "")
         self.run = wandb.init(
             entity=chosen.org,
             project=chosen.project,
             group=chosen.group,
             name=chosen.run_name,
-            tags=list(dict.fromkeys([*args.logger.tags, *filter(None, more.split(","))])),
+            tags=list(dict.fromkeys([*args.logger.tags, *filter(None, extra_tags.split(","))])),
             config=args.logger.config,
         )
         # W&B's own step counts calls and must not decrease, but a resumed run repeats steps.
@@ -56,8 +56,8 @@ class TensorboardLog:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(args.logger.tensorboard_dir, args.logger.wandb.run_name)
-        again = args.ckpt.resumed_step + 1 if args.ckpt.load_enable else None
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=again)
+        first_step = args.ckpt.resumed_step + 1 if args.ckpt.load_enable else None
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=first_step)
 
     def log_train(self, global_step: int, logs_dict: dict) -> None:
         """Log a step's numbers, and one of its samples as text."""

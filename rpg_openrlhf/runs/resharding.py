@@ -109,7 +109,7 @@ def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> No
         base.state[flat[group]] = states
     for now, then in zip(base.param_groups, parts[0].param_groups, strict=True):
         now.update({name: value for name, value in then.items() if name != "params"})
-    _use(engine)
+    _update_weights(engine)
 
 
 def _is_per_number(value: Any, flat: torch.Tensor) -> bool:
@@ -127,7 +127,7 @@ def _pieces(saved: list[tuple[_Part, Place]], key: str | None) -> list[Piece]:
 
 
 @torch.no_grad()
-def _use(engine: deepspeed.DeepSpeedEngine) -> None:
+def _update_weights(engine: deepspeed.DeepSpeedEngine) -> None:
     """Copy the fp32 weights of all ranks to the weights in use."""
     optimizer = engine.optimizer
     if engine.zero_optimization_stage() != 3:

@@ -93,7 +93,7 @@ def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:
     if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
         return Resumption(own, True, [])
     notes = [f"{path / ACTOR / name} is no complete checkpoint: skipped" for name in checkpoints.unsealed(path)]
-    checkpoint = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
+    checkpoint = own if asked == "auto" else _checkpoint_at(Path(asked).expanduser().absolute(), path, own, notes)
     if checkpoint is None:
         return Resumption(None, False, notes)
     here = f"resumes after step {checkpoint.step}, from {checkpoint.folder}"
@@ -125,7 +125,7 @@ def _refuse_to_overwrite(settings: dict[str, Any], path: Path, own: Checkpoint |
         )
 
 
-def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
+def _checkpoint_at(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
     """Checkpoint at `asked`, a checkpoint's folder or another run's `--ckpt.path`.
 
     A run that branched from there resumes its own checkpoint once it has one.

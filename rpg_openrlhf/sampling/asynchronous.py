@@ -109,7 +109,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
             if left is not None:
                 left -= bool(result[0])
 
-    def told(self) -> dict[str, float]:
+    def rollout_metrics(self) -> dict[str, float]:
         """Metrics of the rollout in training."""
         if self._taken is None:
             return {}

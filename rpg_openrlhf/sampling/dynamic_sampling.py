@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from rpg_openrlhf.sampling.draw_ahead import DrawAhead
 
-TELL_EVERY = 60.0  # seconds between two notes about the progress of a rollout
+NOTE_SECONDS = 60.0  # seconds between two notes about the progress of a rollout
 
 
 class StarvedRollout(RuntimeError):
@@ -65,10 +65,10 @@ class DynamicSamplesGenerator(SamplesGenerator):
                     groups[draw] = self._accepted(ray.get(ref), **generate_kwargs)
                     ahead.finish(draw, bool(groups[draw]))
                     bar.update(bool(groups[draw]))
-                if time.monotonic() - reported > TELL_EVERY:
+                if time.monotonic() - reported > NOTE_SECONDS:
                     reported = time.monotonic()
-                    self.strategy.progress.put({"kind": "note", "text": self._state_of(ahead)})
-                self._refuse_to_starve(ahead)
+                    self.strategy.progress.put({"kind": "note", "text": self._progress_of(ahead)})
+                self._check_not_starved(ahead)
         self._abandon(under_way, before)
         dataloader_iter.give_back(rows[ahead.length :])
         self.given_back, self.draws = len(rows) - ahead.length, before + ahead.length
@@ -77,7 +77,7 @@ class DynamicSamplesGenerator(SamplesGenerator):
         taken = [sample for draw in range(ahead.length) for sample in groups[draw]]
         return taken, ahead.length, not ahead.complete
 
-    def _state_of(self, ahead: DrawAhead) -> str:
+    def _progress_of(self, ahead: DrawAhead) -> str:
         """Progress of the current rollout on one line."""
         drawn, passed = self.unfilled + ahead.seen[1], self.carried + ahead.seen[0]
         return (
@@ -85,14 +85,14 @@ class DynamicSamplesGenerator(SamplesGenerator):
             f"{drawn - passed} rejected"
         )
 
-    def _refuse_to_starve(self, ahead: DrawAhead) -> None:
+    def _check_not_starved(self, ahead: DrawAhead) -> None:
         """Raise StarvedRollout if the rollout is not full after as many drawn prompts as the user allows."""
         algo, batch = self.args.algo, self.args.rollout.batch_size
         limit = algo.dynamic_filtering_max_draws * batch
         if limit and not ahead.complete and self.unfilled + ahead.seen[1] >= limit:
             low, high = algo.dynamic_filtering_range
             raise StarvedRollout(
-                f"--algo.dynamic_filtering_range {low:g} {high:g}: {self._state_of(ahead)}, after "
+                f"--algo.dynamic_filtering_range {low:g} {high:g}: {self._progress_of(ahead)}, after "
                 f"{algo.dynamic_filtering_max_draws} times --rollout.batch_size; check labels, reward and prompts, or "
                 "raise --algo.dynamic_filtering_max_draws"
             )

@@ -46,7 +46,7 @@ class RPGRolloutActor(SyncedEngine):
         garbage.as_usual()
         self._is_lean = type(self.executor) is SingleTurnAgentExecutor  # an agent may read any output
         self._rewards = self._check_rewards() if self._is_lean else None
-        self._watch = asyncio.create_task(self._end_with_the_engine())
+        self._watch = asyncio.create_task(self._exit_with_engine())
 
     def _check_rewards(self) -> CheckedRewards | None:
         """Wrap the executor's reward function or reward server in checks. Upstream logs its errors and continues."""
@@ -57,7 +57,7 @@ class RPGRolloutActor(SyncedEngine):
         setattr(self.executor, name, rewards)
         return rewards
 
-    async def _end_with_the_engine(self) -> None:
+    async def _exit_with_engine(self) -> None:
         """Exit when the engine has died: the driver notices a dead actor, but not a dead engine."""
         while not self.llm.errored:
             await asyncio.sleep(1)

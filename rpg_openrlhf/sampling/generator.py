@@ -131,7 +131,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         if exhausted:
             self.episode, self.position = self.episode + 1, 0
             self._sample_buffer, samples = samples, []
-            self._tell_of_the_rest()
+            self._report_incomplete_rollout()
         if pass_rate is not None:  # upstream divides the accepted samples by the drawn prompts
             pass_rate /= self.args.rollout.n_samples_per_prompt
         return samples, pass_rate, drawn, exhausted
@@ -150,7 +150,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
             "and prompts, or leave out --algo.dynamic_filtering_enable"
         )
 
-    def _tell_of_the_rest(self) -> None:
+    def _report_incomplete_rollout(self) -> None:
         left = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
         if not left:
             return
@@ -175,7 +175,7 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         """Context of a weight sync. It does nothing here, since a sync comes between two rollouts."""
         return contextlib.nullcontext()
 
-    def told(self) -> dict[str, float]:
+    def rollout_metrics(self) -> dict[str, float]:
         """Metrics of the rollout in training."""
         return self._counted(self.carried, self.given_back)
 

@@ -32,8 +32,8 @@ def pack(responses: list[dict], max_length: int) -> "list[Sample] | list[dict]":
     ids = np.concatenate([np.fromiter(r["observation_tokens"], np.int32, n) for r, n in sized])
     actions = {}
     if responses[0]["rollout_log_probs"] is not None:
-        known = [np.fromiter(r["rollout_log_probs"], np.float32, n)[1:] for r, n in sized]
-        actions["rollout_log_probs"] = np.concatenate(known)
+        log_probs = [np.fromiter(r["rollout_log_probs"], np.float32, n)[1:] for r, n in sized]
+        actions["rollout_log_probs"] = np.concatenate(log_probs)
     values = {name: [response[name] for response in responses] for name in ("prompt", "label", "truncated")}
     values["begin"] = [response["action_ranges"][0][0] for response in responses]
     values["end"] = [min(r["action_ranges"][0][1], n) for r, n in sized]
@@ -105,8 +105,8 @@ class Sample(Row):
         response["action_ranges"] = [(self.value("begin"), self.value("end"))]
         response["rollout_log_probs"] = None
         if "rollout_log_probs" in self.columns.actions:
-            known = self.columns.actions_of("rollout_log_probs", self.place)
-            response["rollout_log_probs"] = np.pad(known, (1, 0))
+            log_probs = self.columns.actions_of("rollout_log_probs", self.place)
+            response["rollout_log_probs"] = np.pad(log_probs, (1, 0))
         length = self.columns.lengths[self.place]
         return SamplesGenerator._process_response_into_experience(None, response, max_len=length)
 
@@ -116,7 +116,7 @@ def fit_together(samples: list) -> bool:
     if not all(isinstance(sample, Sample) for sample in samples):
         return False
     columns = {sample.columns for sample in samples}
-    return len({frozenset([*some.actions, *some.values]) for some in columns}) == 1
+    return len({frozenset([*each.actions, *each.values]) for each in columns}) == 1
 
 
 def experiences_of(samples: list) -> list[Experience]:

@@ -50,7 +50,7 @@ class ChunkedHead:
         self.answer = torch.stack([log_probs] if entropy is None else [log_probs, entropy], dim=1)
         return self.answer
 
-    def gave(self, logits: torch.Tensor) -> bool:
+    def is_answer(self, logits: torch.Tensor) -> bool:
         """True if a model's logits are the layer's answer: not scaled, capped or computed elsewhere."""
         answer = self.answer
         return answer is not None and logits.is_set_to(answer) and logits._version == answer._version == 0
@@ -98,7 +98,7 @@ class ChunkedActor(Actor):
         labels = sequences.roll(-1, dims=1)[asked]
         with self._asking(Question(places, labels, self.temperature, return_entropy)):
             output = super().forward(sequences, attention_mask=attention_mask, return_output=True, **kwargs)
-            if not self.head.gave(output["logits"]):
+            if not self.head.is_answer(output["logits"]):
                 return self._fall_back("does more to its logits than its output layer")
         values, output["logits"] = output["logits"], None
         columns = [torch.zeros(asked.shape, device=values.device).masked_scatter(asked, v) for v in values.unbind(1)]

@@ -25,7 +25,7 @@ def check(trainer: Any) -> None:
     before = _answers(trainer)
     trainer.broadcast_to_vllm()
     after = _answers(trainer)
-    wrong = [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other]
+    wrong = [number for number, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
     if wrong:
         how = (
             "CUDA IPC" if trainer.args.train.colocate_all else f"--vllm.sync_backend {trainer.args.vllm.sync_backend}"

@@ -114,8 +114,8 @@ class ColumnMaker(RemoteExperienceMaker):
         if self._inputs is None:
             return results
         return [
-            torch.from_numpy(pad(found, columns.action_lengths)) if isinstance(found, np.ndarray) else found
-            for found, columns in zip(results, self._inputs, strict=True)
+            torch.from_numpy(pad(result, columns.action_lengths)) if isinstance(result, np.ndarray) else result
+            for result, columns in zip(results, self._inputs, strict=True)
         ]
 
     def get_cumulative_returns(self, rewards, action_mask, gamma):

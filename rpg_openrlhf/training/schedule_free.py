@@ -103,13 +103,13 @@ def _switch(engine: deepspeed.DeepSpeedEngine, training: bool) -> None:
     inner = engine.basic_optimizer
     if inner.training == training:
         return
-    with _holding_its_weights(engine.optimizer):
+    with _attached_weights(engine.optimizer):
         inner.train() if training else inner.eval()
     _rewrite_module(engine.optimizer)
 
 
 @contextlib.contextmanager
-def _holding_its_weights(wrapper: object) -> Iterator[None]:
+def _attached_weights(wrapper: object) -> Iterator[None]:
     """Give the inner optimizer its weights: ZeRO-3 does so only during a step, the other wrappers permanently."""
     if not isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3):
         yield

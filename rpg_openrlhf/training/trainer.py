@@ -64,7 +64,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("experience")
         status, global_step = super().train_step(rollout_samples, global_step)
         self._end_after(global_step)
-        status |= self.samples_generator.told()
+        status |= self.samples_generator.rollout_metrics()
         status["sync/mib"] = ray.get(self.actor_model_group._actor_handlers[0].sync_nbytes.remote()) / 2**20
         if self.schedule and "policy/kl_ref_k3" in status:  # absent if no step was taken
             status |= self._move_reference(status, global_step)
@@ -138,11 +138,11 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._end_after(states["global_step"])
         if "trainer" in states:
             self.load_state_dict(states["trainer"])
-            if evaluation_is_owed(self.args, states["global_step"]) and self.eval_dataloader:
-                self.samples_generator.before_the_next = lambda: self._evaluate_owed(states)
+            if must_evaluate_first(self.args, states["global_step"]) and self.eval_dataloader:
+                self.samples_generator.before_the_next = lambda: self._evaluate_first(states)
         return states | {"data_loader_state_dict": {}}
 
-    def _evaluate_owed(self, states: dict) -> None:
+    def _evaluate_first(self, states: dict) -> None:
         """Evaluate the checkpoint's step first. Upstream saves before it evaluates, so the checkpoint lacks this."""
         step, chosen = states["global_step"], self.args.eval
         sampling = {"temperature": chosen.temperature, "n_samples_per_prompt": chosen.n_samples_per_prompt}
@@ -226,7 +226,7 @@ def with_rate(logs: dict) -> dict:
     return logs | {"tokens_per_second": tokens / seconds if seconds else 0.0}
 
 
-def evaluation_is_owed(args, step: int) -> bool:
+def must_evaluate_first(args, step: int) -> bool:
     """True if a run that resumes from this step must evaluate first. A best checkpoint is already evaluated."""
     return step % args.eval.steps == 0 and not Path(args.ckpt.resume_from).name.startswith("best")
 

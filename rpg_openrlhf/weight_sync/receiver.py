@@ -54,8 +54,8 @@ class WeightReceiver(WorkerWrap):
 
     def commit_weights(self, version: int, checksums: list[int]) -> None:
         """Finish a sync. Raise RuntimeError unless every bucket of it arrived as it was sent."""
-        came = self._checksums if version == self._version else {}
-        wrong = [index for index, sent in enumerate(checksums) if came.get(index) != sent]
+        received = self._checksums if version == self._version else {}
+        wrong = [index for index, sent in enumerate(checksums) if received.get(index) != sent]
         if wrong:
             raise RuntimeError(f"weight sync {version}: buckets {wrong} of {len(checksums)} missing or damaged")
         if self._layerwise:
@@ -67,7 +67,7 @@ class WeightReceiver(WorkerWrap):
 
     def _check_names(self) -> None:
         """Refuse, at the first sync, an engine that received no value for a weight: the initial value would stay."""
-        forgotten = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
-        if forgotten:
-            raise RuntimeError(f"the policy sent no weight for {min(forgotten)} of the engine ({len(forgotten)} such)")
+        missing = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
+        if missing:
+            raise RuntimeError(f"the policy sent no weight for {min(missing)} of the engine ({len(missing)} such)")
         self._is_whole = False
