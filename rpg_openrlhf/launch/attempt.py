@@ -135,7 +135,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     check_length(args, reader.rollouts, reader.last_step)
     try:
         model_card.write(args, reader.last_step)
-    except OSError as error:  # the model is saved, perhaps where this machine cannot write
+    except OSError as error:  # the model is saved, but this machine may not write there
         print(f"note: {args.ckpt.output_dir}: no README.md was written ({error.strerror})", file=console)
     return 0
 

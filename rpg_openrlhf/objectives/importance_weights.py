@@ -77,7 +77,7 @@ def truncation(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds
     """Units whose w leaves its range: A ≥ 0 and w < 1 - ε1 or w > 1 + ε2; A < 0 and w > c.
 
     importance_weight, advantages (of the sign of Â) and results: (B, U). Equation 4.1 of
-    https://arxiv.org/abs/2505.17508, which bounds a negative A by c alone.
+    https://arxiv.org/abs/2505.17508, which bounds w only by c if A is negative.
     """
     negative = advantages < 0
     return ClipGate(

@@ -38,7 +38,7 @@ class ReferenceWeights:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the engine compute with the reference's weights inside, and with the policy's after it, in any case.
+        """Compute with the reference's weights inside the context, and restore the policy's also after an error.
 
         A collective under ZeRO 1 to 3: every rank enters and leaves.
         """

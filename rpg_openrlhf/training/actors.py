@@ -29,7 +29,7 @@ from rpg_openrlhf.weight_sync.policy import BucketedSync
 
 
 class WholeStepTrainer(BucketedSync):
-    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), beyond BucketedSync, in where a step ends.
+    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), beyond BucketedSync, in marking step ends.
 
     With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
     ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep only the gradient of the last backward().

@@ -108,7 +108,7 @@ class ChunkedActor(Actor):
 
     @contextlib.contextmanager
     def _asking(self, question: Question) -> Iterator[None]:
-        """Let the head answer inside the context. It applies the temperature, so upstream must divide by 1 only."""
+        """Let the head answer inside the context. It applies the temperature, so upstream's is set to 1."""
         self.head.question, self.temperature = question, 1.0
         head = self.head
         try:

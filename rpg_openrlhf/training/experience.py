@@ -27,7 +27,7 @@ class KnownLogProbs(list):
 
 
 class RPGExperienceMaker(ColumnMaker):
-    """Differs from upstream, beyond ColumnMaker, in the source of π_old's log-probs and in the estimator none."""
+    """Differs from upstream, beyond ColumnMaker, in the source of π_old's log-probs and in baseline none."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

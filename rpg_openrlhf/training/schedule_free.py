@@ -141,7 +141,7 @@ class ScheduleFreePolicyActor(RPGPolicyActor):
     """Differs from upstream's PolicyModelActor in training at y; everything that leaves the actor uses x."""
 
     def init_model_from_pretrained(self, strategy, pretrain, max_steps=None, vllm_engines=None):
-        """Differs from upstream: the optimizer is Schedule-Free AdamW, and the weights are x at the end."""
+        """Differs from upstream: the optimizer is Schedule-Free AdamW; the weights end at x, also after a resume."""
         actor = strategy.args.actor
         with handed_to_deepspeed(lambda parameters: build(parameters, actor, max_steps)):
             super().init_model_from_pretrained(strategy, pretrain, max_steps, vllm_engines)
