@@ -1,8 +1,8 @@
-"""The real classes without CUDA: what OpenRLHF 0.11.2, DeepSpeed and vLLM assume of a GPU, and what answers it.
+"""CPU platform: patches for all that OpenRLHF 0.11.2, DeepSpeed and vLLM do only on a GPU.
 
-The only file that patches torch, deepspeed or vllm. `install()` registers one patch per module; it is applied while
-that module is imported, so a process that never imports it (an idle Ray worker) pays nothing. Where a CUDA device is
-used nothing here runs but `stand_in_for_flash_attn`.
+No other file patches torch, deepspeed or vllm. `install()` registers one patch per module; it is applied while
+that module is imported, so a process that never imports it (an idle Ray worker) pays nothing. On a CUDA device only
+`stand_in_for_flash_attn` runs.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 RING_ATTENTION = "openrlhf.models.ring_attn_utils"
-# Set in every process of a CPU run. One thread a process: spinning OpenMP threads on shared cores collapse throughput.
+# Set in every process of a CPU run. One thread each: OpenMP threads that spin on shared cores destroy throughput.
 # No dynamo: its C++ builds cost some 20 s at first use and gain nothing at the sizes a CPU trains.
 ENVIRONMENT = {
     "DS_ACCELERATOR": "cpu",
@@ -38,19 +38,19 @@ def install() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     sys.meta_path.insert(0, _PatchOnImport(PATCHES))
-    for name in [name for name in PATCHES if name in sys.modules]:  # vLLM's worker has imported vLLM by now
+    for name in [name for name in PATCHES if name in sys.modules]:  # vLLM's worker has already imported vLLM
         with contextlib.contextmanager(PATCHES[name])(sys.modules[name]):
             pass
 
 
 def stand_in_for_flash_attn() -> None:
-    """Provide padding helpers where flash-attn is missing: OpenRLHF imports them whatever attention is used."""
+    """Provide padding helpers if flash-attn is missing: OpenRLHF imports them for any kind of attention."""
     if importlib.util.find_spec("flash_attn") is None:
         sys.meta_path.insert(0, _PatchOnImport({RING_ATTENTION: _flash_attn_helpers}))
 
 
 class _PatchOnImport(importlib.abc.MetaPathFinder):
-    """Runs a module's own code inside its patch: up to the `yield` before it, the rest after it."""
+    """Import hook that runs a patch around a module's code: up to its `yield` before the code, the rest after it."""
 
     def __init__(self, patches: dict[str, Callable[[ModuleType], Iterator[None]]]):
         self.patches = patches
@@ -73,7 +73,7 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
 
 
 def _torch_cuda(_: ModuleType) -> Iterator[None]:
-    """Everywhere: torch.cuda.current_device() is where tensors go; the device is synchronized, emptied, selected."""
+    """Upstream moves tensors to torch.cuda.current_device(), and synchronizes, empties and selects that device."""
     import torch
 
     torch.cuda.current_device = lambda: torch.device("cpu")
@@ -86,8 +86,8 @@ def _torch_cuda(_: ModuleType) -> Iterator[None]:
 def _flash_attn_helpers(_: ModuleType) -> Iterator[None]:
     """models/ring_attn_utils.py imports flash_attn's padding helpers, which need no CUDA but ship with its kernels.
 
-    transformers has the same ones in plain torch. They stand in sys.modules only during that import: transformers
-    looks for a real flash_attn.
+    transformers has the same helpers in plain torch. They are in sys.modules only during that import, because
+    transformers would take them for a real flash_attn.
     """
     from einops import rearrange
     from transformers import modeling_flash_attention_utils as transformers_padding
@@ -130,15 +130,15 @@ def _strategy(module: ModuleType) -> Iterator[None]:
 
 
 def _no_shared_memory_extension(module: ModuleType) -> Iterator[None]:
-    """deepspeed/comm/torch.py compiles a shared-memory collective when it can; gloo serves (locks: see _strategy)."""
+    """deepspeed/comm/torch.py compiles a shared-memory collective if it can. gloo suffices (locks: see _strategy)."""
     yield
     module.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def _whole_gathers(module: ModuleType) -> Iterator[None]:
-    """deepspeed/runtime/zero/partition_parameters.py waits for the last of several gathers: gloo keeps no order.
+def _ordered_gathers(module: ModuleType) -> Iterator[None]:
+    """deepspeed/runtime/zero/partition_parameters.py waits only for the last of several gathers; gloo keeps no order.
 
-    After a ZeRO-3 step on two ranks or more, small parameters could so be used before they had arrived.
+    After a ZeRO-3 step on two or more ranks, small parameters could be used before they have arrived.
     """
     yield
     dist = module.dist
@@ -178,7 +178,7 @@ def _replay_buffer(module: ModuleType) -> Iterator[None]:
 
 
 def _gloo_sync_group(module: ModuleType) -> Iterator[None]:
-    """utils/distributed_util.py joins trainer and engines with NCCL."""
+    """utils/distributed_util.py connects trainer and engines by NCCL."""
     yield
     import torch
     import torch.distributed as dist
@@ -195,14 +195,14 @@ def _gloo_sync_group(module: ModuleType) -> Iterator[None]:
         def broadcast(self, tensor: torch.Tensor, src: int, stream: object = None) -> None:
             options = dist.BroadcastOptions()
             options.rootRank, options.rootTensor = src, 0
-            # As bytes: gloo need not know the dtype. reshape(-1) is a view of a contiguous parameter.
+            # Sent as bytes, so that gloo need not know the dtype. reshape(-1) is a view of a contiguous parameter.
             self.group.broadcast([tensor.detach().reshape(-1).view(torch.uint8)], options).wait()
 
     module.stateless_init_process_group = GlooCommunicator
 
 
 def _plain_linear_layers(module: ModuleType) -> Iterator[None]:
-    """vLLM-CPU packs linear weights after loading and drops the parameter, so that no later weight can be loaded."""
+    """vLLM-CPU packs linear weights after loading and drops the parameter, so later weights cannot be loaded."""
     yield
     import torch
 
@@ -220,6 +220,6 @@ PATCHES: dict[str, Callable[[ModuleType], Iterator[None]]] = {
     "openrlhf.utils.distributed_util": _gloo_sync_group,
     "openrlhf.trainer.ppo_utils.replay_buffer": _replay_buffer,
     "deepspeed.ops": _no_shared_memory_extension,
-    "deepspeed.runtime.zero.partition_parameters": _whole_gathers,
+    "deepspeed.runtime.zero.partition_parameters": _ordered_gathers,
     "vllm.model_executor.layers.utils": _plain_linear_layers,
 }

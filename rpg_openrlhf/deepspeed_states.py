@@ -1,4 +1,4 @@
-"""Optimizer states and settings that DeepSpeed keeps: the Adam of a GPU, and states on the host while engines run."""
+"""Optimizer states and settings inside DeepSpeed: reset, offload to the host, resume, and a fallback for FusedAdam."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 MOMENTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step"}
-OFFLOADED = "_offload_buffer"  # DeepSpeed's suffix (runtime/zero/offload_states.py) of a moment's place on the host
-# Settings in an optimizer's parameter groups, which flags decide; everything else there is state.
+OFFLOADED = "_offload_buffer"  # name suffix of a moment's host buffer (DeepSpeed's runtime/zero/offload_states.py)
+# Entries of an optimizer's parameter groups that come from flags; all other entries are state.
 SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay", "momentum", "warmup_steps")
 
 
@@ -22,7 +22,7 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def clear_moments(engine: Any) -> None:
-    """Adam as if just made: its moments, and the step count its bias correction goes by. In place, wherever they are.
+    """Reset Adam's moments and the step count of its bias correction, in place on any device.
 
     The learning rate's schedule continues.
     """
@@ -30,19 +30,19 @@ def clear_moments(engine: Any) -> None:
     for state in optimizer.state.values():
         for name, value in state.items():
             if str(name).endswith(OFFLOADED):
-                continue  # a moment's place on the host: it holds the moment itself, or what the next offload replaces
+                continue  # a host buffer: it is the moment itself, or the next offload overwrites it
             assert name in MOMENTS, f"{type(optimizer).__name__} holds {name}, which is no moment"
             state[name] = value.zero_() if isinstance(value, torch.Tensor) else 0
     for group in optimizer.param_groups:
-        if "step" in group:  # where DeepSpeed's FusedAdam counts
+        if "step" in group:  # DeepSpeed's FusedAdam counts steps here
             group["step"] = 0
 
 
 def drop_offload_buffers(engine: Any) -> None:
-    """Forget where moments were offloaded to, after a checkpoint was loaded.
+    """Remove the host buffers of moments from the states, after a checkpoint was loaded.
 
-    A checkpoint that was written while states were offloaded holds the buffers too. Loading puts them on the GPU, and
-    DeepSpeed would then "offload" into them.
+    A checkpoint that was written while states were offloaded contains these buffers. Loading puts them on the GPU, so
+    DeepSpeed would later "offload" to GPU memory.
     """
     for state in innermost(engine.optimizer).state.values():
         for name in [name for name in state if str(name).endswith(OFFLOADED)]:
@@ -50,13 +50,13 @@ def drop_offload_buffers(engine: Any) -> None:
 
 
 def can_be_offloaded(engine: Any) -> bool:
-    """True where DeepSpeed's `offload_states` takes the optimizer: ZeRO 3 asserts FusedAdam, ZeRO 0 has none."""
+    """True if DeepSpeed can offload the optimizer: ZeRO 3 asserts FusedAdam, ZeRO 0 has no `offload_states`."""
     is_fused = type(innermost(engine.optimizer)).__name__ == "FusedAdam"
     return hasattr(engine.optimizer, "offload_states") and (engine.zero_optimization_stage() != 3 or is_fused)
 
 
 def where_possible(move: Callable[..., None]) -> Callable[..., None]:
-    """Upstream's offload_deepspeed_states or its reload_, which does nothing where the states cannot be moved."""
+    """Make upstream's offload_deepspeed_states or reload_deepspeed_states skip states that cannot be moved."""
 
     @functools.wraps(move)
     def moved(engine: Any, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ def where_possible(move: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_an_adam_that_exists(config: dict[str, Any], problem: str | None) -> dict[str, Any]:
-    """DeepSpeed's configuration, with torch's AdamW in the place of FusedAdam where that cannot be built."""
+    """DeepSpeed's configuration, with torch's AdamW if `problem` says why FusedAdam cannot be built."""
     optimizer = config.get("optimizer")
     offloads = config["zero_optimization"].get("offload_optimizer", {}).get("device") == "cpu"
     if problem is None or optimizer is None or offloads or optimizer["type"] not in ("Adam", "AdamW"):
@@ -77,23 +77,23 @@ def with_an_adam_that_exists(config: dict[str, Any], problem: str | None) -> dic
 
 
 def problem_of_fused_adam() -> str | None:
-    """Reason that DeepSpeed cannot give FusedAdam here, on one line; None where it can, or where there is no GPU.
+    """Reason why DeepSpeed cannot build FusedAdam here, on one line; None if it can, or if there is no GPU.
 
-    It is compiled at first use, which needs nvcc.
+    FusedAdam is compiled at first use, which needs nvcc.
     """
     if not torch.cuda.is_available():
         return None
-    from deepspeed.ops.op_builder import FusedAdamBuilder  # late: it looks for a compiler while it is imported
+    from deepspeed.ops.op_builder import FusedAdamBuilder  # imported late: the import looks for a compiler
 
     try:
         FusedAdamBuilder().load(verbose=False)
-    except Exception as error:  # a compiler's failure comes as whatever its caller made of it
+    except Exception as error:  # a failed build raises many types of error
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return None
 
 
 def optimizer_settings(engine: Any) -> tuple[list[dict], list[float]]:
-    """The settings of each parameter group of a DeepSpeed engine, and its scheduler's base learning rates."""
+    """Settings of each parameter group of a DeepSpeed engine, and its scheduler's base learning rates."""
     groups = [
         {name: group[name] for name in SETTINGS if name in group} for group in engine.basic_optimizer.param_groups
     ]
@@ -101,7 +101,7 @@ def optimizer_settings(engine: Any) -> tuple[list[dict], list[float]]:
 
 
 def restore_optimizer_settings(engine: Any, settings: tuple[list[dict], list[float]]) -> None:
-    """Give a DeepSpeed engine back the settings it had before a checkpoint was loaded; its moments stay."""
+    """Restore the settings that a DeepSpeed engine had before a checkpoint was loaded; keep the loaded moments."""
     groups, base_lrs = settings
     for group, saved in zip(engine.basic_optimizer.param_groups, groups, strict=True):
         group.update(saved)

@@ -1,7 +1,7 @@
-"""This rank's part of a model's trained weights under ZeRO, weight by weight, and files of such parts.
+"""This rank's shard of a model's trained weights under ZeRO, weight by weight, and files of such shards.
 
-A file says of each piece which weight it is of and where in it, so that any number of ranks, under any ZeRO stage, can
-read what another number wrote under another stage.
+A file states the weight of each piece and the position in it. Any number of ranks, under any ZeRO stage, can therefore
+read it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,24 +14,24 @@ import torch.distributed as dist
 
 
 class Place(NamedTuple):
-    """Place of a piece of a weight: numbers from `start` on in the flattened weight, from `offset` on here."""
+    """Place of a piece: it begins at `start` in the flattened weight, and at `offset` in this rank's flat tensor."""
 
     name: str
-    group: int  # of this rank's flat tensors, in the optimizer's order
+    group: int  # index of this rank's flat tensor, in the optimizer's order
     offset: int
     start: int
     numel: int
 
 
 class Piece(NamedTuple):
-    """A piece of a flattened weight, from `start` on."""
+    """Values of a flattened weight from index `start` on."""
 
     start: int
     values: torch.Tensor
 
 
 def places(engine: deepspeed.DeepSpeedEngine) -> list[Place]:
-    """This rank's places in the optimizer's flat tensors of ZeRO 1, 2 or 3; of a weight it has no part of, none."""
+    """Places of weights in this rank's flat tensors under ZeRO 1, 2 or 3, without weights that have no part here."""
     optimizer = engine.optimizer
     held = []
     if engine.zero_optimization_stage() == 3:
@@ -56,9 +56,9 @@ def places(engine: deepspeed.DeepSpeedEngine) -> list[Place]:
 
 
 def fill(target: torch.Tensor, start: int, name: str, pieces: Iterable[Piece]) -> None:
-    """Copy what overlaps of `pieces`, which are disjoint, into the piece `target` of the same weight.
+    """Copy the overlapping parts of `pieces` into `target`, the piece of the same weight that begins at `start`.
 
-    ValueError where they do not cover it.
+    The pieces are disjoint. Raise ValueError if they do not cover `target`.
     """
     filled = 0
     for piece in pieces:
@@ -67,22 +67,22 @@ def fill(target: torch.Tensor, start: int, name: str, pieces: Iterable[Piece]) -
             target[low - start : high - start].copy_(piece.values[low - piece.start : high - piece.start])
             filled += high - low
     if filled != target.numel():
-        raise ValueError(f"{target.numel() - filled} numbers of {name} are missing")
+        raise ValueError(f"{target.numel() - filled} values of {name} are missing")
 
 
 def write(folder: str | Path, kind: str, pieces: Mapping[str, Piece]) -> None:
-    """This rank's pieces as a file of its own in `folder`, which exists."""
+    """Write this rank's pieces to its own file in `folder`, which must exist."""
     file = Path(folder, f"{kind}_rank{dist.get_rank()}_of_{dist.get_world_size()}.pt")
     torch.save({name: (piece.start, piece.values.cpu()) for name, piece in pieces.items()}, file)
 
 
 def files(folder: str | Path, kind: str) -> list[Path]:
-    """Every rank's file of `write`."""
+    """Files that all ranks wrote with `write`."""
     return sorted(Path(folder).glob(f"{kind}_rank*_of_*.pt"))
 
 
 def read(folder: str | Path, kind: str) -> dict[str, Sequence[Piece]]:
-    """Every rank's pieces of each weight, mapped from the files rather than read."""
+    """All ranks' pieces of each weight, memory-mapped from the files."""
     pieces: dict[str, list[Piece]] = {}
     for file in files(folder, kind):
         for name, (start, values) in torch.load(file, map_location="cpu", mmap=True, weights_only=True).items():

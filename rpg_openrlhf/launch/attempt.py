@@ -17,7 +17,7 @@ from typing import TextIO
 from rpg_openrlhf import cpu_platform, garbage
 from rpg_openrlhf.launch.supervise import ATTEMPT, DIED, JOB, end_with_parent, log_of
 
-# Read by libraries inside the workers; passed on when set here.
+# Environment variables that libraries read in the workers; each one set here is passed on.
 PASSED_ON = (
     "WANDB_MODE",
     "WANDB_API_KEY",
@@ -34,29 +34,32 @@ PREFIXES_PASSED_ON = ("NCCL_", "VLLM_")
 
 
 class Secret(str):
-    """A key that upstream may print with all its arguments, or send to W&B as configuration."""
+    """A string with a masked repr: upstream may print all its arguments or send them to W&B as configuration."""
 
     def __repr__(self) -> str:
         return "'***'"
 
 
 def main() -> int:
-    """The child of supervise.py: the run's settings come on stdin, what happens goes to the pipe it was given."""
-    end_with_parent()  # nobody watches a run whose supervisor was killed
+    """Run one attempt as the child of supervise.py.
+
+    Settings arrive on stdin; events go to the pipe whose file descriptor is the first argument.
+    """
+    end_with_parent()  # a run whose supervisor was killed must not continue unwatched
     events = int(sys.argv[1])
 
     def tell(event: dict) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: see end_with_parent
+        with contextlib.suppress(BrokenPipeError):  # the supervisor died: see end_with_parent
             os.write(events, json.dumps(event).encode() + b"\n")
 
     return run(pickle.load(sys.stdin.buffer), tell)
 
 
 def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None) -> int:
-    """Train as `args` says: 0 when it ended well, 1 when it failed, DIED when processes of it died, 143 when stopped.
+    """Train with `args` and return the exit status: 0 success, 1 error, DIED if a process died, 143 stopped.
 
-    Progress goes to stdout. Whatever the libraries print, here and in every worker, goes to <run_dir>/train.log.
-    `tell` is given each phase as it begins, and who died.
+    Progress goes to stdout. Library output, of this process and of every worker, goes to <run_dir>/train.log.
+    `tell` is called with each phase as it begins, and with the cause of a failure.
     """
     run_dir = Path(args.logger.run_dir)
 
@@ -67,7 +70,7 @@ def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None
         try:
             signal.signal(signal.SIGTERM, terminate)
             connect(args, console)
-            signal.signal(signal.SIGTERM, terminate)  # ray.init sets one that ends in an abort
+            signal.signal(signal.SIGTERM, terminate)  # ray.init has installed a handler that aborts
             return _train(args, run_dir, console, tell)
         except KeyboardInterrupt:
             return 143
@@ -88,7 +91,7 @@ def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None
 
 
 def set_up_process(platform: str) -> None:
-    """Prepare this process for upstream's imports. The class it is for ends with garbage.as_usual()."""
+    """Prepare this process for upstream's imports. Call garbage.as_usual() after them; our actor classes do."""
     garbage.rarely()
     if platform == "cpu":
         cpu_platform.install()
@@ -97,7 +100,7 @@ def set_up_process(platform: str) -> None:
 
 
 def set_up_worker() -> None:
-    """Ray calls this in every worker, by name, before anything of ours is loaded there."""
+    """Prepare a worker. Ray calls this by name in every worker before it loads our classes."""
     set_up_process(os.environ.get("RPG_PLATFORM", "cuda"))
 
 
@@ -122,7 +125,7 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
         reports.put({"kind": "resume", **place})
     over = threading.Event()
     reader.start()
-    threading.Thread(target=watch, args=(partial(_end_at_once, tell), over), daemon=True).start()
+    threading.Thread(target=watch, args=(partial(_exit_after_death, tell), over), daemon=True).start()
     try:
         train_ppo_ray.train(args)
     finally:
@@ -132,13 +135,13 @@ def _train(args: SimpleNamespace, run_dir: Path, console: TextIO, tell: Callable
     check_length(args, reader.rollouts, reader.last_step)
     try:
         model_card.write(args, reader.last_step)
-    except OSError as error:  # the model is saved, perhaps where this machine cannot write
+    except OSError as error:  # the model is saved, but this machine may not write there
         print(f"note: {args.ckpt.output_dir}: no README.md was written ({error.strerror})", file=console)
     return 0
 
 
 def check_length(args: SimpleNamespace, announced: int, taken: int) -> None:
-    """Raise RuntimeError where a run ended before the rollouts it announced: its data ended first."""
+    """Raise RuntimeError if the data ran out before the announced number of rollouts."""
     if announced and announced == args.train.max_rollouts and taken < announced:
         raise RuntimeError(
             f"the run ended after {taken} of {announced} rollouts (--train.max_rollouts): its "
@@ -147,22 +150,22 @@ def check_length(args: SimpleNamespace, announced: int, taken: int) -> None:
         )
 
 
-def _end_at_once(tell: Callable[[dict], None], died: dict) -> None:
-    """The main thread waits for somebody who waits for the dead; the supervisor clears up."""
+def _exit_after_death(tell: Callable[[dict], None], died: dict) -> None:
+    """Report the death and exit. The main thread may block for ever on the dead process; the supervisor cleans up."""
     tell({"died": died})
     os._exit(DIED)
 
 
 def connect(args: SimpleNamespace, console: TextIO) -> None:
-    """Join the Ray cluster that RAY_ADDRESS names (`ray job submit` sets it), else start one on loopback.
+    """Join the Ray cluster at RAY_ADDRESS (`ray job submit` sets it), or start a local one on loopback.
 
-    RuntimeError where the cluster has fewer GPUs than the run asks for: upstream would wait for ever.
+    Raise RuntimeError if the cluster has fewer GPUs than the run needs; upstream would wait for ever.
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        # No other machine will join, in Ray's words: it then listens on loopback, and so do the processes it starts.
+        # This is how Ray is told that no other machine joins: all its processes then listen on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # Ray gives up after 30 s, which a busy machine needs.
+        # Ray's limit of 30 s is too short on a busy machine.
         os.environ.setdefault("RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT", "180")
     import ray
 
@@ -177,17 +180,17 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     if env_vars.get("WANDB_MODE") in ("offline", "disabled"):
         env_vars.setdefault(
             "WANDB_API_KEY", "0" * 40
-        )  # never sent; without one upstream logs in, which needs a real key
+        )  # a placeholder, never sent: without a key upstream logs in, which needs a real one
     runtime_env: dict = {"worker_process_setup_hook": "rpg_openrlhf.launch.attempt.set_up_worker"}
     if args.platform == "cpu":
         env_vars |= {name: os.environ.get(name, value) for name, value in cpu_platform.ENVIRONMENT.items()}
-    # What the job was submitted with reaches the workers anyway, and Ray refuses to be told of it twice.
+    # Variables of a submitted job reach the workers anyway, and Ray rejects a variable that is set twice.
     job = json.loads(os.environ.get(JOB, "{}")).get("runtime_env", {})
     runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}
     if address:
         ray.init(address=address, runtime_env=runtime_env)
     else:
-        # On a CPU the GPUs are virtual: Ray places the same actors by them.
+        # On a CPU the GPUs are virtual, so that Ray places the same actors.
         virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
         ray.init(address="local", runtime_env=runtime_env, include_dashboard=False, **virtual)
     total, free = (int(resources.get("GPU", 0)) for resources in (ray.cluster_resources(), ray.available_resources()))
@@ -200,7 +203,7 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
 
 
 def _wandb_id(args: SimpleNamespace) -> str:
-    """W&B's name for the run, kept in the run's folder: a resumed run adds to its curves."""
+    """W&B's id of the run. It is stored in the run's folder, so that a resumed run continues the same curves."""
     file = Path(args.logger.run_dir, "wandb_run_id")
     if not (args.ckpt.load_enable and file.exists()):
         file.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
@@ -209,7 +212,7 @@ def _wandb_id(args: SimpleNamespace) -> str:
 
 @contextlib.contextmanager
 def noise_to(path: Path) -> Iterator[TextIO]:
-    """Send file descriptors 1 and 2 to `path`; yields the console as it was."""
+    """Redirect file descriptors 1 and 2 to `path`; yield the original console."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]
@@ -228,7 +231,7 @@ def noise_to(path: Path) -> Iterator[TextIO]:
 
 
 def root_cause(error: BaseException) -> str:
-    """The innermost error's last line: Ray wraps a worker's exception in its own, traceback and all."""
+    """Last line of the innermost error. Ray wraps a worker's exception, traceback included, in its own."""
     cause = getattr(error, "cause", None)
     text = str(cause if isinstance(cause, BaseException) else error).strip() or type(error).__name__
     return text.splitlines()[-1]

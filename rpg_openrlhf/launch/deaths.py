@@ -1,4 +1,4 @@
-"""Deaths among errors: one whose cause is a process that is no more may not come again; any other would."""
+"""Detection of dead processes. A run that lost a process may succeed on restart; any other error would repeat."""
 
 import threading
 import time
@@ -7,13 +7,13 @@ from collections.abc import Callable
 import ray
 from ray._private.state import actors
 
-EVERY = 2.0  # seconds between two looks at Ray's table
-KNOWN_AFTER = 5.0  # seconds: the error of a neighbour that lost its peer is often here before the death is known
+EVERY = 2.0  # seconds between two reads of Ray's actor table
+KNOWN_AFTER = 5.0  # seconds: the error of a process that lost its peer often arrives before Ray records the death
 IN_THE_TEXT = {
     "EngineDeadError": "vLLM's engine process died",
     "LocalRayletDiedError": "Ray's raylet died",
     "NodeDiedError": "a node of the Ray cluster died",
-    # Before the table knows: a node counts as alive until it has missed its health checks.
+    # Raised before the table records the death: a node counts as alive until it has missed its health checks.
     "ActorUnavailableError": "a process of the run, or its raylet, died",
     "WorkerCrashedError": "a worker of the run died",
     "OwnerDiedError": "the trainer died",
@@ -21,19 +21,20 @@ IN_THE_TEXT = {
 
 
 def watch(report: Callable[[dict], None], stopped: threading.Event) -> None:
-    """Look for deaths while somebody may wait for the dead: a broadcast to an engine that is gone has no end.
+    """Poll for a dead process and call `report` once, with a dictionary like that of `death`.
 
-    Calls `report` once, with what `death` returns. `stopped` is set before actors leave because the run is over.
+    The main thread may never raise: a broadcast to a dead engine blocks for ever. Set `stopped` before the actors
+    of a finished run exit.
     """
     while not stopped.wait(EVERY):
         died = _first()
-        if died and not stopped.wait(KNOWN_AFTER):  # whoever waits for nobody reports it with its error
+        if died and not stopped.wait(KNOWN_AFTER):  # unless the main thread has raised by then
             report(died)
             return
 
 
 def death(error: BaseException) -> dict | None:
-    """{"what": one line, "pid": of the dead} where a process of the run has died; None where none has."""
+    """Return {"what": one line, "pid": its process, if known} if a process of the run has died, else None."""
     text = f"{type(error).__name__} {error}"
     deadline = time.monotonic() + KNOWN_AFTER
     while not (died := _first()) and time.monotonic() < deadline:
@@ -44,13 +45,13 @@ def death(error: BaseException) -> dict | None:
 def _first() -> dict | None:
     try:
         dead = _dead()
-    except Exception as lost:  # the cluster's own store does not answer
+    except Exception as lost:  # Ray's control store does not answer
         return {"what": f"Ray itself died ({type(lost).__name__})"}
     return dead and {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died", "pid": dead["Pid"]}
 
 
 def _dead() -> dict | None:
-    """The first of this job's actors whose process ended against its will, as Ray's actor table has it."""
+    """The actor of this job whose process died first, according to Ray's actor table; None if all live."""
     job = ray.get_runtime_context().get_job_id()
     dead = actors(job_id=ray.JobID.from_hex(job), actor_state_name="DEAD").values()
     lost = [actor for actor in dead if _was_lost(actor["DeathCause"])]
@@ -58,7 +59,7 @@ def _dead() -> dict | None:
 
 
 def _was_lost(cause) -> bool:
-    """Its worker or node is gone; not: an error in its constructor, or nobody needs it any more."""
+    """True if the actor's worker or node died; False after an error in its constructor or a normal exit."""
     context = cause.WhichOneof("context")
     if context == "oom_context":
         return True

@@ -1,7 +1,7 @@
-"""Every upstream name we rebind on the driver, in one function, one reason each.
+"""Every upstream name that we rebind on the driver, in one function, with one reason each.
 
-Ray ships a decorated class by value, so a rebinding must stand before the first `.remote()`. The rebinding inside
-a worker is in actor.py, RPGPolicyActor, and schedule_free.py.
+Ray ships a decorated class by value, so a name must be rebound before the first `.remote()`. Names in other processes
+are rebound in trainer.py, actors.py and schedule_free.py (training/).
 """
 
 import inspect
@@ -22,9 +22,9 @@ from rpg_openrlhf.training.trainer import RPGTrainer
 def install(args: SimpleNamespace, progress) -> None:
     """Rebind upstream's names so that `train_ppo_ray.train(args)` trains with our classes.
 
-    progress: the ray.util.queue.Queue that RPGTrainer reports to.
+    progress: a ray.util.queue.Queue to which RPGTrainer sends its reports.
     """
-    # train() names the models' classes at module level, the trainer's in a local import.
+    # train() uses the models' classes from its module, and imports the trainer's class locally.
     train_ppo_ray.PolicyModelActor = ray.remote(num_gpus=1)(policy_actor(args))
     train_ppo_ray.ReferenceModelActor = ray.remote(num_gpus=1)(RPGReferenceActor)
     train_ppo_ray.CriticModelActor = ray.remote(num_gpus=1)(RPGCriticActor)
@@ -40,7 +40,7 @@ def install(args: SimpleNamespace, progress) -> None:
     }
     rollout_actor = type("RPGRolloutActor", (RPGRolloutActor,), settings)
     vllm_engine.RolloutRayActor = ray.remote(rollout_actor)
-    # train() makes the strategy, the one object every actor is given; its class is named in a local import.
+    # train() builds the strategy, which every actor receives; get_strategy imports its class locally.
     deepspeed_module.DeepspeedStrategy = CheckpointingStrategy
     get_strategy = inspect.unwrap(train_ppo_ray.get_strategy)
 
@@ -54,7 +54,7 @@ def install(args: SimpleNamespace, progress) -> None:
 
 
 def reward_source(args: SimpleNamespace) -> str:
-    """The flag and value that errors in rewards are named by."""
+    """Flag and value that name the source of rewards in error messages."""
     if args.train.agent_func_path:
         return f"--train.agent_func_path {args.train.agent_func_path}"
     if not args.reward.remote_url:
@@ -64,7 +64,7 @@ def reward_source(args: SimpleNamespace) -> str:
 
 
 def policy_actor(args: SimpleNamespace) -> type:
-    """The policy's class. Schedule-Free AdamW needs a package that other runs do without."""
+    """Class of the policy's actor. Only runs with Schedule-Free AdamW import its package, which is optional."""
     if args.actor.optim != "schedulefree":
         return RPGPolicyActor
     from rpg_openrlhf.training.schedule_free import ScheduleFreePolicyActor
@@ -72,20 +72,20 @@ def policy_actor(args: SimpleNamespace) -> type:
     return ScheduleFreePolicyActor
 
 
-# Decoding reads all weights for each token, whoever shares the reading. vLLM 0.29 has defaults for servers and its LLM
-# class; the engine that upstream builds is neither, and gets 128 (test_upstream_shape.py).
+# A decoding step reads all weights once for the whole batch, so a large batch is efficient. vLLM 0.29 gives the engine
+# that upstream builds only 128: its larger defaults are for servers and its LLM class (test_upstream_shape.py).
 MAX_NUM_SEQS = 512
 
 
 def engine_overrides(args: SimpleNamespace) -> dict:
-    """Engine arguments that differ from what upstream hard-codes: for whom, and why."""
+    """Engine arguments that replace those that upstream hard-codes."""
     overrides: dict = {
         "trust_remote_code": args.trust_remote_code,  # upstream: always
         "max_num_seqs": MAX_NUM_SEQS,
         "worker_extension_cls": "rpg_openrlhf.weight_sync.receiver.WeightReceiver",
     }
     if args.algo.objective == "rpg" and args.rpg.old_policy == "rollout":
-        # Log-probs of the distribution that was sampled from: after temperature and top-p.
+        # Log-probs of the sampling distribution: after temperature and top-p.
         overrides |= {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
     if args.platform == "cpu" and args.ds.param_dtype == "fp32":
         overrides["dtype"] = "float32"

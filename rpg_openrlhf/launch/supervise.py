@@ -1,6 +1,6 @@
-"""Train in a child process, watch it, and start it again from the last checkpoint when something of it died or hung.
+"""Train in a child process, watch it, and restart it from the last checkpoint after a crash or a hang.
 
-Imports no Ray: whatever Ray, DeepSpeed or vLLM come to, this process lives to say so and to clear up after them.
+This process imports no Ray, so a crash of Ray, DeepSpeed or vLLM cannot stop it from reporting and cleaning up.
 """
 
 import contextlib
@@ -24,29 +24,29 @@ import rpg_openrlhf
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.lock import only_run
 
-ATTEMPT = "RPG_ATTEMPT"  # in the environment of every process an attempt starts, which is how they are found
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in the environment of a Ray job
-GRACE = 30.0  # seconds for a run that was told to stop to close Ray, W&B and files
+ATTEMPT = "RPG_ATTEMPT"  # set in the environment of every process of an attempt, so that they can be found
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the environment of a job
+GRACE = 30.0  # seconds for a stopped run to close Ray, W&B and its files
 LAST_LINES = 8
 CHILD = ("-m", "rpg_openrlhf.launch.attempt")
-DIED = 75  # the child's exit status where trying again may help (EX_TEMPFAIL)
+DIED = 75  # exit status of the child when a restart may help (EX_TEMPFAIL)
 
 
 class Ended(NamedTuple):
     status: int
-    again: bool  # whether a restart may help
+    again: bool  # True if a restart may help
     why: str
 
 
 def launch(args: SimpleNamespace, child: Sequence[str] = CHILD) -> int:
-    """Train as `args` (checked, hierarchical) says; 0 when it ended well, 1 when it failed, 130 or 143 interrupted.
+    """Train with `args` (checked, hierarchical); return 0 for success, 1 for failure, 130 or 143 if interrupted.
 
-    child: what Python is to run for an attempt; tests have one of their own.
+    child: arguments of Python that run one attempt; tests pass their own.
     """
-    if JOB in os.environ:  # without its cluster there is nothing to start again on
+    if JOB in os.environ:  # without its cluster a job cannot restart
         end_with_parent()
     Path(args.logger.run_dir).mkdir(parents=True, exist_ok=True)
-    Path(args.ckpt.path, checkpoints.ACTOR).mkdir(parents=True, exist_ok=True)  # upstream loads only where it exists
+    Path(args.ckpt.path, checkpoints.ACTOR).mkdir(parents=True, exist_ok=True)  # upstream loads only if it exists
     with only_run(Path(args.ckpt.path)) as lock, _terminable():
         try:
             checkpoints.mark_going_on(Path(args.ckpt.path))
@@ -65,10 +65,10 @@ def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
         if ended.status == 0:
             checkpoints.mark_finished(Path(args.ckpt.path), args.ckpt.record)
             return 0
-        print(f"error: {ended.why}\n  all of it: {log_of(args)}", flush=True)
+        print(f"error: {ended.why}\n  full log: {log_of(args)}", flush=True)
         if not ended.again:
             return 1
-        go_on_from(args, checkpoints.newest(Path(args.ckpt.path)))
+        resume_from_checkpoint(args, checkpoints.newest(Path(args.ckpt.path)))
         step = args.ckpt.resumed_step
         place = f"step {step}" if step else "the start, as there is no checkpoint yet"
         if restarts == args.train.max_restarts:
@@ -79,7 +79,7 @@ def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
 
 
 def end_with_parent() -> None:
-    """Have this process told to end, as a Ctrl-C would, when the one that started it is gone."""
+    """Send this process SIGTERM when the process that started it has ended."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -90,29 +90,29 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def go_on_from(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> None:
-    """Have the run load this checkpoint; with none, what it would have loaded anyway."""
+def resume_from_checkpoint(args: SimpleNamespace, found: checkpoints.Checkpoint | None) -> None:
+    """Make the next attempt load this checkpoint; without one it loads what this attempt loaded."""
     if found:
         args.ckpt.load_enable, args.ckpt.resume_from, args.ckpt.resumed_step = True, str(found.folder), found.step
 
 
 def log_of(args: SimpleNamespace) -> Path:
-    """Log of everything the libraries print, here and in every worker."""
+    """Path of the log of all library output, of this process and of every worker."""
     return Path(args.logger.run_dir, "train.log")
 
 
 def _attempt(args: SimpleNamespace, command: Sequence[str], lock: int) -> Ended:
-    """One child from its start to its end, and nothing of it left afterwards."""
+    """Run one child to its end, and end every process that it has left."""
     token, log = uuid.uuid4().hex, Log(log_of(args))
-    # The child finds what this process finds, wherever it was started.
+    # The child must find the same packages as this process, from any working directory.
     path = [str(Path(rpg_openrlhf.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     events, theirs = os.pipe()
     child = subprocess.Popen(
         [sys.executable, *command, str(theirs)],
         stdin=subprocess.PIPE,
         env=os.environ | {ATTEMPT: token, "PYTHONPATH": os.pathsep.join(filter(None, path))},
-        pass_fds=(theirs, lock),  # with the lock: no other run begins while anything of this one lives
-        start_new_session=True,  # Ctrl-C is for us, who pass it on once
+        pass_fds=(theirs, lock),  # the inherited lock is held while any process of this run lives
+        start_new_session=True,  # Ctrl-C reaches only this process, which stops the child once
     )
     os.close(theirs)
     try:
@@ -154,20 +154,20 @@ def _watch(args: SimpleNamespace, child: subprocess.Popen, events: int, log: "Lo
 
 
 class Log:
-    """Output of the libraries since the attempt began."""
+    """Library output since the attempt began."""
 
     def __init__(self, path: Path):
         self.path, self.start = path, path.stat().st_size if path.exists() else 0
 
     def tail(self, pid: int | None = None) -> str:
-        """Its last lines, or those of one process, as Ray marks them, each on a line of its own."""
+        """Format the last lines for an error message; only those that Ray marks with `pid`, if there are any."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(self.start, self.path.stat().st_size - 262144))
                 lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
         except OSError:
             return ""
-        # Neither progress bars nor what a dying raylet has to say of itself.
+        # Progress bars and the state dump of a dying raylet explain nothing.
         lines = [line.rstrip() for line in lines if line.strip() and "%|" not in line and "[state-dump]" not in line]
         marked = [line for line in lines if pid and re.search(rf"pid={pid}\b", line)]
         kept = (marked or lines)[-LAST_LINES:]
@@ -175,18 +175,19 @@ class Log:
 
 
 def _stop(child: subprocess.Popen, token: str) -> None:
-    """Whatever is left of an attempt: asked to end, then killed, with all that it started on this machine."""
+    """Terminate the child, then kill it and every process of the attempt on this machine."""
     if child.poll() is None:
         child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt, _Terminated):  # asked twice: at once
+        # A second Ctrl-C or SIGTERM ends the wait.
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt, _Terminated):
             child.wait(GRACE)
     child.kill()
     child.wait()
-    deadline = time.monotonic() + 5  # Ray's own processes leave by themselves when the driver has said goodbye
+    deadline = time.monotonic() + 5  # Ray's own processes exit by themselves
     while (left := _started_by(token)) and time.monotonic() < deadline:
         time.sleep(0.1)
     seen_none = 0
-    while seen_none < 2:  # twice: a process that is just starting shows no environment
+    while seen_none < 2:  # twice: a process that is just starting shows no environment yet
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -196,7 +197,7 @@ def _stop(child: subprocess.Popen, token: str) -> None:
 
 
 def _started_by(token: str) -> list[int]:
-    """Living processes of this machine with the attempt's mark in their environment."""
+    """Processes on this machine with the attempt's mark in their environment."""
     mark, processes = f"{ATTEMPT}={token}".encode(), []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -207,7 +208,7 @@ def _started_by(token: str) -> list[int]:
 
 
 class _Terminated(BaseException):
-    """SIGTERM, as an exception that ends the attempt under way."""
+    """SIGTERM as an exception that ends the current attempt."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The four KL divergences of RPG (arXiv 2505.17508): of each, the surrogate and the score weight, side by side.
+"""The four KL divergences of RPG (arXiv 2505.17508), each with its surrogate and its score weight side by side.
 
 Legend: every argument is (B, A) per token or (B, 1) per sequence, and the samples come from π_old.
     importance_weight  w = π_θ / π_old
@@ -6,7 +6,7 @@ Legend: every argument is (B, A) per token or (B, 1) per sequence, and the sampl
     log_ref_ratio      log r = log π_θ / π_ref = log w - log ρ
     log_probs          log π_θ of what was sampled
 
-Torch is imported for the types only, so that the command line can read the names without it.
+Torch is imported only for types, so that the command line can read the names without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Divergence:
-    """A divergence D whose gradient is estimated from samples of π_old; β is the caller's.
+    """A divergence D whose gradient is estimated from samples of π_old; the caller multiplies by β.
 
     -∇D = -∇E_old[surrogate] = E_old[score_weight · ∇log π_θ], hence ∂ surrogate / ∂ log π_θ = -score_weight.
     Tables 1, 2 and 4 of https://arxiv.org/abs/2505.17508 are the case ρ = 1.

@@ -48,10 +48,10 @@ def ratios_of(log_weight: Tensor, log_reference_weight: Tensor | None) -> Ratios
 
 
 def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """exp of the log-ratio clamped to ±MAX_LOG_RATIO, whose derivative is its value everywhere, past the bound too.
+    """exp of the log-ratio clamped to ±MAX_LOG_RATIO; the derivative is the value everywhere, also past the bound.
 
-    A plain clamp has derivative 0 outside: the policies that have drifted furthest would feel neither reward nor KL.
-    Passing it through, the differentiable estimator keeps the score weight of `reinforce`, of the bounded w.
+    A plain clamp has derivative 0 outside, so policies that drifted furthest would get no gradient of reward or KL.
+    With this one the differentiable estimator has the score weight of `reinforce` at the bounded w.
     """
     constant = log_ratio.detach()
     return (log_ratio + (constant.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO) - constant)).exp()
@@ -62,7 +62,7 @@ def clip_gate(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds)
     """Units whose gradient RPG-Style dual clip stops: A ≥ 0 and w ≥ 1 + ε2; A < 0 and w ≤ 1 - ε1, or w ≥ c.
 
     importance_weight, advantages (A, or Â, or anything of its sign) and results: (B, U). Algorithm 2 of
-    https://arxiv.org/abs/2505.17508; the bounds themselves are outside, as its comparisons have it.
+    https://arxiv.org/abs/2505.17508; the bounds themselves count as outside, as in its comparisons.
     """
     negative = advantages < 0
     return ClipGate(
@@ -77,7 +77,7 @@ def truncation(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds
     """Units whose w leaves its range: A ≥ 0 and w < 1 - ε1 or w > 1 + ε2; A < 0 and w > c.
 
     importance_weight, advantages (of the sign of Â) and results: (B, U). Equation 4.1 of
-    https://arxiv.org/abs/2505.17508, which bounds a negative A by c alone.
+    https://arxiv.org/abs/2505.17508, which bounds w only by c if A is negative.
     """
     negative = advantages < 0
     return ClipGate(

@@ -1,9 +1,9 @@
 """Log-probs and entropy of a model's output layer without its logits: tiles of the vocabulary, one after the other.
 
-Shapes: N tokens, H hidden size, V vocabulary. A tile is the logits of all N tokens for some columns of V. It is made,
-folded into running sums and dropped; the backward pass makes it again. Because a tile has every token, a row of the
-weight's gradient is one matrix product, with nothing rounded in between; what is added up over tiles is the gradient
-of the hidden states, in float32. Beside the gradients themselves memory is O(tile), whatever N and V are.
+Shapes: N tokens, H hidden size, V vocabulary. A tile is the logits of all N tokens for some columns of V. It is
+computed, folded into running sums and dropped; the backward pass computes it again. Because a tile has every token, a
+row of the weight's gradient is one matrix product, without rounding in between. Only the gradient of the hidden states
+is summed over tiles, in float32. Apart from the gradients, memory is O(tile) for any N and V.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 # Elements of a tile: on a CPU it stays in the cache between element-wise steps, on a GPU it fills the matrix units.
 TILE_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
-FEWEST_COLUMNS = 256  # below, matrix products are slow however many tokens there are
+FEWEST_COLUMNS = 256  # with fewer, matrix products are slow for any number of tokens
 FLOOR = -200.0  # log-probabilities are cut off here, where exp() is 0 in float32, so that 0 · log 0 is 0 and not NaN
 
 
@@ -36,7 +36,7 @@ def linear_log_probs_and_entropy(
 
     hidden (N, H), weight (V, H), labels (N,) in [0, V), bias (V,) -> (N,) and (N,), in float32 or the inputs' wider
     type; without `with_entropy` the second is None. z is rounded to the inputs' type as a linear layer rounds it. A
-    label outside the vocabulary gives NaN. `tile_elements` bounds a tile, N x columns; it changes speed alone.
+    label outside the vocabulary gives NaN. `tile_elements` bounds a tile, N x columns; it affects only speed.
     """
     assert labels.shape == hidden.shape[:-1] == hidden.shape[:1], (hidden.shape, labels.shape)
     size = tile_elements or TILE_ELEMENTS.get(hidden.device.type, TILE_ELEMENTS["cpu"])
@@ -57,9 +57,9 @@ class _LinearLogProbs(torch.autograd.Function):
             place, inside = _place(labels, start, len(rows))
             chosen = torch.where(inside, logits[each, place].to(tiles.exact).div_(temperature), chosen)
             peak, total, weighted = fold(logits, wide, spare, temperature, peak, total, weighted)
-        log_probs = (chosen - peak).sub_(total.log())  # in this order: an offset common to all logits cancels first
+        log_probs = (chosen - peak).sub_(total.log())  # this order cancels an offset common to all logits first
         entropy = total.log().sub_(weighted / total) if weighted is not None else None
-        ctx.set_materialize_grads(False)  # an entropy that is only looked at costs the backward pass nothing
+        ctx.set_materialize_grads(False)  # an entropy that is only logged costs the backward pass nothing
         ctx.save_for_backward(hidden, weight, bias, labels, peak, total, log_probs, entropy)
         ctx.temperature, ctx.tile_elements = temperature, tile_elements
         return log_probs, entropy
@@ -93,7 +93,7 @@ class _LinearLogProbs(torch.autograd.Function):
 
 
 class _Tiles:
-    """Each tile's start, the rows of the weight that make it, and its logits, in memory that all tiles share."""
+    """Iterable of tiles: start and weight rows of each; `make` computes one in memory that all share."""
 
     def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, elements: int):
         self.hidden, self.weight, self.bias = hidden, weight, bias
@@ -102,8 +102,8 @@ class _Tiles:
         size = len(hidden) * self.columns
         self.logits, self.wide, self.spare = hidden.new_empty(size), None, None
         if not hidden.is_cuda:
-            # A CPU's allocator would give memory of this size back, and touch it again, every tile. What is compiled
-            # for CUDA has no such intermediate results.
+            # A CPU's allocator would release memory of this size and map it again for every tile. Code compiled for
+            # CUDA has no such intermediate results.
             self.spare = hidden.new_empty(size, dtype=self.exact)
             self.wide = torch.empty_like(self.spare) if self.exact != hidden.dtype else None
 
@@ -112,7 +112,7 @@ class _Tiles:
             yield start, self.weight[start : start + self.columns]
 
     def make(self, start: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """A tile as the linear layer would make it, and the memory to work on it: all (N, columns)."""
+        """Compute a tile as the linear layer would, and return it with two work buffers or None; all (N, columns)."""
         shape = len(self.hidden), len(rows)
         logits, wide, spare = (
             memory[: shape[0] * shape[1]].view(shape) if memory is not None else None
@@ -127,7 +127,7 @@ class _Tiles:
 
 
 def _place(labels: torch.Tensor, start: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each token's column in a tile, and whether its label is in the tile at all: both (N,)."""
+    """Column of each token's label in a tile, and a mask of labels that are in the tile: both (N,)."""
     place = labels - start
     return place.clamp(0, columns - 1), (place >= 0) & (place < columns)
 
@@ -147,7 +147,7 @@ def _fold(
     total: torch.Tensor,
     weighted: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """A tile into each token's running max z, Σ exp(z - max) and Σ exp(z - max) (z - max). Overwrites `logits`."""
+    """Fold a tile into each token's running max z, Σ exp(z - max), Σ exp(z - max) (z - max). Overwrites `logits`."""
     z = _scaled(logits, wide, peak.dtype, temperature)
     new_peak = torch.maximum(peak, z.amax(1))
     shift = (peak - new_peak).clamp_(min=FLOOR)
@@ -171,7 +171,7 @@ def _row_factors(
     """Parts of a token's row of ∂loss/∂logits: its value at the label, and eˣ·(base + slope·x) elsewhere.
 
     x = z - max, so that p = eˣ/total and log p = x - log total, without the rounding of a large max. At the label
-    1 - p is taken from the log-prob: after a rounding to bfloat16 the difference would be noise.
+    1 - p is computed from the log-prob: after rounding to bfloat16 the difference would be noise.
     """
     log_prob = log_probs.clamp(min=FLOOR)
     at_label = base = torch.zeros_like(log_probs)
@@ -194,7 +194,7 @@ def _differentiate(
     base: torch.Tensor,
     slope: torch.Tensor | None,
 ) -> None:
-    """Puts eˣ·(base + slope·x) in the place of a tile's logits."""
+    """Replace a tile's logits by eˣ·(base + slope·x)."""
     x = _scaled(logits, wide, peak.dtype, temperature).sub_(peak.unsqueeze(1))
     if slope is None:
         x.exp_().mul_(base.unsqueeze(1))
@@ -211,5 +211,5 @@ def _compiled(function: Callable) -> Callable:
 
 
 def _for_device(function: Callable, tensor: torch.Tensor) -> Callable:
-    """Element-wise steps are one kernel on CUDA: eager ones would read and write a tile some ten times."""
+    """Compile element-wise steps to one kernel on CUDA: eager ones would read and write a tile some ten times."""
     return _compiled(function) if tensor.is_cuda else function

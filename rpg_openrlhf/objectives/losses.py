@@ -72,15 +72,15 @@ def rpg_token_losses(
     the bound in the place of w and keeps the gradient (`truncated_coefficient`).
 
     stats: importance_weight, regularized_advantage and gated_low, gated_high, gated_dual (1 where that bound acts),
-    each unit's on all its tokens; kl_old_k1, kl_old_k3, kl_ref_k1, kl_ref_k3 of `_kl_stats`, of single tokens at any
-    level.
+    a unit's value on all its tokens; kl_old_k1, kl_old_k3, kl_ref_k1, kl_ref_k3 of `_kl_stats`, of single tokens at
+    any level.
     """
     _check_options(divergence, gradient_estimator, importance_level, reward_weight, clip_mode, beta)
     _check_bounds(clip_eps_low, clip_eps_high, dual_clip)
     _check_shapes(log_probs, old_log_probs, advantages, ref_log_probs, action_mask)
     mask = torch.ones_like(log_probs, dtype=torch.bool) if action_mask is None else action_mask.bool()
     log_probs = _valid(log_probs, mask)
-    # Constants of the objective, also where a caller passes the live log_probs as those of π_old.
+    # Constants of the objective, also if a caller passes the live log_probs as those of π_old.
     old_log_probs, advantages = _valid(old_log_probs.detach(), mask), _valid(advantages.detach(), mask)
     log_weight = log_probs - old_log_probs
     log_reference_weight = None if ref_log_probs is None else _valid(ref_log_probs.detach(), mask) - old_log_probs
@@ -131,13 +131,13 @@ def unit_losses(
 ) -> tuple[Tensor, ClipGate, Tensor]:
     """Loss, gate and regularized advantage Â = A + β·score_weight / w of every unit; all (B, U).
 
-    differentiable   β·surrogate - clip(w)·A   Tables 1 and 4: autograd through w; the clip is on the reward part alone
+    differentiable   β·surrogate - clip(w)·A   Tables 1 and 4: autograd through w; the clip is on the reward part only
     reinforce        -SG(gate·w·Â)·log π_θ     Table 2, Algorithm 2: SG is stop-gradient; the clip is on Â
     reinforce, truncate   -SG(w·Â at the bounded w)·log π_θ   Equation 4.1, Remark F.2
     of https://arxiv.org/abs/2505.17508, here for any π_ref.
     """
     weight = ratios.importance_weight
-    # SG: were Â differentiated too, its derivative would add to the objective's (-β for RKL).
+    # SG: a gradient of Â would add to the gradient of the objective (-β for RKL).
     with torch.no_grad():
         weighted_advantages = weight * advantages + beta * divergence.score_weight(*ratios)
         regularized_advantages = weighted_advantages / weight
@@ -150,7 +150,7 @@ def unit_losses(
         coefficient = weighted_advantages.masked_fill(gate.low | gate.high | gate.dual, 0.0)
         return -coefficient * log_probs, gate, regularized_advantages
     gate = clip_gate(weight, advantages, bounds)
-    # PPO's value at a shut gate: the bound itself in place of w, a constant and so without gradient.
+    # PPO's value at a shut gate: the bound itself in place of w, a constant without gradient.
     for gated, bound in zip(gate, bounds, strict=True):
         weight = weight.masked_fill(gated, bound)
     return beta * divergence.surrogate(*ratios, log_probs) - weight * advantages, gate, regularized_advantages
@@ -167,7 +167,7 @@ def truncated_coefficient(
 ) -> Tensor:
     """w̄·A + β·score_weight(w̄), (B, U): w̄ is w, or the bound that acts. Remark F.2 puts w̄ into log w as well.
 
-    A PrefixDivergence keeps its own weights and its log r: a bound on one token's would enter the KL of others.
+    A PrefixDivergence keeps its own weights and its log r: a bound on one token's weight would enter other tokens' KL.
     """
     weight = ratios.importance_weight
     bounded = weight
@@ -181,9 +181,9 @@ def truncated_coefficient(
 
 
 def _valid(tensor: Tensor, mask: Tensor) -> Tensor:
-    """The tensor in at least float32, zero where masked: (B, A), also from (B, 1).
+    """Convert to at least float32, and to zero where masked: (B, A), also from (B, 1).
 
-    Zeroed before any arithmetic, since a later mask stops a NaN's value but not 0 · NaN in the backward pass.
+    The zeros come before any arithmetic: a later mask stops a NaN's value, but not 0 · NaN in the backward pass.
     """
     return torch.where(mask, tensor.to(torch.promote_types(tensor.dtype, torch.float32)), 0.0)
 
@@ -194,7 +194,8 @@ def _kl_stats(ratios: Ratios, log_weight: Tensor) -> dict[str, Tensor]:
 
     k1 = w·l and k3 = w·(e^-l - 1 + l) ≥ 0, with l = log w or log r: the usual estimators, which expect samples of
     π_θ, times w because these come from π_old. For an unnormalized π_ref, k3 is unbiased for UKL(π_θ‖π_ref).
-    Earlier tokens are as π_old sampled them, at level sequence too: a product of weights would drown the statistic.
+    Only the token itself is weighted, at level sequence too, so prefixes are those of π_old: the variance of a product
+    of weights would hide the statistic.
     """
     weight = ratios.importance_weight
     stats: dict[str, Tensor] = {}

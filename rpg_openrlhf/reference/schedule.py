@@ -1,8 +1,8 @@
-"""Schedule of the KL's anchor π_ref: numbers in, a decision and its reason out. An actor moves the weights.
+"""Schedule of the KL's anchor π_ref: numbers in, a decision and its reason out. Actors move the weights.
 
 Section 5 of https://arxiv.org/abs/2505.17508: "every K optimizer steps, or when a moving average of token-level KL
-exceeds a target κ". Steps are counted and averages taken over rollouts, since the log-probs of π_ref that a rollout is
-trained with are those of its making: a reference that moved in between would act from the next rollout on.
+exceeds a target κ". The schedule decides once per rollout, because the log-probs of π_ref are computed when a rollout
+is made. A reference that moved in between would have no effect until the next rollout.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ DEFAULT_KL_DECAY = 0.9
 class Rule(NamedTuple):
     """One value of `--ref.refresh`; RULES holds them all."""
 
-    describe: Callable[[SimpleNamespace], str]  # the `--ref.*` arguments to words, for the banner
+    describe: Callable[[SimpleNamespace], str]  # the `--ref.*` arguments in words, for the banner
     reason: Callable[[RefreshSchedule], str | None]  # why the reference moves after this rollout; None: it stays
-    uses: frozenset[str] = frozenset()  # arguments that can act; any other is refused
+    uses: frozenset[str] = frozenset()  # arguments that have an effect; any other is refused
     needs: tuple[str, str] | None = None  # an argument without default, and an example of its value
     holds_weights: bool = True  # False: π_ref = π_old, so there is nothing to hold
 
@@ -33,7 +33,7 @@ class Decision(NamedTuple):
 
 
 class RefreshSchedule:
-    """The rule, which never changes, and what it has seen since the reference last moved."""
+    """A rule, which never changes, and its counters since the reference last moved."""
 
     def __init__(
         self,
@@ -43,22 +43,22 @@ class RefreshSchedule:
         kl_decay: float | None = None,
         min_interval: int | None = None,
     ):
-        """Take the arguments of `--ref.*`; ValueError where one is out of range or its mode has no use for it."""
+        """Take the arguments of `--ref.*`. Raise ValueError if one is out of range or unused by this mode."""
         _check(refresh, interval, kl_target, kl_decay, min_interval)
         self.refresh, self.interval, self.kl_target = refresh, interval, kl_target
         self.kl_decay = DEFAULT_KL_DECAY if kl_decay is None else kl_decay
         self.min_interval = min_interval or 0
         self.refreshes = 0
-        self._start_anew()
+        self._reset()
 
-    def _start_anew(self) -> None:
-        """An average of KLs to another reference would say nothing about the new one."""
+    def _reset(self) -> None:
+        """Reset the counters: KLs to the previous reference say nothing about the new one."""
         self.steps_since_refresh = 0
         self.weighted_kl = self.weight = 0.0
 
     @property
     def kl_average(self) -> float:
-        """Σ decay^age · KL / Σ decay^age: the first rollout after a refresh counts whole, not one part in ten."""
+        """Σ decay^age · KL / Σ decay^age: normalized, so the first rollout after a refresh counts fully."""
         return self.weighted_kl / self.weight if self.weight else 0.0
 
     def update(self, kl: float, optimizer_steps: int) -> Decision:
@@ -70,27 +70,27 @@ class RefreshSchedule:
         self.steps_since_refresh += optimizer_steps
         self.weighted_kl = self.kl_decay * self.weighted_kl + kl
         self.weight = self.kl_decay * self.weight + 1.0
-        # Without an optimizer step the policy has not moved either.
+        # Without an optimizer step the policy has not moved.
         reason = RULES[self.refresh].reason(self) if self.steps_since_refresh else None
         decision = Decision(reason is not None, reason, self.kl_average, self.steps_since_refresh)
         if reason:
             self.refreshes += 1
-            self._start_anew()
+            self._reset()
         return decision
 
     def state_dict(self) -> dict[str, Any]:
-        """State for a resumed run, as plain JSON; the rule itself is the configuration's."""
+        """State for a resumed run, as plain JSON; the rule itself is in the configuration."""
         names = ("steps_since_refresh", "weighted_kl", "weight", "refreshes")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, also under another rule: counts and averages mean the same under each."""
+        """Restore `state_dict()`, also under another rule: counts and averages mean the same under each."""
         self.steps_since_refresh, self.refreshes = int(state["steps_since_refresh"]), int(state["refreshes"])
         self.weighted_kl, self.weight = float(state["weighted_kl"]), float(state["weight"])
 
 
 def first_rollout_of(steps: int, steps_per_rollout: int) -> int:
-    """The rollout after which `steps` optimizer steps have been taken: when an interval first acts."""
+    """The rollout after which `steps` optimizer steps have been taken, so that an interval first has an effect."""
     return -(-steps // steps_per_rollout)
 
 
@@ -123,7 +123,7 @@ def _at_interval(schedule: RefreshSchedule) -> str | None:
 
 
 def _at_kl(schedule: RefreshSchedule) -> str | None:
-    # During the cool-down the average continues, but it moves nothing.
+    # During the cool-down the average is updated, but the reference does not move.
     cooled_down = schedule.steps_since_refresh >= schedule.min_interval
     if schedule.kl_target is not None and schedule.kl_average > schedule.kl_target and cooled_down:
         return "kl"

@@ -1,11 +1,11 @@
-"""A run's checkpoints on disk: which are whole, which to keep, what has changed since. Files and names, no models.
+"""A run's checkpoints on disk: which are complete, which to keep, what has changed since. Files only, no models.
 
     <ckpt.path>/_actor/<tag>/   a step's whole state; <tag> is global_step12 or best_global_step12
     <ckpt.path>/_critic/<tag>/  the critic's, where there is one
     <ckpt.path>/<tag>_hf/       the policy as a Hugging Face model (--ckpt.save_hf)
 
-Each is written under a hidden name and renamed when all of it is there, the first one last: a folder that has its name
-is whole. `checkpoint.json` in it lists its files and their sizes, so that one damaged later is not picked up either.
+Each is written under a hidden name and renamed when complete, <tag>_hf before _actor/<tag>. `checkpoint.json` lists
+its files and their sizes, so that a checkpoint damaged later is skipped. With a critic both parts must be complete.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 ACTOR, CRITIC = "_actor", "_critic"
 MANIFEST = "checkpoint.json"
 PLACES = "places_rank{}.json"  # which weights a rank's optimizer file holds (resharding.py)
-SHARDED = (1, 2, 3)  # ZeRO stages whose files are put together for other ranks
-WRITING = ".writing"  # hidden: whoever lists checkpoints, the evaluation too, passes over such names
+SHARDED = (1, 2, 3)  # ZeRO stages whose checkpoints other ranks can load
+WRITING = ".writing"  # begins hidden names, which lists of checkpoints leave out, the evaluation's too
 FINISHED = "finished.json"
 GOING_ON = "going_on"  # the evaluation reads it
 FORMAT = 1
@@ -34,14 +34,14 @@ class Checkpoint(NamedTuple):
 
     @property
     def best(self) -> bool:
-        """Kept for its score on the evaluation set, whatever its age."""
+        """True if it is kept for its evaluation score, at any age."""
         return self.folder.name.startswith("best")
 
 
 def seal(folder: Path, step: int, record: dict[str, Any]) -> None:
-    """List what is in `folder`, once all ranks have written, and make sure that it is on the disk and not on its way.
+    """Write the list of files in `folder` and flush them to disk. Call it when all ranks have written.
 
-    OSError where it cannot be written.
+    Raise OSError if a file cannot be written.
     """
     files = {
         str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
@@ -62,7 +62,7 @@ def _flush(path: Path) -> None:
 
 
 def publish(written: Path, name: Path) -> None:
-    """Give a whole folder its name, in one step; a folder that has it already makes way."""
+    """Rename a complete folder to its final name; it replaces a folder of that name."""
     old = name.with_name(f"{WRITING}_old_{name.name}")
     shutil.rmtree(old, ignore_errors=True)
     if name.exists():
@@ -73,7 +73,7 @@ def publish(written: Path, name: Path) -> None:
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """The checkpoint in `folder`; None where it is not a whole one."""
+    """The checkpoint in `folder`; None if it is incomplete or damaged."""
     try:
         record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files, step = record["files"], int(record["step"])
@@ -95,7 +95,7 @@ def find(path: Path) -> list[Checkpoint]:
     """Complete checkpoints under `--ckpt.path`, oldest step first."""
     folders = [folder for folder in _children(path / ACTOR) if not folder.name.startswith(".")]
     sealed = filter(None, map(read, folders))
-    return sorted(sealed, key=lambda each: (each.step, each.best))  # the best was written after its evaluation
+    return sorted(sealed, key=lambda each: (each.step, each.best))  # the best is written later, after an evaluation
 
 
 def newest(path: Path) -> Checkpoint | None:
@@ -104,7 +104,7 @@ def newest(path: Path) -> Checkpoint | None:
 
 
 def unsealed(path: Path) -> list[str]:
-    """Names of folders that look like checkpoints and are not whole, or were written by plain OpenRLHF."""
+    """Names of checkpoint folders that are incomplete, or that plain OpenRLHF wrote."""
     sealed = {checkpoint.folder for checkpoint in find(path)}
     named = [folder for folder in _children(path / ACTOR) if "global_step" in folder.name]
     return [folder.name for folder in named if folder not in sealed and not folder.name.startswith(".")]
@@ -118,14 +118,14 @@ def _children(folder: Path) -> list[Path]:
 
 
 def size(found: Checkpoint) -> int:
-    """Bytes, without the critic."""
+    """Size in bytes, without the critic."""
     return sum(found.record["files"].values())
 
 
 def superfluous(there: Sequence[Checkpoint], just_written: Path, max_num: int, max_bytes: float) -> list[Checkpoint]:
-    """Checkpoints to delete, as upstream's rotation chooses: without a metric first, then the worst, then the oldest.
+    """Checkpoints to delete, in upstream's order: without a metric first, then the worst, then the oldest.
 
-    Never the one just written, which is the last good one, nor the best; an older best makes way for a new best.
+    The one just written stays, as the last good one, and so does the best. A new best replaces an older best.
     """
     gone = [c for c in there if c.best and just_written.name.startswith("best") and c.folder != just_written]
     kept = [c for c in there if c not in gone]
@@ -144,23 +144,23 @@ def _worth(found: Checkpoint) -> tuple[bool, float, int]:
 
 
 def mark_going_on(path: Path) -> None:
-    """Note under `--ckpt.path` that a run is under way: a final model, if there is one, is of an earlier end."""
+    """Mark in `--ckpt.path` that a run is under way: a final model, if there is one, is of a previous run."""
     (path / FINISHED).unlink(missing_ok=True)
     (path / GOING_ON).touch()
 
 
 def mark_model_saved(path: Path) -> None:
-    """Take the note back: the final model is that of the last step."""
+    """Remove that mark: the final model is now that of the last step."""
     (path / GOING_ON).unlink(missing_ok=True)
 
 
 def mark_finished(path: Path, record: dict[str, Any]) -> None:
-    """Note under `--ckpt.path` that the run of this record has ended well."""
+    """Write into `--ckpt.path` that the run of this record is complete."""
     write_json(path / FINISHED, {name: record.get(name, {}) for name in ("flags", "inputs")})
 
 
 def finished(path: Path) -> dict[str, Any] | None:
-    """The note; None without one."""
+    """Record that `mark_finished` wrote; None without one."""
     try:
         return json.loads((path / FINISHED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -168,7 +168,7 @@ def finished(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write all of it or nothing."""
+    """Write the content completely or not at all."""
     part = path.with_name(f"{WRITING}_{path.name}")
     part.write_text(json.dumps(content), encoding="utf-8")
     part.replace(path)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Sample(NamedTuple):
-    """One graded response. `score` is 1 or 0 with this package's grader; `no_answer` None: the reward does not say."""
+    """A graded response. This package's grader gives a `score` of 1 or 0; `no_answer` is None if not reported."""
 
     score: float
     tokens: float
@@ -18,18 +18,18 @@ class Sample(NamedTuple):
 
 
 def overall(n: int) -> str:
-    """The mean of the benchmarks' means: what the best checkpoint goes by unless told otherwise."""
+    """Name of the mean of the benchmarks' means, the default metric of the best checkpoint."""
     return f"eval/mean@{n}"
 
 
 def scores(names: Iterable[str], n: int) -> list[str]:
-    """The names of all that can be called better or worse, by which a best checkpoint may be chosen."""
+    """Names of the metrics by which a best checkpoint may be chosen."""
     kinds = [f"mean@{n}", *([f"pass@{n}"] if n > 1 else [])]
     return [overall(n), *(f"eval/{name}/{kind}" for name in names for kind in kinds)]
 
 
 def summarize(problems: Mapping[str, Sequence[Sequence[Sample]]], n: int) -> dict[str, float]:
-    """Benchmark -> its problems, each with its samples (n where none was lost) -> what is logged.
+    """Metrics to log, from each benchmark's problems and their samples (n per problem if none was lost).
 
     pass@n is the mean over problems of the best score: with scores of 0 and 1, the share solved at least once.
     """
@@ -51,19 +51,19 @@ def summarize(problems: Mapping[str, Sequence[Sequence[Sample]]], n: int) -> dic
 
 
 def metrics(eval_dataloader: Iterable, experiences: list, n: int) -> dict[str, float]:
-    """Metrics of upstream's eval samples, n to a problem."""
-    asked: dict[tuple, list[str]] = defaultdict(list)  # a prompt and its label -> the benchmarks that ask it
+    """Metrics of upstream's eval samples, n per problem."""
+    asked: dict[tuple, list[str]] = defaultdict(list)  # (prompt, label) -> the benchmarks that contain it
     for names, prompts, labels, _images in eval_dataloader:
         for name, prompt, label in zip(names, prompts, labels, strict=True):
             asked[prompt, str(label)].append(name)
     answered: dict[tuple, list[Sample]] = defaultdict(list)
     for experience in experiences:
-        # An agent may write prompts of its own: those are nobody's problem.
+        # An agent may write its own prompts, which no benchmark contains.
         answered[experience.prompts[0], str(experience.labels[0])].append(graded(experience))
     problems: dict[str, list[list[Sample]]] = defaultdict(list)
     for key, samples in answered.items():
         names = asked.get(key, ["unknown"])
-        share = -(-len(samples) // len(names))  # a problem that two benchmarks have is drawn for each
+        share = -(-len(samples) // len(names))  # a problem of two benchmarks is sampled for each
         for place, name in enumerate(names):
             group = samples[place * share : (place + 1) * share]
             if group:
@@ -72,9 +72,9 @@ def metrics(eval_dataloader: Iterable, experiences: list, n: int) -> dict[str, f
 
 
 def graded(experience) -> Sample:
-    """One response. Its score, or the reward where the reward function gives no score; what could not be graded is 0.
+    """Convert one response. Without a score its reward counts, and without a reward 0.
 
-    Upstream's own pass@1 is of the reward, which is -1 and not 0 where this package's grader says wrong.
+    Upstream's own pass@1 averages the reward, which is -1, not 0, if this package's grader calls the answer wrong.
     """
     grades = experience.rewards if experience.scores is None else experience.scores
     no_answer = experience.info.get("no_answer")

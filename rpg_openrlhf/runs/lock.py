@@ -1,4 +1,4 @@
-"""One run at a time in a `--ckpt.path`: two that write there would destroy each other's checkpoints."""
+"""Lock that allows one run per `--ckpt.path`: two runs would destroy each other's checkpoints."""
 
 import contextlib
 import fcntl
@@ -10,14 +10,14 @@ from pathlib import Path
 from rpg_openrlhf.errors import Refusal
 
 NAME = ".lock"
-PATIENCE = 60.0  # seconds for an earlier run to end
+PATIENCE = 60.0  # seconds to wait for a previous run to end
 
 
 def await_earlier(path: Path) -> None:
-    """Return once no run writes there: a new run resumes what it has written by then.
+    """Wait until no other run writes to `path`, so that a new run finds its last checkpoint.
 
-    A run whose supervisor was killed takes some seconds to end, and may still write another checkpoint. Refusal
-    when it does not end.
+    A run whose supervisor was killed takes some seconds to end, and may still write a checkpoint. Raise Refusal
+    if it does not end.
     """
     deadline, is_announced = time.monotonic() + PATIENCE, False
     while (path / NAME).exists():
@@ -35,13 +35,13 @@ def await_earlier(path: Path) -> None:
 
 @contextlib.contextmanager
 def only_run(path: Path) -> Iterator[int]:
-    """Hold `path` alone, or a Refusal. Yields the lock's descriptor, which a child may be given to hold it too."""
+    """Lock `path`, or raise Refusal. Yield the lock's descriptor; a child that inherits it holds the lock too."""
     lock = os.open(path / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refusal(f"--ckpt.path {path}: another run is writing there; give another one") from None
+            raise Refusal(f"--ckpt.path {path}: another run is writing there; choose another path") from None
         yield lock
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""README.md of a saved model: what it was made of and how, in the form that the Hugging Face hub reads."""
+"""README.md of a saved model: its origin, method and settings, in the Hugging Face hub's format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def last_scores(metrics: Path) -> dict[str, float]:
 
 
 def card(args: SimpleNamespace, settings: dict, scores: dict[str, float], rollouts: int) -> ModelCard:
-    """The page: what a reader of the hub asks first, then every setting."""
+    """Build the card: a summary and scores, then every setting."""
     about = ModelCardData(
         base_model=args.actor.model_name_or_path, library_name="transformers", pipeline_tag="text-generation",
         tags=["reinforcement-learning", "rpg", args.logger.wandb.run_name],

@@ -1,4 +1,4 @@
-"""Progress of a run: a line a step on the console, and the same numbers in metrics.jsonl."""
+"""Progress of a run: one line per step on the console, and the same numbers in metrics.jsonl."""
 
 import json
 import math
@@ -12,16 +12,16 @@ from typing import TextIO
 
 from ray.util.queue import Empty, Queue
 
-NO_ANSWER_ALARM = 0.5  # share of responses without an answer above which training learns little but the format
+NO_ANSWER_ALARM = 0.5  # above this share of responses without an answer, training learns little but the format
 
-SILENCE = 60.0  # seconds without a line
+SILENCE = 60.0  # seconds without output, after which the current phase is printed
 
 
 class ProgressReader(threading.Thread):
-    """Drains the trainer's reports: prints to `console`, appends to `path`, until `finish`."""
+    """Thread that reads the trainer's reports until `finish`, prints to `console` and appends to `path`."""
 
     def __init__(self, reports: Queue, path: Path, console: TextIO, tell: Callable[[dict], None]):
-        """`tell` is given each phase of a step as it begins."""
+        """Set up the reader. It calls `tell` with each phase of a step as it begins."""
         super().__init__(daemon=True)
         self.reports, self.console, self.tell = reports, console, tell
         self.file = path.open("a", encoding="utf-8")
@@ -32,10 +32,10 @@ class ProgressReader(threading.Thread):
         self.last_step = 0
         self.phase, self.phase_began = "start", self.started
         self.printed = self.started
-        self.refresh: dict | None = None  # whose KL afterwards the next step will tell
+        self.refresh: dict | None = None  # a refresh that waits for the KL after it, which the next step reports
 
     def run(self) -> None:
-        """Read until told to finish and nothing is left."""
+        """Read until `finish` is called and the queue is empty."""
         while True:
             try:
                 report = self.reports.get(timeout=0.5)
@@ -44,7 +44,7 @@ class ProgressReader(threading.Thread):
                     return
                 self._break_silence()
                 continue
-            except Exception:  # Ray is going down; the driver reports why
+            except Exception:  # Ray is shutting down; the driver reports why
                 return
             self._handle(report)
 
@@ -60,7 +60,7 @@ class ProgressReader(threading.Thread):
         self.printed = time.monotonic()
 
     def _break_silence(self) -> None:
-        """Print the phase under way where nothing has been printed for a minute."""
+        """Print the current phase if nothing has been printed for a minute."""
         if time.monotonic() - self.printed > SILENCE:
             self._print(f"{self.phase}: {time.monotonic() - self.phase_began:.0f} s")
 
@@ -95,10 +95,10 @@ class ProgressReader(threading.Thread):
         self._record(kind, report, lines)
 
     def _end_refresh(self, kl_after: float | None) -> None:
-        """Record the refresh that is waiting, if one is; `kl_after` None: the run ended before it was measured."""
+        """Record the waiting refresh, if there is one. `kl_after` is None if the run ended before measuring it."""
         if self.refresh:
             refresh, self.refresh = {**self.refresh, "kl_after": kl_after}, None
-            # ema moves it at every step: the steps' own lines are enough.
+            # ema moves the reference at every step: the steps' own lines are enough.
             self._record("refresh", refresh, [] if refresh["reason"] == "ema" else [refresh_line(refresh)])
 
     def _record(self, kind: str, report: dict, lines: list[str]) -> None:
@@ -109,16 +109,16 @@ class ProgressReader(threading.Thread):
         self.file.flush()
 
     def _eta(self, step: float) -> float:
-        if self.steps_seen == 1:  # the first step carries the engines' warm-up
+        if self.steps_seen == 1:  # the first step includes the engines' warm-up
             self.started = time.monotonic()
             return float("nan")
         return (time.monotonic() - self.started) / (self.steps_seen - 1) * (self.rollouts - step)
 
 
 def log_up_to(path: Path, ckpt: SimpleNamespace) -> Path:
-    """`path`, cut back to the step that the run resumes: later steps are repeated.
+    """Cut the log at `path` back to the step that the run resumes, since it repeats later steps; return `path`.
 
-    A run from the start puts another's aside, as `metrics.previous.jsonl`.
+    A run from the start renames an existing log to `metrics.previous.jsonl`.
     """
     if not path.exists():
         return path
@@ -134,7 +134,7 @@ def log_up_to(path: Path, ckpt: SimpleNamespace) -> Path:
             if not again and line.endswith(b"\n"):
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
-            continue  # cut off by a kill
+            continue  # a line that was cut off when the run was killed
     part = path.with_name(".metrics.jsonl")
     part.write_bytes(b"".join(kept))
     part.replace(path)
@@ -142,7 +142,7 @@ def log_up_to(path: Path, ckpt: SimpleNamespace) -> Path:
 
 
 def train_line(report: dict, rollouts: int, eta: float) -> str:
-    """One step in one line; what the run does not measure is left out."""
+    """Line of a step on the console, without metrics that the run does not measure."""
     parts = [
         f"step {int(report['step']):>{len(str(rollouts))}}/{rollouts}",
         f"reward {report['rollout/reward_mean']:+.3f}",
@@ -180,7 +180,7 @@ def warnings(report: dict) -> list[str]:
 
 
 def refresh_line(report: dict) -> str:
-    """One refresh of the reference in one line."""
+    """Line of a refresh of the reference on the console."""
     after = "not measured" if report["kl_after"] is None else f"{report['kl_after']:.4f}"
     return (
         f"reference moved after step {int(report['step'])} ({report['reason']})  "
@@ -189,7 +189,7 @@ def refresh_line(report: dict) -> str:
 
 
 def eval_line(report: dict) -> str:
-    """One evaluation in one line: the scores, by benchmark."""
+    """Line of an evaluation on the console: its scores by benchmark."""
     by_benchmark: dict[str, list[str]] = {}
     for key, value in report.items():
         place, _, kind = key.removeprefix("eval/").rpartition("/")
@@ -200,7 +200,7 @@ def eval_line(report: dict) -> str:
 
 
 def eval_warnings(report: dict) -> list[str]:
-    """The benchmarks whose score says more of the format than of the model."""
+    """Warnings about benchmarks whose responses mostly hold no answer, so that the score measures the format."""
     shares = {key.split("/")[1]: share for key, share in report.items() if key.endswith("/no_answer")}
     return [
         f"WARNING: {share:.0%} of the responses to {name} hold no answer: see docs/logs.md, `no_answer`"

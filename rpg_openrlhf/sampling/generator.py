@@ -1,4 +1,4 @@
-"""Prompts in an order of their own, numbered as they are drawn: what a rollout samples does not depend on when."""
+"""Generator of samples with a fixed order of prompts and numbered draws, so that a run can resume from any step."""
 
 import contextlib
 import zlib
@@ -14,7 +14,7 @@ from rpg_openrlhf.sampling.samples import Sample
 
 
 class PromptOrder(Sampler[int]):
-    """Each episode's permutation of the prompts, which (seed, episode) alone decide, from any position on."""
+    """Permutation of the prompts for each episode, which depends only on (seed, episode), from any position on."""
 
     def __init__(self, size: int, seed: int):
         self.size, self.seed = size, seed
@@ -33,9 +33,9 @@ class PromptOrder(Sampler[int]):
 
 
 class NumberedEngine:
-    """An engine's handle as upstream's generator uses it: a request gets a number, and the tokenizer stays behind.
+    """Engine handle for upstream's generator: it adds a number to each request and leaves the tokenizer out.
 
-    Upstream pickles the tokenizer into every request, 129 ms each with 151k tokens; the engine has been given it.
+    Upstream pickles the tokenizer into every request, 129 ms each with 151k tokens; here the engine already holds it.
     """
 
     def __init__(self, engine, number: Callable[[], str]):
@@ -52,11 +52,11 @@ class NumberedEngine:
 class RPGSamplesGenerator(DynamicSamplesGenerator):
     """Differs from upstream in the order of prompts and in numbering draws, so that a run can resume from any step.
 
-    And in that no rollout is partial: see _next_rollout().
+    It also returns no partial rollout: see _next_rollout().
     """
 
     def __init__(self, strategy, prompts_dataloader, eval_dataloader, tokenizer, vllm_engines):
-        """`prompts_dataloader` is upstream's, whose data and collation are kept."""
+        """Take the data and the collation of upstream's `prompts_dataloader`."""
         prompts, args = prompts_dataloader.dataset, strategy.args
         self.order = PromptOrder(len(prompts), args.train.seed)
         loader = strategy.setup_dataloader(
@@ -72,22 +72,22 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         self._holding = [engine.hold_tokenizer.remote(held) for engine in vllm_engines]
         engines = [NumberedEngine(engine, self._number) for engine in vllm_engines]
         super().__init__(strategy, loader, eval_dataloader, tokenizer, engines)
-        self.episode, self.position = 0, 0  # prompts of the episode that were drawn
-        self._evaluated = None  # prompts drawn in the evaluation under way
+        self.episode, self.position = 0, 0  # position: prompts drawn in this episode
+        self._evaluated = None  # prompts drawn in the current evaluation; None outside of one
         self._dataloader_iter, self._sample_buffer = None, []
-        self.ended = False  # the run takes no more rollouts, whatever is left of its episodes
-        self.rollouts_left: int | None = None  # until then; None: as many as the episodes give
-        self.before_the_next: Callable[[], None] | None = None  # what a resumed run has to do first
+        self.ended = False  # True if the run takes no more rollouts, even if its episodes have prompts left
+        self.rollouts_left: int | None = None  # until the run ends; None: as many as the episodes give
+        self.before_the_next: Callable[[], None] | None = None  # called once, before a resumed run's first rollout
 
     def _number(self) -> str:
         if self._evaluated is not None:
             self._evaluated += 1
-            return f"eval {self._evaluated}"  # the same numbers at every evaluation: what differs is the policy
+            return f"eval {self._evaluated}"  # the same numbers in every evaluation: only the policy differs
         self.draws += 1
         return str(self.draws)
 
     def _dispatch_prompts_to_vllm(self, *args, **kwargs):
-        """Differs from upstream: not before every engine has the tokenizer."""
+        """Differs from upstream: waits until every engine has the tokenizer."""
         ray.get(self._holding)
         return super()._dispatch_prompts_to_vllm(*args, **kwargs)
 
@@ -104,24 +104,24 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
 
     def _process_response_into_experience(self, response, **generate_kwargs):
-        """Differs from upstream: an answer that came as columns stays one."""
+        """Differs from upstream: a response in columns stays as it is."""
         if isinstance(response, Sample):
             return response
         return super()._process_response_into_experience(response, **generate_kwargs)
 
     def generate_samples(self, **generate_kwargs):
-        """Differs from upstream: what a resumed run owes comes first, and a run may end before its episodes do."""
+        """Differs from upstream: calls `before_the_next` first, and a run may end before its episodes do."""
         if self.before_the_next:
             first, self.before_the_next = self.before_the_next, None
             first()
         return ([], None, 0, True) if self.ended else self._next_rollout(**generate_kwargs)
 
     def _next_rollout(self, **generate_kwargs):
-        """Draw in an episode's order, which is of its number, and count the place in it.
+        """Sample a rollout in the order of the episode, and advance the position in it.
 
-        What an episode's end leaves of a rollout waits for the next one's first prompts, under the same weights.
-        Upstream trains on it by itself: what fills no optimizer step is dropped without a word, and a rank may get
-        nothing. At the end of the run it is left out, and said.
+        An incomplete rollout at the end of an episode is filled with the first prompts of the next episode, under the
+        same weights. Upstream trains on it as it is: samples that fill no optimizer step are dropped silently, and a
+        rank may get none. At the end of the run an incomplete rollout is dropped, with a note.
         """
         if self._dataloader_iter is None:
             self.order.begin(self.episode, self.position)
@@ -131,13 +131,13 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         if exhausted:
             self.episode, self.position = self.episode + 1, 0
             self._sample_buffer, samples = samples, []
-            self._tell_of_the_rest()
-        if pass_rate is not None:  # upstream counts the samples of what passed and the prompts of what was drawn
+            self._report_incomplete_rollout()
+        if pass_rate is not None:  # upstream divides the accepted samples by the drawn prompts
             pass_rate /= self.args.rollout.n_samples_per_prompt
         return samples, pass_rate, drawn, exhausted
 
     def nothing_trained(self) -> str:
-        """Reason that a run took no step: one line for the user."""
+        """Message for a run that took no step, on one line."""
         prompts, batch = len(self.order), self.args.rollout.batch_size
         if not self.args.algo.dynamic_filtering_enable:
             episodes = self.args.train.num_episodes
@@ -150,19 +150,21 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
             "and prompts, or leave out --algo.dynamic_filtering_enable"
         )
 
-    def _tell_of_the_rest(self) -> None:
+    def _report_incomplete_rollout(self) -> None:
         left = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
         if not left:
             return
         wanted = self.args.rollout.batch_size
         if self.episode < self.args.train.num_episodes:
-            text = f"episode {self.episode} ended with {left} prompts of a rollout's {wanted}; the next one fills it"
+            text = (
+                f"episode {self.episode} ended with {left} of a rollout's {wanted} prompts; the next episode fills it"
+            )
         else:
             text = f"the run ended with {left} prompts, too few for a rollout of {wanted}: not trained on"
         self.strategy.progress.put({"kind": "note", "text": text})
 
     def generate_eval_samples(self, **generate_kwargs):
-        """Differs from upstream: its draws are numbered apart."""
+        """Differs from upstream: the draws of an evaluation are numbered separately."""
         self._evaluated = 0
         try:
             return super().generate_eval_samples(**generate_kwargs)
@@ -170,10 +172,10 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
             self._evaluated = None
 
     def sending(self) -> contextlib.AbstractContextManager:
-        """Surround a weight sync, which is made between two rollouts."""
+        """Context of a weight sync. It does nothing here, since a sync comes between two rollouts."""
         return contextlib.nullcontext()
 
-    def told(self) -> dict[str, float]:
+    def rollout_metrics(self) -> dict[str, float]:
         """Metrics of the rollout in training."""
         return self._counted(self.carried, self.given_back)
 
@@ -182,11 +184,11 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         return counts if self.args.algo.dynamic_filtering_enable else {"rollout/carried_prompts": carried}
 
     def state_dict(self) -> dict:
-        """The place in the data, and what was sampled and not yet trained on."""
+        """Position in the data, and samples that were not trained on yet."""
         kept = {name: getattr(self, name) for name in ("episode", "position", "draws")}
         return {**kept, "_sample_buffer": list(self._sample_buffer)}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict()`."""
+        """Restore the state of `state_dict()`."""
         self.episode, self.position, self.draws = state["episode"], state["position"], state["draws"]
         self._sample_buffer = state["_sample_buffer"]

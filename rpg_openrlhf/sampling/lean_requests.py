@@ -1,7 +1,7 @@
-"""Requests to an engine without parts that nobody reads: the cost of a token in vLLM's front end is Python.
+"""Engine requests without outputs that are never read: vLLM's front end spends Python time on every token.
 
-For upstream's single-turn executor, which reads token ids, the finish reason and the sampled tokens' log-probs; an
-agent of the user's may read anything, and is given what upstream gives.
+They serve upstream's single-turn executor, which reads token ids, the finish reason and the sampled tokens' log-probs.
+A user's agent may read anything, so its requests stay as upstream makes them.
 """
 
 import copy
@@ -11,11 +11,11 @@ from typing import Any
 from vllm import RequestOutput, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-PLAIN = {"text", "add_special_tokens", "return_tensors"}  # arguments of a tokenization that can be kept
+PLAIN = {"text", "add_special_tokens", "return_tensors"}  # arguments of a call whose result can be cached
 
 
 def lean(params: SamplingParams) -> SamplingParams:
-    """One output at the end instead of one a step, no text, and of log-probs only those of what was sampled."""
+    """Reduce the output: once at the end instead of at every step, no text, and log-probs of sampled tokens only."""
     params = copy.copy(params)
     params.output_kind = RequestOutputKind.FINAL_ONLY
     params.detokenize = False
@@ -25,7 +25,7 @@ def lean(params: SamplingParams) -> SamplingParams:
 
 
 class SampledLogProb:
-    """A position of a response, as the executor reads it: {token: its log-prob}, of which there is one."""
+    """One position of a response in the executor's format {token: log-prob}, with a single entry."""
 
     __slots__ = ("logprob",)
 
@@ -33,21 +33,21 @@ class SampledLogProb:
         self.logprob = logprob
 
     def get(self, token_id: int) -> "SampledLogProb":
-        """The sampled token's, which is the one asked for."""
+        """Return the entry of the sampled token; the executor asks for no other."""
         return self
 
 
 def readable(output: RequestOutput) -> RequestOutput:
-    """The answer to a lean request, whose flat log-probs would be unpacked into a dictionary of objects a token."""
+    """Convert the answer to a lean request; the executor would unpack its flat log-probs to a dictionary per token."""
     for completion in output.outputs:
         if completion.logprobs is not None:
-            assert len(completion.logprobs.logprobs) == len(completion.token_ids), "not one log-prob a token"
+            assert len(completion.logprobs.logprobs) == len(completion.token_ids), "not one log-prob per token"
             completion.logprobs = [SampledLogProb(value) for value in completion.logprobs.logprobs]
     return output
 
 
 class OncePerPrompt:
-    """A tokenizer that remembers: the executor asks it the same prompt for every sample."""
+    """Tokenizer with a cache: the executor tokenizes the same prompt for every sample."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -57,7 +57,7 @@ class OncePerPrompt:
         return getattr(self._tokenizer, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the tokenizer, or remember."""
+        """Tokenize, from the cache if possible."""
         if not args and kwargs.keys() <= PLAIN and isinstance(kwargs.get("text"), str):
             return self._plain(**kwargs)
         return self._tokenizer(*args, **kwargs)

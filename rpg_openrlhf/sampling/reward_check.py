@@ -13,11 +13,11 @@ from rpg_openrlhf.sampling.samples import Sample
 
 
 class RewardError(RuntimeError):
-    """A reward that cannot be trained on: one line that names its source and the fault."""
+    """A reward cannot be used for training. The message names its source and the fault on one line."""
 
 
 def number_of(value: Any, what: str) -> float:
-    """The one number in a value. ValueError where it is none; NotFinite for NaN and infinity."""
+    """Convert a value that holds one number. Raise ValueError if it does not, NotFinite for NaN and infinity."""
     while isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
         value = value[0]
     if isinstance(value, torch.Tensor) and value.numel() == 1:
@@ -47,7 +47,7 @@ def check_result(result: Any) -> None:
 
 
 class CheckedRewards:
-    """A fetcher of rewards in place of the executor's own; it keeps the first fault, which upstream would only log."""
+    """Wrapper of the executor's reward fetcher; it keeps the first fault, which upstream would only log."""
 
     def __init__(self, fetch: Callable[..., Awaitable[list]], source: str):
         self.fetch, self.source = fetch, source
@@ -67,7 +67,7 @@ class CheckedRewards:
             raise
 
     def raise_fault(self) -> None:
-        """Raise RewardError if a sample has got no reward."""
+        """Raise RewardError if a sample failed to get a reward."""
         if self.fault:
             raise RewardError(
                 f"{self.source}: {self.fault} ({self.failed} of {self.samples} samples so far); fix it, then give the "
@@ -76,7 +76,7 @@ class CheckedRewards:
 
 
 def fault_of(error: Exception) -> str:
-    """One line for an error in a reward: ours say what was returned, a function's own is named by its type."""
+    """Describe a reward's error on one line: our own message as it is, a reward function's with its type."""
     text = " ".join(str(error).split())[:200]
     return (
         text

@@ -1,7 +1,7 @@
-"""Answers of an engine's actor as columns, and a sample of them as upstream's driver reads an Experience of one.
+"""Responses of an engine's actor as columns, and samples of them that upstream's driver reads like Experiences.
 
-Upstream sends lists of Python numbers and makes a dozen tensors of each. What does not fit the columns (several turns,
-images, a missing reward, logs that are no numbers) stays the dictionaries that upstream sends.
+Upstream sends lists of Python numbers and makes a dozen tensors per response. Responses that do not fit into columns
+(several turns, images, a missing reward, logs that are no numbers) stay upstream's dictionaries.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
 from rpg_openrlhf.sampling.columns import Columns, Row
 
-# Fields of an Experience, as upstream sorts them, that hold a number a sequence; columns have values of these names.
+# Fields of an Experience with one number per sequence (upstream's role "episode"). Columns have values of these names.
 EPISODE = {
     "rewards": torch.float32,
     "scores": torch.float32,
@@ -19,11 +19,11 @@ EPISODE = {
     "truncated": torch.bool,
     "total_length": torch.float32,
 }
-INFO = "info."  # begins the names of what is logged, among the values of columns
+INFO = "info."  # prefix of the logged values in columns
 
 
 def pack(responses: list[dict], max_length: int) -> "list[Sample] | list[dict]":
-    """The samples of one prompt, each cut to `max_length` tokens; as they came where they do not fit."""
+    """Pack one prompt's samples, each cut to `max_length` tokens; return them unchanged if they do not fit."""
     names = {(response["rollout_log_probs"] is None, *sorted(response["extra_logs"])) for response in responses}
     if not all(map(_fits, responses)) or len(names) > 1:
         return responses
@@ -32,8 +32,8 @@ def pack(responses: list[dict], max_length: int) -> "list[Sample] | list[dict]":
     ids = np.concatenate([np.fromiter(r["observation_tokens"], np.int32, n) for r, n in sized])
     actions = {}
     if responses[0]["rollout_log_probs"] is not None:
-        known = [np.fromiter(r["rollout_log_probs"], np.float32, n)[1:] for r, n in sized]
-        actions["rollout_log_probs"] = np.concatenate(known)
+        log_probs = [np.fromiter(r["rollout_log_probs"], np.float32, n)[1:] for r, n in sized]
+        actions["rollout_log_probs"] = np.concatenate(log_probs)
     values = {name: [response[name] for response in responses] for name in ("prompt", "label", "truncated")}
     values["begin"] = [response["action_ranges"][0][0] for response in responses]
     values["end"] = [min(r["action_ranges"][0][1], n) for r, n in sized]
@@ -64,7 +64,7 @@ def _fits(response: dict) -> bool:
 
 
 def _response_length(begin: int, end: int) -> int:
-    """Action tokens of a response; the first token of a sequence is none."""
+    """Number of action tokens; the first token of a sequence is never an action."""
     return max(0, end - max(begin, 1))
 
 
@@ -73,7 +73,7 @@ def _episode(name: str) -> property:
 
 
 class Sample(Row):
-    """An answer, with what upstream's driver, evaluation and buffer read of an Experience of one sequence.
+    """A response with the fields that upstream's driver, evaluation and buffer read of an Experience.
 
     Tensors are of shape (1,), except `sequences` (1, L) and `action_mask`, which is as long as the response.
     """
@@ -87,38 +87,38 @@ class Sample(Row):
     total_length = _episode("total_length")
     prompts = property(lambda self: [self.value("prompt")])
     labels = property(lambda self: [self.value("label")])
-    versions = property(lambda self: self.value("versions"))  # of the weights, when asked for and when done
+    versions = property(lambda self: self.value("versions"))  # of the weights, at its start and its end
     action_mask = property(lambda self: torch.ones(self.value("response_length")))
     sequences = property(lambda self: torch.from_numpy(self.columns.ids_of(self.place).astype(np.int64))[None])
     info = property(lambda self: {name: torch.tensor([number]) for name, number in self.logs.items()})
 
     @property
     def logs(self) -> dict[str, float]:
-        """Numbers that are logged of the sample, the reward function's among them."""
+        """Numbers to log for the sample, including those of the reward function."""
         return {name.removeprefix(INFO): self.value(name) for name in self.columns.values if name.startswith(INFO)}
 
     def experience(self) -> Experience:
-        """The Experience that upstream would have made of the answer, which is cut already."""
+        """Build the Experience that upstream would have built from the response, which is already cut."""
         response = {name: self.value(name) for name in ("prompt", "label", "truncated", "scores")}
         response |= {"reward": self.value("rewards"), "extra_logs": self.logs}
         response["observation_tokens"] = self.columns.ids_of(self.place)
         response["action_ranges"] = [(self.value("begin"), self.value("end"))]
         response["rollout_log_probs"] = None
         if "rollout_log_probs" in self.columns.actions:
-            known = self.columns.actions_of("rollout_log_probs", self.place)
-            response["rollout_log_probs"] = np.pad(known, (1, 0))
+            log_probs = self.columns.actions_of("rollout_log_probs", self.place)
+            response["rollout_log_probs"] = np.pad(log_probs, (1, 0))
         length = self.columns.lengths[self.place]
         return SamplesGenerator._process_response_into_experience(None, response, max_len=length)
 
 
 def fit_together(samples: list) -> bool:
-    """True if all are columns, of the same names."""
+    """True if every sample is held in columns, and all have the same names."""
     if not all(isinstance(sample, Sample) for sample in samples):
         return False
     columns = {sample.columns for sample in samples}
-    return len({frozenset([*some.actions, *some.values]) for some in columns}) == 1
+    return len({frozenset([*each.actions, *each.values]) for each in columns}) == 1
 
 
 def experiences_of(samples: list) -> list[Experience]:
-    """Experiences, for what goes upstream's way."""
+    """Convert samples to Experiences for upstream's code."""
     return [sample.experience() if isinstance(sample, Sample) else sample for sample in samples]

@@ -1,4 +1,4 @@
-"""The policy's training step and the Ray actors that hold models: bind what differs, then delegate."""
+"""The policy's training step and the Ray actors that hold models: each override sets what differs, then delegates."""
 
 import contextlib
 import math
@@ -29,22 +29,22 @@ from rpg_openrlhf.weight_sync.policy import BucketedSync
 
 
 class WholeStepTrainer(BucketedSync):
-    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), too, in saying where a step ends.
+    """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), beyond BucketedSync, in marking step ends.
 
     With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
-    ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep the gradient of the last backward() alone.
+    ZeRO-1 and -2 of DeepSpeed 0.19.6 then keep only the gradient of the last backward().
     """
 
-    # Both are set by the policy's actor, which holds them: `--train.enable_ema`'s, and RPG's.
+    # The policy's actor sets both: the average of `--train.enable_ema`, and RPG's reference.
     average: ReferenceWeights | None = None
     reference: ReferenceWeights | None = None
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
         """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary.
 
-        The average moves here, and so does a reference that is one. Upstream's moving_average
-        (utils/deepspeed/deepspeed.py) writes into gathered weights of ZeRO 3, which DeepSpeed drops when no rank is
-        named as the writer, and needs a second model.
+        The average moves here, and so does the reference under `--ref.refresh ema`. Upstream's moving_average
+        (utils/deepspeed/deepspeed.py) needs a second model. Under ZeRO 3 it writes into gathered weights, and
+        DeepSpeed drops the new values because no rank is named as the writer.
         """
         steps = self.actor.model.global_steps
         if self.args.train.dynamic_batch_enable:
@@ -71,9 +71,9 @@ class WholeStepTrainer(BucketedSync):
         return names
 
     def _logged_scale(self, status: dict, step: int, loss_batch_info: dict | None) -> torch.Tensor | float:
-        """Turns a micro-batch's share of the step's token mean, which upstream logs as it is, into its own token mean.
+        """Factor from a micro-batch's share of the step's token mean, which upstream logs, to its own token mean.
 
-        ppo_train then weighs by tokens, so what is logged is the mean over all tokens, however they were split.
+        ppo_train then weights by tokens, so the logged value is the mean over all tokens for any micro-batches.
         """
         if loss_batch_info is None:
             dp_size = self.strategy.ds_device_mesh["dp"].size()
@@ -84,7 +84,7 @@ class WholeStepTrainer(BucketedSync):
 
 
 class WholeStepCriticTrainer(ppo_critic.CriticPPOTrainer):
-    """Differs from upstream's CriticPPOTrainer (trainer/ray/ppo_critic.py) in saying where a step ends."""
+    """Differs from upstream's CriticPPOTrainer (trainer/ray/ppo_critic.py) in marking where a step ends."""
 
     def training_step(self, experience, step=0, loss_batch_info=None):
         """Differs from upstream: a micro-batch that does not end the step is no accumulation boundary."""
@@ -94,10 +94,10 @@ class WholeStepCriticTrainer(ppo_critic.CriticPPOTrainer):
 
 
 class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
-    """Differs from upstream's ActorPPOTrainer in its parts, and in knowing a KL loss to the policy that sampled."""
+    """Differs from upstream's ActorPPOTrainer in its base classes, and in a KL loss to the policy that sampled."""
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
-        """Differs from upstream: under `--ref.refresh rollout` the old policy's log-probs are the reference's too."""
+        """Differs from upstream: under `--ref.refresh rollout` the reference's log-probs are the old policy's."""
         if self.args.ref.refresh == "rollout":
             self.args.algo.kl.init_coef = self.args.ref.kl_to_old  # upstream's switch for its KL loss
             experience.base_action_log_probs = experience.action_log_probs
@@ -105,19 +105,19 @@ class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
 
 
 class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
-    """Differs from upstream's ActorPPOTrainer, too, in the loss and in the statistics it reports."""
+    """Differs from upstream's ActorPPOTrainer in its base classes, in the loss and in the statistics it reports."""
 
     def __init__(self, strategy, *args, **kwargs):
         super().__init__(strategy, *args, **kwargs)
         self.actor_loss_fn = RPGPolicyLoss(strategy.args)
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
-        """Differs from upstream: the loss sees the reference's log-probs, which upstream keeps for its own KL loss."""
+        """Differs from upstream: passes the reference's log-probs to the loss; upstream uses them in its KL loss."""
         self.actor_loss_fn.ref_log_probs = experience.base_action_log_probs
         return super().training_step(experience, kl_ctl, step, loss_batch_info)
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """Differs from upstream: the statistics of the whole rollout and its optimizer steps join its status."""
+        """Differs from upstream: adds the rollout's statistics and its number of optimizer steps to the status."""
         steps = self.actor.model.global_steps
         status = super().ppo_train(kl_ctl)
         if status:
@@ -127,16 +127,16 @@ class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
 
 
 def keep_activations(model: torch.nn.Module, recomputed: int) -> None:
-    """Let the layers after the first `recomputed` of a checkpointed model keep their activations."""
+    """Make the layers after the first `recomputed` keep their activations, in a model with gradient checkpointing."""
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     for layer in layers[recomputed:]:
         layer.gradient_checkpointing = False
 
 
 class LastingPort:
-    """Differs from upstream's BaseDistributedActor in the range that a rendezvous port is taken from.
+    """Differs from upstream's BaseDistributedActor in the range of the rendezvous port.
 
-    Upstream takes an ephemeral one and binds it half a minute later, when any connection may have been given it.
+    Upstream takes an ephemeral port and binds it half a minute later, when another connection may have it.
     """
 
     @staticmethod
@@ -150,10 +150,10 @@ class LastingPort:
 
 
 class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_actor_class__):
-    """Differs from upstream's ReferenceModelActor in its port, its model's class and the shape of what it is sent."""
+    """Differs from upstream's ReferenceModelActor in its port, its model's class and the format of its inputs."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        """Differs from upstream: its name for the model's class is rebound, in this process, before it builds one."""
+        """Differs from upstream: rebinds its name of the model's class, in this process, before a model is built."""
         launcher.Actor = actor_class(strategy.args)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         garbage.as_usual()
@@ -162,19 +162,19 @@ class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_ac
 def bind_offloading(module: ModuleType) -> None:
     """Rebind upstream's offloading (`--ds.enable_sleep`), as DeepSpeed's ZeRO 3 asserts FusedAdam.
 
-    Schedule-Free, Muon and torch's AdamW keep theirs on the GPU.
+    The states of Schedule-Free, Muon and torch's AdamW then stay on the GPU.
     """
     module.offload_deepspeed_states = where_possible(offload_deepspeed_states)
     module.reload_deepspeed_states = where_possible(reload_deepspeed_states)
 
 
 class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
-    """Differs from upstream's CriticModelActor in its port, its checkpoints and in refusing numbers not finite."""
+    """Differs from upstream's CriticModelActor in its port, its checkpoints and in refusing non-finite metrics."""
 
     part = CRITIC
 
     def init_model_from_pretrained(self, *args, **kwargs):
-        """Differs from upstream: its names for the trainer and for offloading are rebound, in this process."""
+        """Differs from upstream: rebinds its names of the trainer and of offloading, in this process."""
         ppo_critic.CriticPPOTrainer = WholeStepCriticTrainer
         bind_offloading(ppo_critic)
         super().init_model_from_pretrained(*args, **kwargs)
@@ -196,13 +196,13 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
     reference: ReferenceWeights | None = None  # where `--ref.refresh` asks for one
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
-        """Differs from upstream: its names for both are rebound, in this process, before it builds them."""
+        """Differs from upstream: rebinds its names of model, trainer and buffer, in this process."""
         ppo_actor.Actor = actor_class(strategy.args)
         rpg = strategy.args.algo.objective == "rpg"
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
         ppo_actor.NaiveReplayBuffer = ColumnBuffer
         bind_offloading(ppo_actor)
-        averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False  # for which it builds a model
+        averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False  # it builds a model for it
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         garbage.as_usual()
         if strategy.args.ds.load_in_4bit:
@@ -215,7 +215,7 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
             self._hold_reference(strategy)
 
     def _hold_average(self, strategy) -> None:
-        """Hold the running average of the weights, which is what is saved as a model."""
+        """Hold the running average of the weights, which is saved as the model."""
         average = ReferenceWeights(self.actor.model, offload=True, mixed=True, kind="average")
         if self.checkpoint_states:
             average.load(strategy.resumed(ACTOR))
@@ -227,13 +227,13 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         args = strategy.args
         mixed = args.ref.mix not in (None, 1)
         self.reference = ReferenceWeights(self.actor.model, offload=args.ref.offload, mixed=mixed)
-        # A policy that came from a checkpoint is not the start policy any more.
+        # After a resume the policy is not the initial one, so the initial model is loaded again.
         start = args.ref.model_name_or_path or (self.checkpoint_states and args.actor.model_name_or_path)
         if self.checkpoint_states and self.reference.is_in(strategy.resumed(ACTOR)):
             self.reference.load(strategy.resumed(ACTOR))
         elif start and args.ds.lora.rank:
             self.reference.clear()
-        elif start:  # a checkpoint of a run without a reference model has none
+        elif start:  # a new run with a reference model, or a checkpoint that holds no reference
             self.reference.take(start, args.trust_remote_code)
         strategy.beside.append(self.reference.save)
         self.trainer.reference = self.reference
@@ -246,11 +246,11 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
             return super().execute_batch("forward", all_data, start_idx, end_idx)
 
     def sync_nbytes(self) -> int:
-        """Bytes of weights that the last sync brought to each engine."""
+        """Bytes of weights that the last sync sent to each engine."""
         return self.trainer.sender.nbytes()
 
     def refresh_reference(self, mix: float, reset_optimizer: bool) -> None:
-        """Move the reference to the policy, or `mix` of the way; every rank for itself."""
+        """Move this rank's part of the reference to the policy, or by `mix` of the way."""
         self.reference.refresh(mix)
         if reset_optimizer:
             clear_moments(self.actor.model)

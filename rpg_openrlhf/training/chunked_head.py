@@ -1,8 +1,8 @@
 """OpenRLHF's Actor with log-probs and entropy straight from the hidden states: no logits of a whole micro-batch.
 
 The forward of the model's output layer is replaced on the layer itself. The model still calls the layer, so that
-DeepSpeed's hooks gather its weight before, release it after, and do both again for the backward pass. What is asked of
-it (which tokens, which labels) stands in an attribute; the answer passes through the model as its logits.
+DeepSpeed's hooks gather its weight before, release it after, and do both again for the backward pass. An attribute
+holds the question (tokens and labels); the answer passes through the model as its logits.
 Shapes: B sequences of S tokens, A of them possible actions; N action tokens, H hidden size.
 """
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class Question(NamedTuple):
-    places: torch.Tensor  # (N,), in the flattened hidden states
+    places: torch.Tensor  # (N,), indices of the flattened hidden states
     labels: torch.Tensor  # (N,)
     temperature: float
     with_entropy: bool
 
 
 class ChunkedHead:
-    """Stands in for the forward of an output layer; with no question asked, the layer is what it was."""
+    """Replacement of an output layer's forward; without a question it calls the original one."""
 
     def __init__(self, layer: nn.Linear):
         self.layer, self.plain = layer, layer.forward
@@ -39,7 +39,7 @@ class ChunkedHead:
         layer.forward = self.forward
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., H) -> logits, or where asked the log-probs (N, 1), with entropy (N, 2)."""
+        """(..., H) -> logits; for a question log-probs (N, 1), or log-probs and entropy (N, 2)."""
         if self.question is None:
             return self.plain(hidden)
         places, labels, temperature, with_entropy = self.question
@@ -50,17 +50,17 @@ class ChunkedHead:
         self.answer = torch.stack([log_probs] if entropy is None else [log_probs, entropy], dim=1)
         return self.answer
 
-    def gave(self, logits: torch.Tensor) -> bool:
+    def is_answer(self, logits: torch.Tensor) -> bool:
         """True if a model's logits are the layer's answer: not scaled, capped or computed elsewhere."""
         answer = self.answer
         return answer is not None and logits.is_set_to(answer) and logits._version == answer._version == 0
 
 
 class ChunkedActor(Actor):
-    """Differs from upstream's Actor in where log-probs come from; what it returns for action tokens is the same.
+    """Differs from upstream's Actor in how log-probs are computed; the values for action tokens are the same.
 
-    A model that does more to its logits than return its output layer's falls back to upstream's path, with a line in
-    the log; under `required` that is an error.
+    A model that changes the logits of its output layer falls back to upstream's path, with a line in the log. With
+    `required` that is an error.
     """
 
     required = False
@@ -77,7 +77,7 @@ class ChunkedActor(Actor):
     ):
         """Differs from upstream: the output's logits are None, and its entropy is zero where no action was taken.
 
-        Without an action mask, or with ring attention, it is upstream's.
+        Without an action mask, or with ring attention, upstream's path is used.
         """
         if self.head and action_mask is not None and kwargs.get("ring_attn_group") is None:
             answer = self._ask(sequences, action_mask, attention_mask, return_entropy, **kwargs)
@@ -98,7 +98,7 @@ class ChunkedActor(Actor):
         labels = sequences.roll(-1, dims=1)[asked]
         with self._asking(Question(places, labels, self.temperature, return_entropy)):
             output = super().forward(sequences, attention_mask=attention_mask, return_output=True, **kwargs)
-            if not self.head.gave(output["logits"]):
+            if not self.head.is_answer(output["logits"]):
                 return self._fall_back("does more to its logits than its output layer")
         values, output["logits"] = output["logits"], None
         columns = [torch.zeros(asked.shape, device=values.device).masked_scatter(asked, v) for v in values.unbind(1)]
@@ -108,7 +108,7 @@ class ChunkedActor(Actor):
 
     @contextlib.contextmanager
     def _asking(self, question: Question) -> Iterator[None]:
-        """Meanwhile the head answers, temperature and all: upstream would divide its answer by the temperature."""
+        """Let the head answer inside the context. It applies the temperature, so upstream's is set to 1."""
         self.head.question, self.temperature = question, 1.0
         head = self.head
         try:

@@ -1,4 +1,4 @@
-"""The actors' half of the data path: columns in, padded where a model computes, log-probs out as columns.
+"""The actors' half of the data path: columns arrive, are padded for a model, and log-probs return without padding.
 
 B: sequences of a micro-batch; T: tokens of its longest; A: T - 1.
 """
@@ -14,7 +14,7 @@ from rpg_openrlhf.training.micro_batches import action_spans, fields_of
 
 
 def padded_inputs(columns: Columns, fill: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids and attention mask (B, T), action mask (B, A), of int64 as upstream's."""
+    """Ids and attention mask (B, T) and action mask (B, A), in int64 like upstream's."""
     ids = pad(columns.ids, columns.lengths, fill, np.int64)
     attended = spans([0] * len(ids), columns.lengths, ids.shape[1])
     return tuple(
@@ -23,7 +23,7 @@ def padded_inputs(columns: Columns, fill: int) -> tuple[torch.Tensor, torch.Tens
 
 
 class ColumnForward:
-    """Differs from upstream's actors of a policy and a reference in taking a micro-batch as columns too."""
+    """Differs from upstream's actors of a policy and a reference in also accepting a micro-batch as columns."""
 
     def forward(self, sequences, action_mask=None, attention_mask=None, *, fill=None, **kwargs):
         """Differs from upstream: columns are padded here, and their log-probs come back without the padding."""
@@ -35,23 +35,23 @@ class ColumnForward:
 
 
 class ColumnBuffer(NaiveReplayBuffer):
-    """Differs from upstream's in holding columns, not an object of a dozen tensors a sample."""
+    """Differs from upstream's in holding columns, not an object of a dozen tensors per sample."""
 
     def append(self, experience):
-        """Differs from upstream: columns are taken as they are."""
+        """Differs from upstream: columns are stored as they are."""
         if isinstance(experience, Columns):
             self.items.extend(experience.rows(Sample))
         else:
             super().append(experience)
 
     def collate_fn(self, batch):
-        """Differs from upstream: the padded batch is written once."""
+        """Differs from upstream: a batch of columns is padded in one step."""
         rows = batch[0] if self.dynamic_batch else batch
         return batch_of(rows) if isinstance(rows[0], Sample) else super().collate_fn(batch)
 
 
 def batch_of(rows: list[Sample]) -> Experience:
-    """The batch of upstream's make_experience_batch, except `info`, which upstream turns into tensors there."""
+    """The batch of upstream's make_experience_batch, but with tensors in `info`, where upstream has lists of them."""
     columns = Columns.of(rows)
     ids, attention_mask, action_mask = padded_inputs(columns, 0)
     return Experience(sequences=ids, attention_mask=attention_mask, action_mask=action_mask, **fields_of(columns))

@@ -1,4 +1,4 @@
-"""The trainer's data: what the launcher has checked, read by the same reader, mixed as upstream mixes it."""
+"""The trainer's data: the files that the launcher checked, read by the same code, and mixed as in upstream."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +17,9 @@ def blending_datasets(
     stopping_strategy: str = "all_exhausted",
     dataset_split: str = "train",
 ) -> Dataset:
-    """Replacement of openrlhf/datasets/utils.py's, whose library guesses types: labels as numbers, dates and None.
+    """Replacement of openrlhf/datasets/utils.py's, whose library guesses types: labels become numbers, dates or None.
 
-    Concatenation and interleaving are the same calls, so that an order of prompts stays what it was.
+    Concatenation and interleaving are upstream's calls, so the order of prompts is upstream's.
     """
     args = strategy.args
     parts = [
@@ -33,6 +33,6 @@ def blending_datasets(
 
 
 def columns_of(args: SimpleNamespace) -> Columns:
-    """The columns of a row that training reads; the launcher has checked the labels."""
+    """Columns of a row that training reads; the launcher has checked the labels."""
     data = args.data
     return Columns(data.input_key, data.label_key, data.image_key, data.apply_chat_template, needs_label=False)

@@ -1,4 +1,4 @@
-"""Old and reference log-probs reach the loss; KL stays out of the reward."""
+"""RPG's experience maker: old and reference log-probs go to the loss, and no KL goes into the reward."""
 
 import torch
 
@@ -7,49 +7,49 @@ from rpg_openrlhf.training.micro_batches import ColumnMaker
 
 
 class PolicyAsReference:
-    """The policy's actors in the place of a reference group: asked for the log-probs of the reference they hold."""
+    """Group of reference actors that asks the policy's actors for the log-probs of the reference that they hold."""
 
     def __init__(self, policy_group):
         self.policy_group = policy_group
 
     def async_run_method_batch(self, method_name: str, **kwargs):
-        """Do as RayActorGroup's, on the policy's actors, one after the other with the policy's own forward pass."""
+        """Call RayActorGroup's method on the policy's actors; it runs after or before their own forward pass."""
         assert method_name == "forward", method_name
         return self.policy_group.async_run_method_batch(method_name="reference_forward", **kwargs)
 
     def async_run_method(self, method_name: str, *args, **kwargs):
-        """Do as RayActorGroup's."""
+        """Call RayActorGroup's method on the policy's actors."""
         return self.policy_group.async_run_method(method_name, *args, **kwargs)
 
 
 class KnownLogProbs(list):
-    """Log-probs of the sampled tokens, (B, A) a micro-batch, in place of the result of a forward pass."""
+    """Log-probs of the sampled tokens, (B, A) per micro-batch, that replace the result of a forward pass."""
 
 
 class RPGExperienceMaker(ColumnMaker):
-    """Differs from upstream, too, in whose log-probs are π_old, and in advantages without a baseline."""
+    """Differs from upstream, beyond ColumnMaker, in the source of π_old's log-probs and in baseline none."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.advantage_estimator == "none":
-            # Upstream picks the baseline by the name in args and spreads the reward over tokens by this one: under
-            # "none" no baseline and no normalization match, and "reinforce" spreads R as it is.
+            # Upstream selects baseline and normalization by the name in args, and "none" matches neither. It spreads
+            # the reward over tokens by this name, and "reinforce" leaves R unchanged.
             self.advantage_estimator = "reinforce"
 
     def make_experience(self, samples_list):
-        """Differs from upstream: keeps the engines' log-probs at hand for _dispatch_forward."""
+        """Differs from upstream: keeps the engines' log-probs for _dispatch_forward, and measures the initial KL."""
         self._rollout_log_probs = KnownLogProbs(sample.rollout_log_probs for sample in samples_list)
         experiences = super().make_experience(samples_list)
-        # With one step a rollout it is what that step measures.
+        # With one optimizer step per rollout, that step measures the same KL.
         measured = self.initial_model_group is not None and not self.args.rpg.on_policy
         self.kl_start = mean_kl_to_reference(experiences) if measured else None
         return experiences
 
     def _dispatch_forward(self, group, sync_condition, **kwargs):
-        """Differs from upstream: no forward pass of the policy where its log-probs are known, or will be.
+        """Differs from upstream: no forward pass of the policy if its log-probs are known or not needed.
 
-        Known from the engines under `--rpg.old_policy rollout`; with one optimizer step a rollout they are those of
-        the step itself, and the loss does not read what stands here.
+        The engines give them under `--rpg.old_policy rollout`. With one optimizer step per rollout they are those of
+        the step itself, and the loss ignores the zeros returned here.
         """
         if group is self.actor_model_group and self.args.rpg.on_policy:
             return KnownLogProbs(torch.zeros(mask.shape) for mask in kwargs["action_mask"])
@@ -64,7 +64,7 @@ class RPGExperienceMaker(ColumnMaker):
 
 
 def mean_kl_to_reference(experiences) -> float:
-    """KL(π_old‖π_ref) a token, k3, over a whole rollout: what `policy/kl_ref_k3` is before any step is taken."""
+    """KL(π_old‖π_ref) per token, k3, over a whole rollout: the value of `policy/kl_ref_k3` before the first step."""
     total = tokens = 0.0
     for experience in experiences:
         old, mask = experience.action_log_probs, experience.action_mask

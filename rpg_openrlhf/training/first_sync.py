@@ -1,4 +1,4 @@
-"""A sync of unchanged weights before the first rollout, so that a transport that garbles them is seen at once."""
+"""Sync of unchanged weights before the first rollout, which detects a transport that corrupts weights."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ TOKENS = 16  # of an answer
 
 
 class WrongSync(RuntimeError):
-    """Weights that were not changed have changed an engine."""
+    """A sync of unchanged weights changed an engine."""
 
 
 def check(trainer: Any) -> None:
-    """Compare every engine's greedy answer before and after. WrongSync where one differs.
+    """Compare every engine's greedy answer before and after a sync. Raise WrongSync if one differs.
 
-    Engines sleep and wake as around any sync, so that memory peaks no higher than later. Beside a base model in 4 bits
-    they begin with its 16-bit weights, so the first sync is not of unchanged ones.
+    Engines sleep and wake as around any sync, so that memory peaks no higher than later. With a 4-bit base model the
+    engines start with its 16-bit weights, so a sync that is not compared comes first.
     """
     if trainer.args.ds.load_in_4bit:
         trainer.broadcast_to_vllm()
     before = _answers(trainer)
     trainer.broadcast_to_vllm()
     after = _answers(trainer)
-    wrong = [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other]
+    wrong = [number for number, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
     if wrong:
         how = (
             "CUDA IPC" if trainer.args.train.colocate_all else f"--vllm.sync_backend {trainer.args.vllm.sync_backend}"
         )
         raise WrongSync(
             f"a sync of unchanged weights changed the greedy answer of engine {wrong[0]} ({len(wrong)} of "
-            f"{len(before)}): {how} does not bring weights as they are; run rpg-check, or take another transport"
+            f"{len(before)}): {how} corrupts weights; run rpg-check, or choose another transport"
         )
 
 

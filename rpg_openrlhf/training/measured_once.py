@@ -1,6 +1,7 @@
-"""The numbers of a training phase, exchanged by the ranks once: upstream does it a number and a micro-batch at a time.
+"""Metrics of a training phase, reduced over the ranks once.
 
-17 blocking collectives a micro-batch, each of which waits for the GPU too.
+Upstream reduces each number of each micro-batch: 17 blocking collectives per micro-batch, each of which also waits for
+the GPU.
 """
 
 import math
@@ -10,7 +11,7 @@ from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
 from rpg_openrlhf.errors import NotFinite
 
-LAST = ("actor_lr", "actor_grad_norm")  # of the last step, and the same on every rank
+LAST = ("actor_lr", "actor_grad_norm")  # values of the last step, the same on every rank
 
 
 CHECKED = ("policy_loss", "actor_grad_norm")
@@ -23,7 +24,7 @@ INPUTS = {
 
 
 def check_finite(metrics: dict[str, float], experience) -> None:
-    """Raise NotFinite where a step's loss or gradient norm is not finite, with the input that made it so."""
+    """Raise NotFinite if a step's loss or gradient norm is not finite, and name the input that caused it."""
     wrong = [name for name in CHECKED if not math.isfinite(metrics.get(name, 0.0))]
     if not wrong:
         return
@@ -38,7 +39,7 @@ def check_finite(metrics: dict[str, float], experience) -> None:
 
 
 def means_of(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The mean of each, with one wait for each device: reward models, critics and agents report from the CPU."""
+    """Mean of each tensor, with one wait per device: reward models, critics and agents report on the CPU."""
     means: dict[str, float] = {}
     for device in {tensor.device for tensor in tensors.values()}:
         names = [name for name, tensor in tensors.items() if tensor.device == device]
@@ -48,7 +49,7 @@ def means_of(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
 
 
 class ReduceLater:
-    """Upstream's strategy, for ppo_train: what it would reduce of a micro-batch stays this rank's, and is weighed."""
+    """Wrapper of upstream's strategy for ppo_train: a micro-batch's numbers stay local; their weights are added up."""
 
     def __init__(self, strategy):
         self._strategy = strategy
@@ -58,7 +59,7 @@ class ReduceLater:
         return getattr(self._strategy, name)
 
     def all_reduce(self, data, op="mean"):
-        """Reduce as the strategy does, save for a micro-batch's numbers."""
+        """Reduce as the strategy does, except for a micro-batch's numbers (a dictionary)."""
         if not isinstance(data, dict):
             return self._strategy.all_reduce(data, op)
         self.weights["token"] += data["_num_action_tokens"]
@@ -67,10 +68,10 @@ class ReduceLater:
 
 
 class MeasuredOnce(ActorPPOTrainer):
-    """Differs from upstream's ActorPPOTrainer in when ranks exchange what they report, and how it leaves a GPU."""
+    """Differs from upstream's ActorPPOTrainer in reducing metrics once, and in copying them from a GPU together."""
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
-        """Differs from upstream: its tensors come to the CPU together, as the means that ppo_train takes of them."""
+        """Differs from upstream: metrics come to the CPU together, as the means that ppo_train takes of them."""
         status = super().training_step(experience, kl_ctl, step, loss_batch_info)
         tensors = {name: value for name, value in status["metrics"].items() if isinstance(value, torch.Tensor)}
         status["metrics"] |= means_of(tensors)
@@ -79,7 +80,7 @@ class MeasuredOnce(ActorPPOTrainer):
         return status
 
     def ppo_train(self, kl_ctl: float) -> dict[str, float]:
-        """Differs from upstream: means over tokens or samples are made of this rank's own, then of all ranks'."""
+        """Differs from upstream: takes means over this rank's tokens or samples first, then over all ranks'."""
         strategy = self.strategy
         self.strategy = later = ReduceLater(strategy)
         try:

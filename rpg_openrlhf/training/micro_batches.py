@@ -1,7 +1,7 @@
-"""The driver's half of the data path: micro-batches that travel as columns, padded where they are computed with.
+"""The driver's half of the data path: micro-batches are sent as columns and padded only for computation.
 
-Upstream pads a micro-batch once, sends the padded ids and two masks of int64 to every model, sends all of it to the
-policy again with what was computed, where it is split into samples, stripped of its padding, and padded again.
+Upstream pads a micro-batch on the driver, and sends the padded ids and two int64 masks to every model. It then sends
+all of it, with the results, to the policy, which splits it into samples, strips the padding and pads again.
 B: sequences of a micro-batch; T: tokens of its longest; A: T - 1.
 """
 
@@ -16,12 +16,12 @@ from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from rpg_openrlhf.sampling.columns import Columns, pad, spans, strip
 from rpg_openrlhf.sampling.samples import EPISODE, INFO, Sample, experiences_of, fit_together
 
-# Fields of an Experience, with a number an action, that a training step may read.
+# Fields of an Experience, with one number per action, that a training step may read.
 ACTIONS = ("action_log_probs", "base_action_log_probs", "rollout_log_probs", "advantages")
 
 
 def fields_of(columns: Columns) -> dict:
-    """Fields of an Experience: what columns hold of actions, padded, of sequences, and of what is logged."""
+    """Fields of an Experience from columns: padded action columns, numbers per sequence, and logged numbers."""
     logged = {name: column for name, column in columns.values.items() if name.startswith(INFO)}
     return {
         **{name: torch.from_numpy(pad(flat, columns.action_lengths)) for name, flat in columns.actions.items()},
@@ -33,13 +33,13 @@ def fields_of(columns: Columns) -> dict:
 
 
 class MicroBatch(Experience):
-    """Differs from upstream's Experience in its dtypes, as narrow as may be, and in being sent as columns."""
+    """Differs from upstream's Experience in narrower dtypes and in being sent as columns."""
 
-    columns: Columns  # what it was made of: ids, where actions begin and end
+    columns: Columns  # its source: ids, and where actions begin and end
 
     @classmethod
     def of(cls, samples: list[Sample], fill: int) -> "MicroBatch":
-        """Samples of a rollout, ids padded with `fill`."""
+        """Build a micro-batch of a rollout's samples, with ids padded with `fill`."""
         columns = Columns.of(samples)
         batch = cls(
             sequences=torch.from_numpy(pad(columns.ids, columns.lengths, fill)),
@@ -52,12 +52,12 @@ class MicroBatch(Experience):
         return batch
 
     def inputs(self) -> Columns:
-        """Tensors of a model's forward pass."""
+        """Columns that a model's forward pass needs."""
         places = {name: self.columns.values[name] for name in ("begin", "end")}
         return Columns(self.columns.lengths, self.columns.ids, {}, places)
 
     def packed(self) -> Columns:
-        """Tensors of a training step: no prompts and labels, and no returns, which only a critic reads."""
+        """Columns that a training step needs: no prompts and labels, and no returns, which only a critic reads."""
         lengths, places = self.columns.action_lengths, self.inputs().values
         tensors = {name: getattr(self, name) for name in ACTIONS if getattr(self, name) is not None}
         values = places | {name: getattr(self, name).tolist() for name in EPISODE}
@@ -70,18 +70,18 @@ class MicroBatch(Experience):
 
 
 def action_spans(columns: Columns) -> np.ndarray:
-    """(B, A) of bool: where a token of the response is predicted."""
+    """(B, A), bool: true where a token of the response is predicted."""
     begins, ends = (np.asarray(columns.values[name]) - 1 for name in ("begin", "end"))
     return spans(begins, ends, max(columns.lengths) - 1)
 
 
 class ColumnMaker(RemoteExperienceMaker):
-    """Differs from upstream in the shape in which micro-batches are made and travel, not in what is in them."""
+    """Differs from upstream in the format of micro-batches, not in their content."""
 
-    _inputs: list[Columns] | None = None  # of the micro-batches that log-probs are asked for
+    _inputs: list[Columns] | None = None  # of the micro-batches that make_experience received
 
     def split_rollout_samples(self, rollout_samples):
-        """Differs from upstream: it plans the micro-batches, of stand-ins, and each is then made at once."""
+        """Differs from upstream: upstream plans the micro-batches with empty samples, and each is then built once."""
         if self.critic_model_group is not None or not fit_together(rollout_samples):
             return super().split_rollout_samples(experiences_of(rollout_samples))
         stand_ins = [Experience() for _ in rollout_samples]
@@ -97,13 +97,13 @@ class ColumnMaker(RemoteExperienceMaker):
         return batches
 
     def make_experience(self, samples_list):
-        """Differs from upstream: keeps what the models will be sent."""
+        """Differs from upstream: keeps the columns that the models will receive."""
         are_columns = all(isinstance(batch, MicroBatch) for batch in samples_list)
         self._inputs = [batch.inputs() for batch in samples_list] if are_columns else None
         return super().make_experience(samples_list)
 
     def _dispatch_forward(self, group, sync_condition, **kwargs):
-        """Differs from upstream: columns are sent, which column_actors.ColumnForward takes."""
+        """Differs from upstream: sends columns, which column_actors.ColumnForward accepts."""
         if self._inputs is not None:
             kwargs = {"sequences": self._inputs, "fill": [self.tokenizer.pad_token_id] * len(self._inputs)}
         return super()._dispatch_forward(group, sync_condition, **kwargs)
@@ -114,12 +114,12 @@ class ColumnMaker(RemoteExperienceMaker):
         if self._inputs is None:
             return results
         return [
-            torch.from_numpy(pad(found, columns.action_lengths)) if isinstance(found, np.ndarray) else found
-            for found, columns in zip(results, self._inputs, strict=True)
+            torch.from_numpy(pad(result, columns.action_lengths)) if isinstance(result, np.ndarray) else result
+            for result, columns in zip(results, self._inputs, strict=True)
         ]
 
     def get_cumulative_returns(self, rewards, action_mask, gamma):
-        """Differs from upstream: no loop over tokens where nothing is discounted; a single reward stays exact."""
+        """Differs from upstream: no loop over tokens without discounting, which also keeps a single reward exact."""
         if gamma != 1 or (self.kl_ctl.value > 0 and not self.args.algo.kl.use_loss):
             return super().get_cumulative_returns(rewards, action_mask, gamma)
         if action_mask is not None:
@@ -128,7 +128,7 @@ class ColumnMaker(RemoteExperienceMaker):
 
 
 def balance_experiences(experiences, args):
-    """Upstream's, which is given row numbers and lengths to deal out to the ranks -> the columns of each rank."""
+    """Distribute the samples to ranks as columns; upstream's function decides from row numbers and lengths."""
     if not all(isinstance(batch, MicroBatch) for batch in experiences):
         return upstream.balance_experiences(experiences, args)
     rows = list(itertools.chain.from_iterable(batch.packed().rows() for batch in experiences))

@@ -1,4 +1,4 @@
-"""RPG in OpenRLHF's loss contract, and the statistics of a step. Shapes: B sequences, A action tokens."""
+"""RPG's loss with OpenRLHF's interface, and statistics of a rollout. Shapes: B sequences, A action tokens."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from openrlhf.models.utils import masked_mean
 
 from rpg_openrlhf.objectives.losses import rpg_token_losses
 
-# Means over the action tokens of a rollout; the extremes and the sample size are those of the importance weight.
+# Means over the action tokens of a rollout. The importance weight also has extremes and an effective sample size.
 MEANS = (
     "importance_weight",
     "gated_low",
@@ -23,10 +23,10 @@ MEANS = (
 
 
 class RPGPolicyLoss(PolicyLoss):
-    """Differs from openrlhf.models.PolicyLoss in the per-token loss alone; call, aggregation, results are upstream's.
+    """Differs from openrlhf.models.PolicyLoss only in the per-token loss; call, aggregation, results are upstream's.
 
-    Upstream's forward is handed our token losses as negative advantages at importance weight one, where its surrogate
-    is the advantage itself: what remains of it is the mismatch correction (`--algo.advantage.is_correction_*`) and
+    Upstream's forward receives our token losses as negative advantages at importance weight one, where its surrogate
+    is the advantage itself. It then applies only its mismatch correction (`--algo.advantage.is_correction_*`) and
     `aggregate_loss`, so gradient accumulation, dynamic batches and data parallelism keep their global means.
     """
 
@@ -43,7 +43,7 @@ class RPGPolicyLoss(PolicyLoss):
         names = ("divergence", "gradient_estimator", "beta", "importance_level", "reward_weight", "clip_mode")
         self.objective = {name: getattr(args.rpg, name) for name in names}
         self.objective |= {"clip_eps_low": low, "clip_eps_high": high, "dual_clip": args.actor.dual_clip}
-        self.on_policy = args.rpg.on_policy  # π_old is the policy as it stands: no forward pass was made for it
+        self.on_policy = args.rpg.on_policy  # π_old is the current policy, so it had no forward pass
         self.ref_log_probs: torch.Tensor | None = None  # (B, A), bound by the trainer; None: π_ref = π_old
         self.statistics = StepStatistics()
 
@@ -56,9 +56,10 @@ class RPGPolicyLoss(PolicyLoss):
         rollout_log_probs: torch.Tensor | None = None,
         **loss_batch_info,
     ):
-        """Differs from upstream: the losses are RPG's, and what upstream calls the clip fraction is the gated one.
+        """Differs from upstream: the losses are RPG's, and the clip fraction is that of gated tokens.
 
-        Loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction; the last two may be None.
+        Return loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction. The last two may be
+        None.
         """
         if self.on_policy:
             old_log_probs = log_probs.detach()
@@ -66,7 +67,7 @@ class RPGPolicyLoss(PolicyLoss):
             log_probs, old_log_probs, advantages, self.ref_log_probs, action_mask, **self.objective
         )
         self.statistics.add(tokens.stats, action_mask)
-        # Upstream multiplies by the mask, which leaves a NaN of the padding as it is.
+        # Upstream multiplies by the mask, and NaN · 0 in the padding would stay NaN.
         mask = action_mask.bool()
         old_log_probs = torch.where(mask, old_log_probs, 0.0)
         rollout_log_probs = None if rollout_log_probs is None else torch.where(mask, rollout_log_probs, 0.0)
@@ -79,7 +80,7 @@ class RPGPolicyLoss(PolicyLoss):
 
 
 class StepStatistics:
-    """Sums and extremes of the per-token statistics over all micro-batches of a rollout; reduced over ranks once.
+    """Sums and extremes of per-token statistics over all micro-batches of a rollout, reduced over ranks once.
 
     Upstream averages what a micro-batch reports, which is wrong for a maximum and costs a collective per number.
     """
@@ -90,7 +91,7 @@ class StepStatistics:
 
     @torch.no_grad()
     def add(self, stats: dict[str, torch.Tensor], action_mask: torch.Tensor) -> None:
-        """Count `stats` ((B, A) each, zero where masked) of one micro-batch."""
+        """Add the `stats` of one micro-batch, (B, A) each, zero where masked."""
         mask = action_mask.bool()
         weight = stats["importance_weight"]
         zero = weight.new_zeros(())
@@ -103,12 +104,12 @@ class StepStatistics:
         self.extremes = extremes if self.extremes is None else torch.maximum(self.extremes, extremes)
 
     def reduce(self, strategy) -> dict[str, float]:
-        """The rollout's statistics over all ranks, and a fresh start. A collective: every rank calls it."""
+        """Return the rollout's statistics over all ranks, and reset them. A collective: every rank calls it."""
         sums = strategy.all_reduce(self.sums, op="sum").tolist()
         largest, smallest = strategy.all_reduce(self.extremes, op="max").tolist()
         self.sums = self.extremes = None
         *means, square_sum, count = sums
-        count, square_sum = max(count, 1.0), max(square_sum, 1e-30)  # a rollout without a single action token
+        count, square_sum = max(count, 1.0), max(square_sum, 1e-30)  # no 0 / 0 for a rollout without action tokens
         result = {f"policy/{name}": value / count for name, value in zip(MEANS, means, strict=True)}
         result["policy/importance_weight_mean"] = result.pop("policy/importance_weight")
         result["policy/importance_weight_max"] = largest

@@ -1,8 +1,8 @@
-"""Schedule-Free AdamW (arXiv 2405.15682) under DeepSpeed: gradients are taken at y, all else sees the average x.
+"""Schedule-Free AdamW (arXiv 2405.15682) under DeepSpeed: gradients are taken at y, all else uses the average x.
 
-The package keeps one set of weights and z; a switch turns y into x and back in place. Under DeepSpeed those weights
-are fp32 copies or partitions of them, so a switch ends with what ends a step: the module's own weights are rewritten.
-Imported only where the optimizer is asked for, as the package may be missing elsewhere.
+The package keeps one set of weights and z, and switches the weights between y and x in place. Under DeepSpeed these
+are fp32 copies or partitions of copies, so the module's own weights are rewritten after a switch, as after a step.
+This module is imported only for runs with this optimizer, because the package is optional.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ COUNTERS = {"k": 0, "weight_sum": 0.0, "lr_max": -1.0}  # numbers that a step ad
 class ScheduleFreeAdamW(AdamWScheduleFree):
     """Differs from the package's in counting steps per tensor, and in refusing what DeepSpeed would do silently."""
 
-    ready = False  # DeepSpeed's ZeRO-0 wrapper for bf16 steps on zero gradients while it is built: decay, and a count
+    ready = False  # DeepSpeed's bf16 wrapper (ZeRO 0) takes a step while it is built, which would decay and count
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Differs from the package: a tensor brings its own counters.
+        """Differs from the package: each tensor has its own counters.
 
-        ZeRO-3 steps the parts of a parameter group one after the other: counted per group, each would be a step.
+        ZeRO-3 steps the parts of a parameter group one after the other. A counter per group would count every part.
         """
         if not self.ready:
             return None
@@ -54,9 +54,10 @@ class ScheduleFreeAdamW(AdamWScheduleFree):
 
 
 def build(parameters: list[dict], actor: SimpleNamespace, total_steps: int) -> ScheduleFreeAdamW:
-    """The optimizer of `--actor.*`, whose scheduler is constant: the warm-up is the optimizer's own.
+    """Build the optimizer of `--actor.*`. Its scheduler is constant, since the optimizer has its own warm-up.
 
-    A scheduler's warm-up begins at a rate of 0, a step that trains nothing; this one at 1/n, and k is saved with it.
+    A scheduler's warm-up begins at a rate of 0, so its first step trains nothing. This one begins at 1/n, and its step
+    count k is saved with the optimizer.
     """
     adam = actor.adam
     return ScheduleFreeAdamW(
@@ -71,7 +72,7 @@ def build(parameters: list[dict], actor: SimpleNamespace, total_steps: int) -> S
 
 @contextlib.contextmanager
 def handed_to_deepspeed(optimizer_of: Callable[[list[dict]], ScheduleFreeAdamW]) -> Iterator[None]:
-    """Rebind deepspeed.initialize for a while: upstream passes it no optimizer and has no argument for one."""
+    """Rebind deepspeed.initialize inside the context: upstream passes it no optimizer and has no argument for one."""
 
     def initialize(**asked) -> tuple:
         config = {name: value for name, value in asked["config"].items() if name != "optimizer"}
@@ -89,12 +90,12 @@ def handed_to_deepspeed(optimizer_of: Callable[[list[dict]], ScheduleFreeAdamW])
 
 
 def to_training(engine: deepspeed.DeepSpeedEngine) -> None:
-    """The engine's weights become y. A collective: every rank calls it. At y already: nothing."""
+    """Switch the engine's weights to y, if they are not y already. A collective: every rank calls it."""
     _switch(engine, training=True)
 
 
 def to_averaged(engine: deepspeed.DeepSpeedEngine) -> None:
-    """The engine's weights become x. A collective: every rank calls it. At x already: nothing."""
+    """Switch the engine's weights to x, if they are not x already. A collective: every rank calls it."""
     _switch(engine, training=False)
 
 
@@ -102,14 +103,14 @@ def _switch(engine: deepspeed.DeepSpeedEngine, training: bool) -> None:
     inner = engine.basic_optimizer
     if inner.training == training:
         return
-    with _holding_its_weights(engine.optimizer):
+    with _attached_weights(engine.optimizer):
         inner.train() if training else inner.eval()
     _rewrite_module(engine.optimizer)
 
 
 @contextlib.contextmanager
-def _holding_its_weights(wrapper: object) -> Iterator[None]:
-    """ZeRO-3 lends the inner optimizer its partitions for a step only; the others leave them there."""
+def _attached_weights(wrapper: object) -> Iterator[None]:
+    """Give the inner optimizer its weights: ZeRO-3 does so only during a step, the other wrappers permanently."""
     if not isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3):
         yield
         return
@@ -120,7 +121,7 @@ def _holding_its_weights(wrapper: object) -> Iterator[None]:
 
 @torch.no_grad()
 def _rewrite_module(wrapper: object) -> None:
-    """The fp32 weights into the module's own (bf16, partitioned, gathered), by the wrapper's code that ends a step."""
+    """Copy the fp32 weights to the module's own (bf16, partitioned, gathered), as the wrapper does after a step."""
     if isinstance(wrapper, DeepSpeedZeroOptimizer_Stage3):
         wrapper._partition_all_parameters()
         for part in range(len(wrapper.fp16_groups)):
@@ -137,17 +138,17 @@ def _rewrite_module(wrapper: object) -> None:
 
 
 class ScheduleFreePolicyActor(RPGPolicyActor):
-    """Differs from upstream's PolicyModelActor in training at y; whatever leaves the actor is of x."""
+    """Differs from upstream's PolicyModelActor in training at y; everything that leaves the actor uses x."""
 
     def init_model_from_pretrained(self, strategy, pretrain, max_steps=None, vllm_engines=None):
-        """Differs from upstream: the optimizer is Schedule-Free AdamW; a checkpoint of either weights ends at x."""
+        """Differs from upstream: the optimizer is Schedule-Free AdamW; the weights end at x, also after a resume."""
         actor = strategy.args.actor
         with handed_to_deepspeed(lambda parameters: build(parameters, actor, max_steps)):
             super().init_model_from_pretrained(strategy, pretrain, max_steps, vllm_engines)
         to_averaged(self.actor.model)
 
     def fit(self, kl_ctl: float = 0):
-        """Differs from upstream: between y and x, once a rollout; the rate logged is that of the warm-up."""
+        """Differs from upstream: switches to y and back to x; logs the learning rate of the optimizer's warm-up."""
         to_training(self.actor.model)
         status = super().fit(kl_ctl)
         to_averaged(self.actor.model)
@@ -156,22 +157,22 @@ class ScheduleFreePolicyActor(RPGPolicyActor):
         return status
 
     def forward(self, *args, **kwargs):
-        """Differs from upstream: old log-probs are of the policy that sampled."""
+        """Differs from upstream: asserts x, since old log-probs are those of the policy that sampled."""
         self._assert_averaged("old log-probs")
         return super().forward(*args, **kwargs)
 
     def broadcast_to_vllm(self):
-        """Differs from upstream: the engines sample from x."""
+        """Differs from upstream: asserts x, from which the engines sample."""
         self._assert_averaged("a weight sync")
         super().broadcast_to_vllm()
 
     def save_model(self):
-        """Differs from upstream: the model that is kept is x."""
+        """Differs from upstream: asserts x, which is the model to save."""
         self._assert_averaged("a saved model")
         super().save_model()
 
     def save_checkpoint(self, *args, **kwargs):
-        """Differs from upstream: the Hugging Face weights in it are x."""
+        """Differs from upstream: asserts x, which the checkpoint's Hugging Face model must hold."""
         self._assert_averaged("a checkpoint")
         super().save_checkpoint(*args, **kwargs)
 

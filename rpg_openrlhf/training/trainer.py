@@ -1,4 +1,4 @@
-"""The controller: upstream's PPOTrainer with RPG's experience maker, a reference that moves, and a state of its own.
+"""The controller: upstream's PPOTrainer with RPG's experience maker, a moving reference and more saved state.
 
 It reports each step, and each phase as it begins.
 """
@@ -29,23 +29,23 @@ from rpg_openrlhf.training.micro_batches import ColumnMaker, balance_experiences
 class RPGTrainer(PPOTrainer.__ray_actor_class__):
     """Differs from upstream's PPOTrainer in the experience maker, in moving the reference and in what it logs."""
 
-    reward_source = "the reward"  # how errors name it; set by install.py, on a subclass
+    reward_source = "the reward"  # its name in errors; install.py sets it on a subclass
 
     def __init__(self, pretrain, strategy, *args, **kwargs):
         torch.manual_seed(strategy.args.train.seed)
         if not (strategy.args.use_ms or strategy.args.data.max_images_per_prompt > 0):
-            ppo_trainer.blending_datasets = blending_datasets  # prepare_datasets', in this process
+            ppo_trainer.blending_datasets = blending_datasets  # for prepare_datasets, in this process
         asynchronous, rpg = strategy.args.train.asynchronous, strategy.args.algo.objective == "rpg"
         ppo_trainer.SamplesGenerator = AsynchronousGenerator if asynchronous else RPGSamplesGenerator
         ppo_trainer.RemoteExperienceMaker = RPGExperienceMaker if rpg else ColumnMaker
         ppo_trainer.WandbLogger, ppo_trainer.TensorboardLogger = loggers.WandbLog, loggers.TensorboardLog
-        ppo_trainer.balance_experiences = balance_experiences  # train_step's; the others are built by the next line
+        ppo_trainer.balance_experiences = balance_experiences  # for train_step; the next line uses the others
         super().__init__(pretrain, strategy, *args, **kwargs)
         garbage.as_usual()
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
         self.schedule: RefreshSchedule | None = None
-        self.steps_taken = 0  # rollouts trained on, those before a resume included
-        self._moved: dict | None = None  # what is to be reported of this step's refresh
+        self.steps_taken = 0  # rollouts trained on, including those before a resume
+        self._moved: dict | None = None  # report of this step's refresh, not sent yet
         ref = self.args.ref
         if rpg and ref.refresh != "rollout":  # the KL is in the loss; upstream's coefficient (kl_ctl) is 0 then
             self.schedule = RefreshSchedule(ref.refresh, ref.interval, ref.kl_target, ref.kl_decay, ref.min_interval)
@@ -54,9 +54,9 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             self.kl_ctl = self.experience_maker.kl_ctl = FixedKLController(ref.kl_to_old)
 
     def train_step(self, rollout_samples, global_step):
-        """Differs from upstream: the reference moves after it, when the schedule says so.
+        """Differs from upstream: the reference moves after the step if the schedule says so.
 
-        Under --train.full_determinism_enable samples are in order of prompt, not time.
+        Under --train.full_determinism_enable samples are sorted by prompt, not by time of arrival.
         """
         if self.args.train.full_determinism_enable:
             rollout_samples = in_order(rollout_samples, self.args.rollout.n_samples_per_prompt)
@@ -64,14 +64,14 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("experience")
         status, global_step = super().train_step(rollout_samples, global_step)
         self._end_after(global_step)
-        status |= self.samples_generator.told()
+        status |= self.samples_generator.rollout_metrics()
         status["sync/mib"] = ray.get(self.actor_model_group._actor_handlers[0].sync_nbytes.remote()) / 2**20
-        if self.schedule and "policy/kl_ref_k3" in status:  # without it no step was taken
+        if self.schedule and "policy/kl_ref_k3" in status:  # absent if no step was taken
             status |= self._move_reference(status, global_step)
         return status, global_step
 
     def _compute_rollout_stats(self, experiences):
-        """Differs from upstream: a reward that is not finite ends the run, whoever gave it."""
+        """Differs from upstream: a reward that is not finite ends the run, whatever its source."""
         stats = super()._compute_rollout_stats(experiences)
         if not math.isfinite(stats["rollout/reward_mean"]):
             raise NotFinite(f"{self.reward_source}: the mean reward of a rollout is {stats['rollout/reward_mean']}")
@@ -84,7 +84,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self.samples_generator.rollouts_left = None if limit is None else max(0, limit - global_step)
 
     def _move_reference(self, status: dict, global_step: int) -> dict[str, float]:
-        """Ask the schedule, have the policy's actors do it -> what is logged of it."""
+        """Ask the schedule, make the policy's actors move the reference, and return the metrics to log."""
         kl, ref = status["policy/kl_ref_k3"], self.args.ref
         decision = self.schedule.update(kl, int(status["policy/optimizer_steps"]))
         logged = {
@@ -99,30 +99,30 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._moved = {"step": global_step, "reason": decision.reason, "kl_before": kl}
         logged["ref/kl_before"] = kl
         if mix == 1:
-            # Both have the same weights. After a mix it is measured, on the next rollout, before its first step.
+            # Policy and reference are equal now. After a mix the next rollout measures the KL before its first step.
             self._moved["kl_after"] = logged["ref/kl_after"] = 0.0
-        if decision.reason != "ema":  # which moves at every optimizer step, in the policy's actors
+        if decision.reason != "ema":  # ema moves at every optimizer step, in the policy's actors
             start = time.time()
             ray.get(self.actor_model_group.async_run_method("refresh_reference", mix, ref.reset_optimizer))
             logged["timing/refresh"] = time.time() - start
         return logged
 
     def ppo_train(self, global_steps):
-        """Differs from upstream: the phase is reported."""
+        """Differs from upstream: reports the phase."""
         self._phase("train")
         return super().ppo_train(global_steps)
 
     def broadcast_to_vllm(self):
-        """Differs from upstream: the phase is reported, and the next one, in which samples are drawn."""
-        with self.samples_generator.sending():  # an asynchronous run waits for the rollout that is being drawn
+        """Differs from upstream: reports the phase, and then the phase of sampling."""
+        with self.samples_generator.sending():  # an asynchronous run waits for the rollout that is being sampled
             self._phase("sync")
             super().broadcast_to_vllm()
         self._phase("generate")
 
     def fit(self, global_step=0):
-        """Differs from upstream: phases are reported, and a run that trained on nothing fails before it saves.
+        """Differs from upstream: reports phases, and fails before saving if the run trained on nothing.
 
-        Before the first rollout, a sync of unchanged weights must change no answer.
+        A new run first checks that a sync of unchanged weights changes no answer.
         """
         if self.vllm_engines and not self.args.ckpt.load_enable:
             first_sync.check(self)
@@ -133,21 +133,21 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         self._phase("save")
 
     def init_checkpoint_states(self) -> dict:
-        """Differs from upstream: restores our own state too, and the place in the data without the loader's help."""
+        """Differs from upstream: also restores our own state, which holds the position in the data."""
         states = super().init_checkpoint_states()
         self._end_after(states["global_step"])
         if "trainer" in states:
             self.load_state_dict(states["trainer"])
-            if evaluation_is_owed(self.args, states["global_step"]) and self.eval_dataloader:
-                self.samples_generator.before_the_next = lambda: self._evaluate_owed(states)
+            if must_evaluate_first(self.args, states["global_step"]) and self.eval_dataloader:
+                self.samples_generator.before_the_next = lambda: self._evaluate_first(states)
         return states | {"data_loader_state_dict": {}}
 
-    def _evaluate_owed(self, states: dict) -> None:
-        """Run the evaluation of the checkpoint's step, which it lacks: upstream saves before it evaluates."""
+    def _evaluate_first(self, states: dict) -> None:
+        """Evaluate the checkpoint's step first. Upstream saves before it evaluates, so the checkpoint lacks this."""
         step, chosen = states["global_step"], self.args.eval
         sampling = {"temperature": chosen.temperature, "n_samples_per_prompt": chosen.n_samples_per_prompt}
         logs = self.evaluate(step, **{**self.generate_kwargs, **sampling})
-        # What is loaded holds DeepSpeed's own entries too, which it refuses to be given.
+        # Loaded states also hold DeepSpeed's own entries, which it refuses when saving.
         names = ("episode", "global_step", "total_consumed_prompts", "data_loader_state_dict", "trainer")
         self.save_best_checkpoint(logs, step, {name: states[name] for name in names})
 
@@ -160,7 +160,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state_dict()`, also under another rule for the reference; a KL controller, where it adapts."""
+        """Restore `state_dict()`, also under another rule for the reference; the KL coefficient only if it adapts."""
         self.samples_generator.load_state_dict(state["samples"])
         if self.schedule and state["schedule"]:
             self.schedule.load_state_dict(state["schedule"])
@@ -168,17 +168,17 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             self.kl_ctl.value = state["kl_coefficient"]
 
     def restore_best_checkpoint_state(self, checkpoint_states) -> None:
-        """Differs from upstream: the best so far counts only where it is of the metric that is chosen now.
+        """Differs from upstream: the best score so far counts only if its metric is the one chosen now.
 
-        Upstream continues with the metric of the checkpoint, whatever the flag says.
+        Upstream continues with the metric of the checkpoint and ignores the flag.
         """
         if (checkpoint_states or {}).get("best_eval_metric_key") == self.best_eval_metric_key:
             super().restore_best_checkpoint_state(checkpoint_states)
 
     def get_max_steps(self) -> int:
-        """Differs from upstream: the driver learns how many rollouts to expect, and the schedule ends with them.
+        """Differs from upstream: reports the number of rollouts to the driver, and ends the schedule with them.
 
-        Upstream counts by episode and leaves out what an episode carries over to the next.
+        Upstream counts by episode and leaves out prompts that an episode carries over to the next.
         """
         args = self.args
         rollouts = len(self.prompts_dataloader) * args.train.num_episodes // args.rollout.batch_size
@@ -188,19 +188,19 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         return min(rollouts, limit) * (samples // args.train.batch_size) * args.train.max_epochs
 
     def save_logs_and_checkpoints(self, global_step, logs_dict=None, client_states=None):
-        """Differs from upstream: the step is reported to the driver too, and a checkpoint holds our own state."""
+        """Differs from upstream: also reports the step to the driver, and a checkpoint holds our own state."""
         logs_dict = with_rate(logs_dict)
         self._report("train", global_step, logs_dict)
         if self._moved:
             self.strategy.progress.put({"kind": "refresh", **self._moved})
             self._moved = None
-        client_states["trainer"] = self.state_dict()  # the best checkpoint, after an evaluation, is given them too
+        client_states["trainer"] = self.state_dict()  # the best checkpoint gets them too, after an evaluation
         self._phase("save")
         super().save_logs_and_checkpoints(global_step, logs_dict, client_states)
         self._phase("generate")
 
     def evaluate(self, global_step, **generate_kwargs):
-        """Differs from upstream: the metrics (evaluation.py), which are reported to the driver too."""
+        """Differs from upstream: the metrics are those of evaluation.py, and the driver gets them too."""
         self._phase("evaluate")
         start = time.time()
         samples = self.samples_generator.generate_eval_samples(**generate_kwargs)
@@ -220,19 +220,19 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
 
 
 def with_rate(logs: dict) -> dict:
-    """A step's logs, and how many tokens it sampled in a second."""
+    """Add the step's generated tokens per second to its logs."""
     seconds = logs.get("timing/step_total")
     tokens = logs["rollout/num_samples"] * logs["rollout/response_length_mean"]
     return logs | {"tokens_per_second": tokens / seconds if seconds else 0.0}
 
 
-def evaluation_is_owed(args, step: int) -> bool:
-    """True if a run that resumes from this step has to evaluate first; the best checkpoint was written after that."""
+def must_evaluate_first(args, step: int) -> bool:
+    """True if a run that resumes from this step must evaluate first. A best checkpoint is already evaluated."""
     return step % args.eval.steps == 0 and not Path(args.ckpt.resume_from).name.startswith("best")
 
 
 def in_order(samples: list, group: int) -> list:
-    """A rollout's samples, `group` to a prompt, in an order that does not tell which of them was finished first."""
+    """Sort a rollout's samples, `group` per prompt, so that their order does not depend on which finished first."""
     groups = [samples[start : start + group] for start in range(0, len(samples), group)]
     groups.sort(key=lambda samples: (samples[0].prompts[0], [sample.sequences.tolist() for sample in samples]))
     return [sample for group in groups for sample in group]

@@ -1,4 +1,4 @@
-"""LoRA in a weight sync: a policy's weights under the engines' names, and W + s·B·A for those with an adapter."""
+"""LoRA in a weight sync: a policy's weights under the engines' names, and W + s·B·A for weights with an adapter."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Adapter(NamedTuple):
     scale: float
 
     def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """W + s·B·A in the weight's type, added up in float32: what a forward pass of both is, rounded once."""
+        """W + s·B·A in the weight's dtype, computed in float32 and rounded once."""
         return (weight.float() + self.scale * (self.up.data.float() @ self.down.data.float())).to(weight.dtype)
 
 
 def engine_weights(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Parameter], dict[str, Adapter]]:
-    """Weights without adapters, by their names in the base model, and the adapters by their weight's name."""
+    """Weights of the base model by name, and the adapters by the name of their weight."""
     if not isinstance(module, PeftModel):
         return dict(module.named_parameters()), {}
     weights = {engine_name(name): weight for name, weight in module.named_parameters() if ".lora_" not in name}
@@ -38,17 +38,17 @@ def engine_weights(module: torch.nn.Module) -> tuple[dict[str, torch.nn.Paramete
 
 
 def engine_name(name: str) -> str:
-    """A parameter's name without what PEFT put around it."""
+    """A parameter's name in the base model, without the parts that PEFT adds."""
     return name.removeprefix(PREFIX).replace(f"{BASE}.", ".")
 
 
 def quantization(weight: torch.Tensor) -> object | None:
-    """State of a weight that bitsandbytes holds in 4 bits (`shape` and `dtype` are those it stands for), else None."""
+    """bitsandbytes's state of a 4-bit weight (`shape` and `dtype` are those of the unpacked weight), else None."""
     return getattr(weight, "quant_state", None)
 
 
 def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
-    """The numbers that a weight's forward pass computes with: a 4-bit one's codes are looked up."""
+    """The values that a forward pass computes with; a 4-bit weight is dequantized."""
     state = quantization(weight)
     if state is None:
         return weight.data
@@ -59,10 +59,10 @@ def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
 
 
 def keep_packing(module: torch.nn.Module) -> None:
-    """Have 4-bit layers keep the packing that they were made with.
+    """Make 4-bit layers keep their original packing.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.50.2 packs them again in the first forward pass without gradients
-    (nn/modules.py): their scales are rounded to bf16 then, and gradients no longer pass through.
+    (nn/modules.py). That rounds their scales to bf16, and gradients no longer pass through.
     """
     for layer in module.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
@@ -70,12 +70,11 @@ def keep_packing(module: torch.nn.Module) -> None:
 
 
 def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
-    """Write the model that a PEFT `adapter` folder makes of its base model into `folder`.
+    """Merge the PEFT `adapter` folder into its base model, and write the model into `folder`.
 
-    Plain LoRA is merged as in a sync, another kind of adapter by PEFT. The base is the folder or hub id that the
-    adapter names. It is loaded in the type of the adapter folder's config.json, which says what was trained with, or
-    in its own; the tokenizer is the adapter folder's. OSError where the base cannot be loaded, or the adapter not be
-    merged.
+    Plain LoRA is merged as in a sync, any other adapter by PEFT. The adapter names its base model, a folder or hub id.
+    The base is loaded in the dtype of the adapter folder's config.json, which training used, or else in its own. The
+    tokenizer is the adapter folder's. Raise OSError if the base cannot be loaded or the adapter cannot be merged.
     """
     # Imported late: transformers takes seconds.
     from peft import PeftConfig
@@ -102,7 +101,7 @@ def write_merged(adapter: Path, folder: Path, trust_remote_code: bool) -> None:
 
 
 def _is_plain(model: PeftModel) -> bool:
-    """True where W + s·B·A of linear layers is all that an adapter does."""
+    """True if an adapter only adds s·B·A to linear layers."""
     config = model.peft_config[ADAPTER]
     beside = ("use_dora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens", "modules_to_save")
     return (
@@ -115,7 +114,7 @@ def _is_plain(model: PeftModel) -> bool:
 
 def _merged_by_peft(model: PeftModel) -> torch.nn.Module:
     config = model.peft_config[ADAPTER]
-    for name in ("lora_bias", "alora_invocation_tokens"):  # the first is dropped by PEFT, the second is of some tokens
+    for name in ("lora_bias", "alora_invocation_tokens"):  # PEFT drops the first; the second acts on some tokens only
         if getattr(config, name, None):
             raise OSError(f"an adapter with {name} cannot be merged into its base model")
     merge = getattr(model.base_model, "merge_and_unload", None)

@@ -1,14 +1,14 @@
-"""The engine's Ray actor: passes weights on to its workers, and answers for them being whole."""
+"""The engine's Ray actor: passes weights to its workers, and refuses to generate with an incomplete set."""
 
 from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
 
 class SyncedEngine(RolloutRayActor.__ray_actor_class__):
-    """Differs from upstream's RolloutRayActor in taking weights by the bucket, and in refusing to use half of them.
+    """Differs from upstream's RolloutRayActor in receiving weights by the bucket, and in refusing incomplete weights.
 
-    A sync is open from its first bucket to its commit. While generation is held back (partial rollouts) requests may
-    come in between; they are answered after it. Running replies continue after it too: vLLM has dropped their keys and
-    values, and computes them again with the new weights (`pause_generation`, mode keep, with clear_cache).
+    A sync is open from its first bucket to its commit. If generation is paused meanwhile (partial rollouts), requests
+    that arrive during a sync are answered after it. Running replies also continue after it: vLLM has dropped their
+    keys and values, and computes them again with the new weights (`pause_generation`, mode keep, with clear_cache).
     """
 
     _open_sync: int | None = None
@@ -20,14 +20,14 @@ class SyncedEngine(RolloutRayActor.__ray_actor_class__):
         await self.llm.collective_rpc("open_weights", args=(spec,))
 
     async def load_bucket(self, version: int, index: int, slot: int) -> None:
-        """Bucket `index` of sync `version`, which is in `slot`, into every worker."""
+        """Load bucket `index` of sync `version` from `slot` into every worker."""
         self._open_sync = version
         await self.llm.collective_rpc("load_bucket", args=(version, index, slot))
 
     async def commit_weights(self, version: int, checksums: list[int]) -> None:
-        """Take the weights into use, as every bucket has come; what is cached of the old ones goes."""
+        """Put the weights into use after the last bucket, and drop the cache of the old weights."""
         await self.llm.collective_rpc("commit_weights", args=(version, checksums))
-        # The pause has emptied it, and nothing has been computed since.
+        # A pause has emptied the cache, and nothing was computed since.
         is_reset = not self.kwargs.get("enable_prefix_caching") or await self.llm.reset_prefix_cache()
         if not (is_reset or self._is_paused):
             raise RuntimeError(f"weight sync {version}: the prefix cache is in use and still of the old weights")
@@ -35,18 +35,18 @@ class SyncedEngine(RolloutRayActor.__ray_actor_class__):
         self._commits += 1
 
     async def generate(self, prompt_token_ids, sampling_params, multi_modal_data=None):
-        """Differs from upstream: not with the weights of an interrupted sync."""
+        """Differs from upstream: refuses to use the weights of an interrupted sync."""
         if not self._is_paused:
             self._refuse_half_loaded()
         return await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
 
     async def pause_generation(self):
-        """Differs from upstream: it is noted."""
+        """Differs from upstream: remembers the pause."""
         await super().pause_generation()
         self._is_paused = True
 
     async def resume_generation(self):
-        """Differs from upstream: not with the weights of an interrupted sync."""
+        """Differs from upstream: refuses to use the weights of an interrupted sync."""
         self._refuse_half_loaded()
         await super().resume_generation()
         self._is_paused = False

@@ -1,7 +1,7 @@
-"""Plan of the weights that travel together: names, shapes and dtypes in, buckets out; made once a run.
+"""Plan of a weight sync: names, shapes and dtypes in, buckets out; made once per run.
 
-A bucket is a stretch of bytes that holds whole layers as far as they fit. Both ends hold the same plan, so a call
-has to say no more than which bucket it is about.
+A bucket is a range of bytes that holds whole layers if they fit. Both ends hold the same plan, so a call only names
+the bucket.
 """
 
 import itertools
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import torch
 
-ALIGNMENT = 64  # bytes: any dtype can be viewed there, and a copy is vectorized
+ALIGNMENT = 64  # bytes: any dtype can be viewed at a multiple of it, and copies are vectorized
 LAYER = re.compile(r".*?\.\d+\.")  # up to the first number: model.layers.3.
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor's place in its bucket."""
+    """Place of a tensor in its bucket."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """Past its last byte."""
+        """Offset after its last byte."""
         return self.start + math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -40,7 +40,7 @@ class Bucket:
         return _aligned(self.pieces[-1].stop)
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        """Its tensors, in order, where they are in `buffer` (uint8)."""
+        """Views of its tensors in `buffer` (uint8), in order."""
         return [buffer[p.start : p.stop].view(p.dtype).view(p.shape) for p in self.pieces]
 
 
@@ -49,9 +49,10 @@ def _aligned(nbytes: int) -> int:
 
 
 def make_plan(tensors: Iterable[tuple[str, Iterable[int], torch.dtype]], cap: int) -> tuple[Bucket, ...]:
-    """(name, shape, dtype), each tensor once -> buckets of at most `cap` bytes, in the order given.
+    """Distribute tensors, (name, shape, dtype) each, in their order to buckets of at most `cap` bytes.
 
-    Cut between layers; within one only if it is larger than the cap. A tensor larger than that has its own bucket.
+    A bucket ends between layers, or within a layer that is larger than the cap. A tensor larger than the cap has its
+    own bucket.
     """
     buckets: list[Bucket] = []
     pieces: list[Piece] = []
@@ -76,11 +77,11 @@ def make_plan(tensors: Iterable[tuple[str, Iterable[int], torch.dtype]], cap: in
 
 
 def _layer(name: str) -> str:
-    """The group that stays together: a numbered layer, or a tensor outside of all layers."""
+    """Name of the group that stays together: a numbered layer, or a tensor outside of all layers."""
     match = LAYER.match(name)
     return match[0] if match else name
 
 
 def checksum(buffer: torch.Tensor) -> int:
-    """Sum of all bytes of a bucket, at the speed of reading them. Tells a stale or torn one, not a malicious one."""
+    """Sum of a bucket's 64-bit words, at the speed of reading. It detects stale or partial data, not an attack."""
     return int(buffer.view(torch.int64).sum())

@@ -1,4 +1,4 @@
-"""The policy's trainer with bucketed weight sync: what is sent, by which transport, and how it is made whole."""
+"""The policy's trainer with bucketed weight sync: choice of weights and transport, gathering of shards."""
 
 import contextlib
 
@@ -14,11 +14,11 @@ from rpg_openrlhf.weight_sync.adapters import engine_weights, quantization
 from rpg_openrlhf.weight_sync.plan import make_plan
 from rpg_openrlhf.weight_sync.sender import WeightSender
 
-BUCKET_BYTES = {"cuda": 2**30, "cpu": 2**26}  # by where the weights are
+BUCKET_BYTES = {"cuda": 2**30, "cpu": 2**26}  # by the device of the weights
 
 
 class BucketedSync(ActorPPOTrainer):
-    """Differs from upstream's ActorPPOTrainer in how weights reach the engines: by the bucket, not one by one."""
+    """Differs from upstream's ActorPPOTrainer in sending weights to the engines by the bucket, not one by one."""
 
     bucket_bytes: int | None = None  # unset: BUCKET_BYTES
 
@@ -33,18 +33,18 @@ class BucketedSync(ActorPPOTrainer):
             super()._init_vllm_sync_group(backend)
 
     def broadcast_to_vllm(self):
-        """Differs from upstream: a call and a transfer per bucket, and a commit, which resets the prefix cache too."""
+        """Differs from upstream: one call and transfer per bucket, then a commit, which resets the prefix cache."""
         self.sender.push()
         torch.cuda.empty_cache()
         torch_dist_barrier_and_cuda_sync()
 
     def _connect(self) -> WeightSender:
-        # named_parameters() names a tied weight once, and engines tie it as the policy does.
+        # named_parameters() lists a tied weight once, and engines tie it as the policy does.
         partly = getattr(self.actor, "is_vlm", False)  # engines keep the vision encoder, which is frozen
         named, adapters = engine_weights(self.actor.model.module)
         named = {name: weight for name, weight in named.items() if weight.requires_grad or not partly}
         cap = self.bucket_bytes or BUCKET_BYTES[next(iter(named.values())).device.type]
-        # Adapted weights have buckets of their own, the first: after a whole sync only they change.
+        # Weights with adapters come first, in their own buckets: after one whole sync only they change.
         parts = [{n: w for n, w in named.items() if (n in adapters) == adapted} for adapted in (True, False)]
         plan = sum((make_plan(self._described(part), cap) for part in parts), ())
         is_first = torch.distributed.get_rank() == 0

@@ -16,25 +16,25 @@ from rpg_openrlhf.weight_sync.plan import checksum
 
 
 class WeightReceiver(WorkerWrap):
-    """Differs from upstream's WorkerWrap in taking weights by the bucket; upstream's group may carry them."""
+    """Differs from upstream's WorkerWrap in receiving weights by the bucket, possibly over upstream's group."""
 
-    _version = 0  # of the sync that the buckets loaded last belong to
+    _version = 0  # of the sync of the last loaded bucket
     _checksums: dict[int, int] = {}  # noqa: RUF012  (by bucket; replaced, never changed in place)
-    _names: set[str] | None = set()  # noqa: RUF012  (what was loaded, as the engine calls it; None: not told)
+    _names: set[str] | None = set()  # noqa: RUF012  (names of loaded weights in the engine; None: not known)
 
     def open_weights(self, spec: bytes) -> None:
-        """spec: pickled, as vLLM's own serializer makes dictionaries of dataclasses. What is in it: WeightSender."""
+        """Unpack WeightSender's `spec`, pickled because vLLM's own serializer turns dataclasses into dictionaries."""
         self._plan, address, self._is_whole = pickle.loads(spec)
         dtypes = {piece.dtype for bucket in self._plan for piece in bucket.pieces}
         expected = self.model_config.dtype
         assert dtypes == {expected}, f"the policy's weights are {dtypes}, the engine's {expected}"
-        self._receive, self._version = address.open(self), 0  # another policy counts its syncs from 0
-        # Only processing moves quantized weights to where kernels read them. For others it would be wasted, and vLLM
-        # 0.29's would forget a tied head on the CPU.
+        self._receive, self._version = address.open(self), 0  # a new policy counts its syncs from 0
+        # Only vLLM's reload moves quantized weights to where kernels read them. Other weights do not need it, and on
+        # the CPU vLLM 0.29's reload would lose a tied head.
         self._layerwise = self.model_config.quantization is not None
 
     def load_bucket(self, version: int, index: int, slot: int) -> None:
-        """Take bucket `index` out of `slot` into the model, in one call."""
+        """Load bucket `index` from `slot` into the model, in one call."""
         if version != self._version:
             self._version, self._checksums, self._names = version, {}, set()
             if self._layerwise:
@@ -44,18 +44,18 @@ class WeightReceiver(WorkerWrap):
         bucket = self._plan[index]
         buffer = self._receive(slot, bucket.nbytes)
         weights = bucket.views(buffer)
-        if self._layerwise:  # it keeps a layer's until the last has come
+        if self._layerwise:  # the reload keeps a layer's weights until it has all
             weights = [weight.clone() for weight in weights]
         named = zip((piece.name for piece in bucket.pieces), weights, strict=True)
         names = self.model_runner.model.load_weights(named)
         self._names = None if names is None or self._names is None else self._names | names
         self._checksums = {**self._checksums, index: checksum(buffer)}
-        torch.cuda.synchronize()  # the buffer is the sender's again when this returns
+        torch.cuda.synchronize()  # the sender may overwrite the buffer after the return
 
     def commit_weights(self, version: int, checksums: list[int]) -> None:
-        """RuntimeError unless every bucket of this sync came, as it was sent."""
-        came = self._checksums if version == self._version else {}
-        wrong = [index for index, sent in enumerate(checksums) if came.get(index) != sent]
+        """Finish a sync. Raise RuntimeError unless every bucket of it arrived as it was sent."""
+        received = self._checksums if version == self._version else {}
+        wrong = [index for index, sent in enumerate(checksums) if received.get(index) != sent]
         if wrong:
             raise RuntimeError(f"weight sync {version}: buckets {wrong} of {len(checksums)} missing or damaged")
         if self._layerwise:
@@ -66,10 +66,8 @@ class WeightReceiver(WorkerWrap):
             self._check_names()
 
     def _check_names(self) -> None:
-        """Refuse, once, a weight that the policy calls otherwise: it would stay what it was at the start."""
-        forgotten = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
-        if forgotten:
-            raise RuntimeError(
-                f"the policy brings no weight for {min(forgotten)} of the engine ({len(forgotten)} such)"
-            )
+        """Refuse, at the first sync, an engine that received no value for a weight: the initial value would stay."""
+        missing = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
+        if missing:
+            raise RuntimeError(f"the policy sent no weight for {min(missing)} of the engine ({len(missing)} such)")
         self._is_whole = False

@@ -1,4 +1,4 @@
-"""The policy's end of a weight sync: gather a bucket, pack it, have all engines load it; then a commit."""
+"""The policy's end of a weight sync: gather a bucket, pack it, make all engines load it; finally a commit."""
 
 import contextlib
 import pickle
@@ -14,17 +14,17 @@ from rpg_openrlhf.errors import NotFinite
 from rpg_openrlhf.weight_sync.adapters import Adapter, quantization, unpacked
 from rpg_openrlhf.weight_sync.plan import Bucket, checksum
 
-WATCH_SECONDS = 0.05  # between two looks at the engines during a transfer that blocks
+WATCH_SECONDS = 0.05  # between two checks of the engines during a transfer that blocks
 
 
 class WeightSender:
-    """One rank's. All ranks `push` together; those without a transport only help to gather.
+    """Weight sender of one rank. All ranks call `push` together; those without a transport only help to gather.
 
-    engines: handles of SyncedEngine actors, where this is rank 0, which alone calls them.
+    engines: handles of SyncedEngine actors on rank 0, the only rank that calls them; empty on other ranks.
     gathered: a context in which the weights given to it are whole.
-    is_whole: whether the plan holds all of the engines' weights.
-    adapters: of weights that are sent with theirs merged in, which are the plan's first; after the first sync the
-    others do not change and stay at home.
+    is_whole: True if the plan holds all of the engines' weights.
+    adapters: merged into their weights, which come first in the plan. After the first sync the other weights do not
+    change and are not sent.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class WeightSender:
         return sum(bucket.nbytes for bucket in self.plan[: self._buckets()])
 
     def _buckets(self) -> int:
-        """Number of buckets, the first ones, of the push of this version."""
+        """Number of buckets, from the first on, in the push of this version."""
         return self.changing if self.version > 1 else len(self.plan)
 
     def push(self) -> None:
-        """Bring every engine to the weights as they are. Where it fails midway, engines generate nothing."""
+        """Send the current weights to every engine. If this fails midway, engines refuse to generate."""
         self.version += 1
         checksums: list[int] = []
-        loading: deque[list[ray.ObjectRef]] = deque()  # the calls about each slot in use, the oldest first
+        loading: deque[list[ray.ObjectRef]] = deque()  # the engine calls of each slot in use, the oldest first
         for index, weights in enumerate(self.weights[: self._buckets()]):
             beside = [weight for adapter in self.adapters[index] if adapter for weight in (adapter.down, adapter.up)]
             with self.gathered([*weights, *beside]):
@@ -82,7 +82,7 @@ class WeightSender:
         if self.engines:
             check_finite([piece.name for piece in self.plan[index].pieces], self._places[slot][index])
         self.transport.fence()
-        # Read before the transfer: after it a GPU answers only once every engine has taken part, and one may fail.
+        # Computed before the transfer: after it a GPU waits until every engine has taken part, and one may fail.
         sums = [checksum(self.transport.buffers[slot][:nbytes])] if self.engines else []
         # All engines are called before any is waited for.
         calls = [engine.load_bucket.remote(self.version, index, slot) for engine in self.engines]
@@ -103,7 +103,7 @@ class WeightSender:
             place.copy_(adapter.merged(values) if adapter else values)
 
     def _send_watching(self, slot: int, nbytes: int, calls: list[ray.ObjectRef]) -> None:
-        """A transfer that blocks until every engine takes part, given up as soon as one has failed."""
+        """Run a transfer that blocks until every engine takes part; raise as soon as one has failed."""
         failures: list[BaseException] = []
 
         def send() -> None:
@@ -122,12 +122,12 @@ class WeightSender:
             raise failures[0]
 
     def _wait(self, loading: deque) -> None:
-        """Wait until no engine reads the oldest slot any more, and every rank knows."""
+        """Wait until no engine reads the oldest slot any more, then synchronize the ranks."""
         self._finish("load_bucket", loading.popleft())
         self.transport.fence()
 
     def _finish(self, what: str, calls: list[ray.ObjectRef], done: list[ray.ObjectRef] | None = None) -> None:
-        """Wait for the engines' calls, or look at those in `done`. The first error is raised at once."""
+        """Wait for the engines' calls, or only check those in `done`; raise the first error at once."""
         left = list(calls) if done is None else list(done)
         while left:
             done, left = ray.wait(left, num_returns=1)
@@ -141,12 +141,12 @@ class WeightSender:
 
 
 def _cause(error: Exception) -> str:
-    """Ray's error on one line: that of the engine, without the path it took."""
+    """The engine's error on one line, without the traceback that Ray adds."""
     return " ".join(str(getattr(error, "cause", None) or error).strip().splitlines()[-1].split())[:300]
 
 
 def check_finite(names: list[str], weights: list[torch.Tensor]) -> None:
-    """Raise NotFinite with the name of a weight that is not finite; one pass over all of them."""
+    """Raise NotFinite with the name of a weight that is not finite, in one pass over all weights."""
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(weights)])
     finite = torch.isfinite(norms).tolist()
     if not all(finite):

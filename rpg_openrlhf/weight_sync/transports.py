@@ -1,9 +1,9 @@
-"""Transports of a bucket's bytes from the policy to the engines, each in two ends under one interface.
+"""Transports of a bucket's bytes from the policy to the engines: two ends with one interface each.
 
-The policy's end: `buffers`, one per slot, that the sender packs into; `fence()` when it has packed; `send(slot, n)`
-when the engines have been called, which blocks until all take part where `send_blocks`. An engine's end comes of
-`address.open(worker)`, a `Receive`: called with slot and n it gives the bytes. With two slots a bucket is packed
-while the engines load the one before it.
+The policy's end has `buffers`, one per slot, into which the sender packs. The sender calls `fence()` after packing
+and `send(slot, n)` after calling the engines; with `send_blocks` the latter blocks until all engines take part. An
+engine's end is the `Receive` of `address.open(worker)`: called with slot and n, it returns the bytes. With two slots
+a bucket is packed while the engines load the previous one.
 """
 
 import mmap
@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 
 Receive = Callable[[int, int], torch.Tensor]
-TOKEN = 16  # bytes at the end of a shared file that only this run's has
+TOKEN = 16  # random bytes at the end of a shared file, which identify this run's file
 
 
 class Broadcast:
-    """Over upstream's group of policy rank 0 and all workers: NCCL, or gloo on the CPU platform."""
+    """Transport over upstream's group of policy rank 0 and all workers: NCCL, or gloo on the CPU platform."""
 
-    slots = 1  # engines may start two calls in either order, and would wait in each for the other's bucket
+    slots = 1  # two engines may start two calls in different order, and each would wait for the other's bucket
 
     def __init__(self, group, nbytes: int, device: torch.device):
         self.send_blocks = torch.device(device).type == "cpu"  # gloo; NCCL only queues the transfer
@@ -29,7 +29,7 @@ class Broadcast:
         self.address = BroadcastAddress(nbytes)
 
     def fence(self) -> None:
-        """The stream keeps the order."""
+        """Do nothing: the stream keeps the order."""
 
     def send(self, slot: int, nbytes: int) -> None:
         self.group.broadcast(self.buffers[slot][:nbytes], src=0, stream=torch.cuda.current_stream())
@@ -52,7 +52,7 @@ class BroadcastAddress:
 class SharedMemory:
     """Memory of policy rank 0 that engines on this host map.
 
-    A file without a name (memfd), which they open by way of this process: whoever is killed, nothing stays behind.
+    It is an unnamed file (memfd), which engines open through this process. Nothing is left if a process is killed.
     """
 
     slots, send_blocks = 2, False
@@ -67,10 +67,10 @@ class SharedMemory:
         self.address = SharedMemoryAddress(f"/proc/{os.getpid()}/fd/{self.file}", nbytes, token)
 
     def fence(self) -> None:
-        """Nothing to do: engines see the memory itself."""
+        """Do nothing: engines see the memory itself."""
 
     def send(self, slot: int, nbytes: int) -> None:
-        """It is there."""
+        """Do nothing: engines see the memory itself."""
 
 
 def _mapped(file: int) -> torch.Tensor:
@@ -84,7 +84,7 @@ class SharedMemoryAddress:
     token: bytes
 
     def open(self, worker) -> Receive:
-        """RuntimeError where the path leads elsewhere: to another host's process of that number, or nowhere."""
+        """Map the memory. Raise RuntimeError if the path does not lead to it, such as on another host."""
         try:
             file = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -104,9 +104,9 @@ class SharedMemoryAddress:
 
 
 class CudaIpc:
-    """A buffer on each policy rank's GPU that the worker on the same GPU maps; exported once, and kept.
+    """A buffer on each policy rank's GPU that the worker on the same GPU maps; exported once.
 
-    Every rank packs, as a worker sees its own GPU alone.
+    Every rank packs, because a worker sees only its own GPU.
     """
 
     slots, send_blocks = 1, False
@@ -120,12 +120,12 @@ class CudaIpc:
         self.address = CudaIpcAddress({gpu: handle for part in handles for gpu, handle in part.items()})
 
     def fence(self) -> None:
-        """Wait for each rank's kernels, then for all ranks'."""
+        """Wait for this rank's kernels, then for all ranks."""
         torch.cuda.synchronize()
         dist.barrier()
 
     def send(self, slot: int, nbytes: int) -> None:
-        """It is there."""
+        """Do nothing: workers see the buffer itself."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,6 @@ class CudaIpcAddress:
         from openrlhf.trainer.ray.utils import get_physical_gpu_id
 
         rebuild, args = self.handles[get_physical_gpu_id()]
-        # Argument 6 is the device's number, which another CUDA_VISIBLE_DEVICES counts otherwise.
+        # Argument 6 is the device's index, which differs under another CUDA_VISIBLE_DEVICES.
         buffer = rebuild(*args[:6], worker.device.index, *args[7:])
         return lambda _slot, nbytes: buffer[:nbytes]

@@ -83,7 +83,7 @@ def test_columns_and_rows_are_pickled_whole(lengths):
 
 @pytest.mark.parametrize(
     ("ids", "log_probs", "names", "message"),
-    [(4, 3, 2, "4 tokens for 5"), (5, 4, 2, "not an entry an action"), (5, 3, 1, "not a value a sequence")],
+    [(4, 3, 2, "4 tokens for 5"), (5, 4, 2, "not one entry per action"), (5, 3, 1, "not one value per sequence")],
 )
 def test_columns_that_do_not_match_are_refused(ids, log_probs, names, message):
     with pytest.raises(AssertionError, match=message):

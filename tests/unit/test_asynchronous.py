@@ -126,7 +126,7 @@ def test_weights_wait_for_the_rollout_under_way_and_go_before_the_next(drawn):
     assert (made._taken.version, made.version, made._ages) == (0, 1, [(1, 1)])
     made.generate_samples()
     assert made._ages == [(0, 0)], "drawn after the weights were sent"
-    assert made.told()["async/staleness"] == 0
+    assert made.rollout_metrics()["async/staleness"] == 0
 
 
 def test_counts_are_those_of_the_rollout_in_training(drawn, monkeypatch):
@@ -135,7 +135,7 @@ def test_counts_are_those_of_the_rollout_in_training(drawn, monkeypatch):
     made.generate_samples()
     wait_until(lambda: len(drawn.asked) == 4)
     made.carried = made.given_back = 99
-    assert made.told()["rollout/carried_prompts"] == 0
+    assert made.rollout_metrics()["rollout/carried_prompts"] == 0
 
 
 def test_with_a_queue_of_none_nothing_is_drawn_ahead(drawn):
@@ -170,7 +170,7 @@ def test_ages_are_of_each_reply(drawn):
     made._taken = made
     made._ages = [(2, 2), (2, 1), (1, 1), (1, 1)]
     made.waited, made.counts = 0.0, (0, 0)
-    told = made.told()
+    told = made.rollout_metrics()
     assert told["async/staleness"] == 1.5
     assert told["async/staleness_max"] == 2
     assert told["async/of_several_policies"] == 0.25

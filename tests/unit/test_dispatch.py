@@ -162,7 +162,7 @@ def test_what_is_left_is_told(make):
     made = make([1.0], prompts=7, batch=4, episodes=2)
     assert len(run(made)) == 3
     assert [note["kind"] for note in made.told] == ["note"] * 2
-    assert "episode 1 ended with 3 prompts of a rollout's 4" in made.told[0]["text"]
+    assert "episode 1 ended with 3 of a rollout's 4 prompts" in made.told[0]["text"]
     assert "the run ended with 2 prompts, too few for a rollout of 4: not trained on" in made.told[1]["text"]
 
 

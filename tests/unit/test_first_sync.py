@@ -63,7 +63,7 @@ def test_a_transport_that_garbles_weights_is_named():
     def broadcast():
         engines[1].weights = 7
 
-    says = r"greedy answer of engine 1 \(1 of 2\): --vllm.sync_backend gloo does not bring weights as they are"
+    says = r"greedy answer of engine 1 \(1 of 2\): --vllm.sync_backend gloo corrupts weights"
     with pytest.raises(first_sync.WrongSync, match=says):
         first_sync.check(trainer(engines, broadcast, False))
 

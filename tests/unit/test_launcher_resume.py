@@ -141,7 +141,7 @@ def test_other_ranks_or_another_zero_stage_go_on(good, capsys, change):
     [
         ({"ds.zero_stage": 0}, "without ZeRO"),
         ({"actor.optim": "muon"}, "Muon's states"),
-        ({"ds.tensor_parallel_size": 2}, "cut for tensor parallelism"),
+        ({"ds.tensor_parallel_size": 2}, "split by tensor parallelism"),
     ],
 )
 def test_files_that_cannot_be_put_together_are_refused(tmp_path, flags, says):
@@ -190,7 +190,7 @@ def test_branching_off_another_run(good, tmp_path, capsys):
 def test_no_going_back_over_later_checkpoints(good, capsys):
     folder = train_to(good, "global_step2")
     train_to(good, "global_step4")
-    assert "global_step4, which is later and would be trained over" in refused(good | {"resume": str(folder)}, capsys)
+    assert "global_step4, which is later and would be overwritten" in refused(good | {"resume": str(folder)}, capsys)
 
 
 def test_a_finished_run_is_not_run_again(good, capsys):

@@ -62,7 +62,7 @@ def test_the_executor_reads_the_same():
 def test_more_than_one_log_prob_a_token_is_no_lean_answer():
     flat = FlatLogprobs()
     flat.append_fast([5, 9, 8], [-0.5, -2.0, -3.0], iter([1, 2, 3]), [None] * 3)
-    with pytest.raises(AssertionError, match="one log-prob a token"):
+    with pytest.raises(AssertionError, match="one log-prob per token"):
         readable(answer(flat))
 
 

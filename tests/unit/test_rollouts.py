@@ -116,7 +116,7 @@ def test_what_an_episode_leaves_of_a_rollout_is_said(generator):
     assert [exhausted for *_, exhausted in calls] == [not samples for samples, *_ in calls]
     assert sum(drawn for _, _, drawn, _ in calls) == 30
     assert [note["text"] for note in made.told] == [
-        "episode 1 ended with 2 prompts of a rollout's 4; the next one fills it",
+        "episode 1 ended with 2 of a rollout's 4 prompts; the next episode fills it",
         "the run ended with 2 prompts, too few for a rollout of 4: not trained on",
     ]
 

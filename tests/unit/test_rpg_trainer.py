@@ -94,7 +94,7 @@ def test_an_owed_evaluation_saves_its_best_without_deepspeeds_own_entries():
     made.evaluate = lambda step, **sampling: {"step": step, **sampling}
     made.save_best_checkpoint = lambda *words: saved.append(words)
     ours = {"episode": 1, "global_step": 4, "total_consumed_prompts": 8, "data_loader_state_dict": {}, "trainer": "t"}
-    made._evaluate_owed(ours | {"checkpoint_parallel_dimensions": "DeepSpeed's"})
+    made._evaluate_first(ours | {"checkpoint_parallel_dimensions": "DeepSpeed's"})
     assert saved == [({"step": 4, "temperature": 0.5, "n_samples_per_prompt": 2, "max_len": 9}, 4, ours)]
 
 

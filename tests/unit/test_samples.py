@@ -92,7 +92,7 @@ def test_the_groups_that_upstream_keeps_are_kept(monkeypatch):
     assert (len(expected[0]), expected[1]) == (3 * GROUP, [6, False])
     assert kept(RPGSamplesGenerator, groups) == expected
     assert kept(RPGSamplesGenerator, [pack(group, 12) for group in groups]) == expected
-    starved = "dynamic sampling: 3 prompts drawn, 1 of 3 groups passed, 2 thrown away, after 1 times"
+    starved = "dynamic sampling: 3 prompts drawn, 1 of 3 groups passed, 2 rejected, after 1 times"
     with pytest.raises(dynamic_sampling.StarvedRollout, match=starved):
         kept(RPGSamplesGenerator, groups, max_draws=1)
     assert kept(RPGSamplesGenerator, groups, max_draws=0) == expected

@@ -80,7 +80,7 @@ def test_an_error_that_would_come_again_is_not_tried_again(run, tmp_path):
         "print('(A pid=7) so far so good', file=log, flush=True); tell(died={'what': 'Oops: no'}); sys.exit(1)"
     )
     assert (status, starts(tmp_path)) == (1, 1)
-    assert said == f"error: Oops: no\n  all of it: {tmp_path}/logs/train.log\n", "it says what is wrong by itself"
+    assert said == f"error: Oops: no\n  full log: {tmp_path}/logs/train.log\n", "it says what is wrong by itself"
     assert checkpoints.finished(tmp_path / "ckpt") is None
 
 

@@ -169,7 +169,7 @@ def test_a_weight_of_the_engine_that_nobody_sends_is_named():
     worker = policy.worker()
     sums = [policy.pack(0, 1.0)]
     worker.load_bucket(1, 0, 0)
-    with pytest.raises(RuntimeError, match="the policy brings no weight for b of the engine"):
+    with pytest.raises(RuntimeError, match="the policy sent no weight for b of the engine"):
         worker.commit_weights(1, sums)
 
 
