@@ -1,4 +1,4 @@
-"""Sentences of a report: first those that a reader must know before believing a number, then the numbers."""
+"""Sentences of a report: warnings that a reader must know before the numbers, and a summary of the numbers."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from evaluation.pages.folders import Found, Run, Series
 from evaluation.pages.table import title_of
 from evaluation.pages.tables import benchmarks_of, samples_text
 
-SPOKEN = 2  # runs and series that the paragraph tells of one by one
+SPOKEN = 2  # most runs and series that the paragraph describes one by one
 
 
 def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
@@ -16,7 +16,7 @@ def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
     for series in found.series:
         lines += [_failed(series, row) for row in series.failed]
         bad = [run for run in series.runs if _run_warnings(run)]
-        # The latest one stands for all: 41 checkpoints would say the same thing.
+        # Only the latest one's warnings are listed: the others' are mostly the same.
         lines += [line for run in bad[-1:] for line in _run_warnings(run)]
         if len(bad) > 1:
             lines[-1] += f" {len(bad) - 1} more of its checkpoints have warnings."
@@ -53,7 +53,7 @@ def _contaminated(run: Run) -> list[str]:
 
 
 def paragraph(found: Found) -> str:
-    """The result in a few sentences: each model's scores, or of many the highest on each benchmark."""
+    """Result in a few sentences: each model's scores, or with many models the highest on each benchmark."""
     if len(found.runs) + len(found.series) > SPOKEN:
         return _ranking(found)
     return " ".join([*map(_run_words, found.runs), *map(_series_words, found.series)])
