@@ -1,4 +1,4 @@
-"""Methods over seeds, compared: python -m evaluation.methods DIR... --output DIR [--start DIR]."""
+"""Compare methods over seeds: python -m evaluation.methods DIR... --output DIR [--start DIR]."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""evaluation.grade: grade stored samples, without an engine, and tell what changed."""
+"""evaluation.grade: grade stored samples, without an engine, and print what changed."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from evaluation.scores.results import write_results
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 graded, 1 grading failed, 2 bad input."""
+    """Grade; return 0, 1 if grading failed, or 2 for bad input."""
     description = "Grade stored samples: missing verdicts are added, those of another grader are made again."
     parser = OneLineParser(prog="evaluation.grade", allow_abbrev=False, description=description)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folder itself, or the run folders in it, in the order of their names. GradeError if there is none."""
+    """The folder itself, or the run folders in it, sorted by name. GradeError if there is none."""
     if (folder / "settings.json").exists() or not folder.is_dir():
         return [folder]
     inside = sorted(path.parent for path in folder.glob("*/settings.json"))
