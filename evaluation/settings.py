@@ -1,4 +1,4 @@
-"""The flags of `evaluation.run`, YAML under them, and what is refused before anything starts."""
+"""Flags of `evaluation.run`, the YAML file below them, and checks before anything starts."""
 
 # ruff: noqa: RUF009 (`_flag` calls `dataclasses.field`)
 
@@ -150,7 +150,7 @@ def _as_flags(flag: str, value: Any, is_switch: bool) -> list[str]:
 
 
 def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
-    """Combinations that cannot mean anything."""
+    """Refuse contradictory flags and missing paths."""
     chosen = [flag for flag in ("model", "checkpoints") if getattr(settings, flag)]
     if settings.server is None and len(chosen) != 1:
         parser.error("give --model PATH_OR_NAME or --checkpoints RUN_DIR" + (", not both" if chosen else ""))

@@ -1,4 +1,4 @@
-"""Benchmarks: a row each in `benchmarks.yaml`, from the hub, a folder of JSONL files, or a user's own file."""
+"""Benchmarks: rows of `benchmarks.yaml`, read from the hub or JSONL files, or a user's own file."""
 
 import difflib
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class BenchmarkError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """`golds`: every acceptable answer, `gold` first; `tolerance` is absolute; `multiple`: several values wanted."""
+    """`golds`: every acceptable answer, `gold` first; `tolerance` is absolute; `multiple`: it has several values."""
 
     benchmark: str
     id: str
@@ -37,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A row of the YAML. `rows` and `hub_rows`: how many there must be, None where nobody knows."""
+    """A row of the YAML. `rows` and `hub_rows` are the expected numbers of rows, None if unknown."""
 
     name: str
     hub_id: str | None = None
@@ -54,7 +54,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Loaded:
-    """`rows` is how many the source has, `problems` those that are used; `sha256` is of the whole source."""
+    """`problems` are those used; `rows` counts all rows of the source, and `sha256` is of the whole source."""
 
     benchmark: Benchmark
     problems: tuple[Problem, ...]
@@ -66,7 +66,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows as they come, each with the place that an error names."""
+    """Unchecked rows, each with its place for error messages."""
 
     rows: list[tuple[str, dict[str, Any]]]
     name: str
@@ -76,7 +76,7 @@ class Source:
 
 
 def known(extra: Path | None = None) -> dict[str, Benchmark]:
-    """The shipped rows and those of a user's YAML. BenchmarkError if a row says what no row can."""
+    """The shipped rows and those of a user's YAML. BenchmarkError if a row is invalid."""
     shipped, added = _read_yaml(SHIPPED), _read_yaml(extra) if extra else {}
     for name in shipped.keys() & added.keys():
         raise BenchmarkError(f"--benchmark-file {extra}: {name} is a built-in benchmark: give yours another name")
@@ -124,7 +124,7 @@ def _nearest(word: str, words: Any) -> str:
 def load(
     name_or_path: str, data_dir: Path | None = None, extra: Path | None = None, limit: int | None = None
 ) -> Loaded:
-    """A benchmark's problems, checked; `limit` keeps the first. BenchmarkError names the file and line at fault."""
+    """Load and check a benchmark's problems; `limit` keeps the first. BenchmarkError names file and line."""
     # Imported late: it imports this module's classes.
     from evaluation.problems.benchmark_sources import from_file, from_hub
 
@@ -141,7 +141,7 @@ def load(
     elif path.suffix in KINDS or path.is_file():
         if not path.is_file():
             raise BenchmarkError(f"--benchmarks {name_or_path} does not exist")
-        # A file named like a shipped benchmark is held to that one's counts: a score must not carry a wrong name.
+        # A file named like a shipped benchmark must pass its checks: a score must not carry a wrong name.
         benchmark = rows.get(path.stem, Benchmark(path.stem, path=path))
         source = from_file(path)
     else:
@@ -177,7 +177,7 @@ def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
 def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     def value(name: str) -> Any:
         value = row.get(benchmark.columns.get(name, name))
-        # The columns of a shipped row are the hub's; a file in --data-dir has our own names. A user's row is exact.
+        # A shipped row names the hub's columns; a file in --data-dir may use our names. A user's row is exact.
         return row.get(name) if value is None and benchmark.path is None else value
 
     meta = row["meta"] if isinstance(row.get("meta"), dict) else row
@@ -195,13 +195,13 @@ def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     multiple = bool(meta.get("is_multiple_answer")) or (isinstance(answer, list) and len(answer) > 1)
     further = value("golds") if isinstance(value("golds"), list) else []
     golds = golds_of(gold, meta, multiple, [released, *map(answer_text, further)])
-    # Line numbers, for files whose rows have no names of their own.
+    # The line number if the row has no id.
     name = answer_text(identity) or place.rpartition(":")[2]
     return Problem(benchmark.name, name, text, gold, golds, tolerance, multiple)
 
 
 def answer_text(answer: Any) -> str:
-    """An answer column as text: "27" for 27.0, "1, 2" for ["1", "2"], "" for what is no answer."""
+    """An answer column as text: "27" for 27.0, "1, 2" for ["1", "2"], "" if it is no answer."""
     if isinstance(answer, list) and answer:
         parts = [answer_text(part) for part in answer]
         return ", ".join(parts) if all(parts) else ""
