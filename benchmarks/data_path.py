@@ -242,7 +242,7 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     flags = harness.flags(__doc__, repeats=5)
     flags.add_argument("--sizes", type=harness.numbers, default=[64, 512, 2048, 8192])
-    flags.add_argument("--tokens", type=int, default=256, help="of the longest sequence (%(default)s)")
+    flags.add_argument("--tokens", type=int, default=256, help="tokens of the longest sequence (%(default)s)")
     flags.add_argument("--micro_batch_size", type=int, default=64, help="of forward passes and steps (%(default)s)")
     flags.add_argument("--only", choices=("OpenRLHF", "ours"))
     args = flags.parse_args()

@@ -111,7 +111,7 @@ def rows_of(results: dict[str, list[dict]]) -> Iterator[dict]:
 def main() -> None:
     """Run, print the table, write the JSON."""
     parser = harness.flags(__doc__)
-    parser.add_argument("--methods", type=harness.words, default=list(METHODS), help="all of them")
+    parser.add_argument("--methods", type=harness.words, default=list(METHODS), help="comma-separated (all)")
     parser.add_argument("--no_recompute", action="store_true", help="without gradient checkpointing")
     args = parser.parse_args()
     report = Report(args)

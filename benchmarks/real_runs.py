@@ -143,10 +143,10 @@ PARTS = {
 def main() -> None:
     """Run in turns, print the table, write the JSON."""
     parser = harness.flags(__doc__)
-    parser.add_argument("part", choices=PARTS, help="what is compared")
+    parser.add_argument("part", choices=PARTS, help="comparison to run")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--data", type=Path, required=True, help="JSONL with input and label")
-    parser.add_argument("--rollouts", type=int, help="of a run (the part's own)")
+    parser.add_argument("--rollouts", type=int, help="rollouts of a run (default: the part's)")
     args = parser.parse_args()
     part, report = PARTS[args.part], Report(args)
 

@@ -269,7 +269,7 @@ def main() -> None:
     """Run every part in its own Ray, so that its engines do not compete with those of another."""
     parser = harness.flags(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, one turn: does it run")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one turn, to check that it runs")
     args = parser.parse_args()
     args.repeats = 1 if args.quick else args.repeats
     report, tables = Report(args), []

@@ -94,7 +94,7 @@ def make(table: Table, out: Path, is_quick: bool) -> bool:
     """Make the table unless it exists, and print what happens; True if it exists now."""
     page, log, command = out / f"{table.name}.md", out / f"{table.name}.log", table.command(out, is_quick)
     if page.exists():
-        print(f"{table.name}: skipped, {page} is there", flush=True)
+        print(f"{table.name}: skipped, {page} exists", flush=True)
         return True
     print(f"{table.name}: python {shlex.join(command)}", flush=True)
     begin = time.monotonic()
@@ -132,7 +132,7 @@ def refusal(args: argparse.Namespace) -> str | None:
         import torch
 
         if not torch.cuda.is_available():
-            return f"--device cuda: torch {torch.__version__} sees no CUDA device; run it where one is"
+            return f"--device cuda: torch {torch.__version__} sees no CUDA device; run it on a machine with one"
     return None
 
 
@@ -140,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     """0: every table is there; 1: some failed; 2: refused."""
     parser = argparse.ArgumentParser(description="Every benchmark, one table each, in one folder.")
     parser.add_argument("--out", type=Path, required=True, help="folder of JSON, logs and tables; reused to resume")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose tables (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the tables (%(default)s)")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="(all)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, for trying it; the numbers mean nothing")
+    parser.add_argument("--quick", action="store_true", help="small sizes for a trial; the numbers mean nothing")
     args = parser.parse_args(argv)
     if reason := refusal(args):
         print(f"error: {reason}", file=sys.stderr)

@@ -178,16 +178,16 @@ def problem(path: Path) -> str | None:
         return f"{path} is {'empty' if path.is_dir() else 'missing'}"
     base = base_model(path)
     if base is None and (path / "adapter_config.json").is_file():
-        return f"{path}/adapter_config.json names no base model: was the checkpoint cut off while it was written?"
+        return f"{path}/adapter_config.json names no base model: probably cut off while written; save it again"
     name = "config.json" if base is None else "adapter_config.json"
     if not (path / name).is_file():
         return f"{path} is not a Hugging Face model: no config.json"
     try:
         json.loads((path / name).read_text(encoding="utf-8"))
     except ValueError:
-        return f"{path}/{name} is not JSON: was the checkpoint cut off while it was written?"
+        return f"{path}/{name} is not JSON: probably cut off while written; save it again"
     if base and Path(base).is_absolute() and not Path(base).is_dir():
-        return f"{path} is an adapter of {base}, which is not here: put it there, or correct the path in {name}"
+        return f"{path} is an adapter of {base}, which does not exist: copy it there, or correct the path in {name}"
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         return f"{path} holds no tokenizer"
     return _weights_problem(path)
@@ -198,10 +198,10 @@ def _weights_problem(path: Path) -> str | None:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index else set()
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{index} is not an index of weights: was the checkpoint cut off while it was written?"
+        return f"{index} is not an index of weights: probably cut off while written; save it again"
     missing = sorted(name for name in names if not (path / name).is_file())
     if missing:
-        return f"{path} lacks {missing[0]}, which its index names: was the checkpoint cut off while it was written?"
+        return f"{path} lacks {missing[0]}, which its index names: probably cut off while written; save it again"
     files = [path / name for name in sorted(names)] or sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     if not files:
         return f"{path} holds no weights (*.safetensors or *.bin)"
@@ -212,5 +212,5 @@ def _weights_problem(path: Path) -> str | None:
             with safe_open(file, framework="numpy"):  # compares the header with the file's length
                 pass
         except (SafetensorError, OSError) as error:
-            return f"{file} is not whole ({error}): was the checkpoint cut off while it was written?"
+            return f"{file} is incomplete ({error}): probably cut off while written; save it again"
     return None

@@ -5,5 +5,5 @@ import sys
 from evaluation.interruption import program
 
 if __name__ == "__main__":
-    kept = "what was evaluated is kept, the same command compares it"
+    kept = "evaluations are kept, the same command compares them"
     sys.exit(program("evaluation.methods", "evaluation.commands.methods", kept))

@@ -158,7 +158,7 @@ def _download(target: Target, weights: bool) -> Path:
     except Exception as error:  # the hub's library raises many types, each with a reason for the user
         reason = " ".join(str(error).split())[:200]
         raise TargetError(
-            f"{target.flag} {target.source}: neither a folder nor a model that the hub gives ({reason})"
+            f"{target.flag} {target.source}: not a folder, and the hub does not provide it ({reason})"
         ) from None
 
 

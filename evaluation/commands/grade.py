@@ -15,11 +15,11 @@ from evaluation.scores.results import write_results
 
 def main(argv: list[str] | None = None) -> int:
     """Grade; return 0, 1 if grading failed, or 2 for bad input."""
-    description = "Grade stored samples: missing verdicts are added, those of another grader are made again."
+    description = "Grade stored samples: add missing verdicts, and make those of another grader again."
     parser = OneLineParser(prog="evaluation.grade", allow_abbrev=False, description=description)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a run folder, or a folder of run folders")
     parser.add_argument("--all", action="store_true", help="make every verdict again, not only missing and old ones")
-    parser.add_argument("--reward", type=Path, metavar="FILE.py", help="your reward_func decides what is right")
+    parser.add_argument("--reward", type=Path, metavar="FILE.py", help="its reward_func decides what is right")
     args = parser.parse_args(argv)
     try:
         use_reward(args.reward)
@@ -37,7 +37,7 @@ def run_folders(folder: Path) -> list[Path]:
         return [folder]
     inside = sorted(path.parent for path in folder.glob("*/settings.json"))
     if not inside:
-        raise GradeError(f"{folder} has no settings.json, nor has a folder in it: give the --output of evaluation.run")
+        raise GradeError(f"{folder} and the folders in it have no settings.json: give the --output of evaluation.run")
     return inside
 
 

@@ -73,9 +73,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of evaluated runs")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument("--start", type=Path, metavar="DIR", help="evaluation of the model that all runs began from")
-    parser.add_argument("--title", default="Methods over seeds", help="of the page (%(default)s)")
+    parser.add_argument("--title", default="Methods over seeds", help="title of the page (%(default)s)")
     return parser.parse_args(argv)
 
 

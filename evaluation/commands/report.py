@@ -45,7 +45,7 @@ def build(
 
     found = folders.find(places)
     if len(training_logs) > len(found.series):
-        raise ValueError(f"--training-log {training_logs[-1]}: there are {len(found.series)} series to give it to")
+        raise ValueError(f"--training-log {training_logs[-1]}: there are {len(found.series)} series, leave it out")
     comparisons, refusals = _comparisons(found, compare)
     content = _content(found, comparisons, refusals, training_logs)
     output.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def _logs(found: Found, named: Sequence[Path]) -> tuple[list[tuple[dict, ...]], 
             rows.append(tuple(training_log.read(path)) if path else ())
         except FileNotFoundError:
             rows.append(())
-            problems.append(f"the training log {path} is not there: no reward, entropy, response length")
+            problems.append(f"training log {path} does not exist: no curves of reward, entropy and response length")
         except (ValueError, OSError) as error:
             rows.append(())
             problems.append(f"the training log cannot be read: {error}")
@@ -141,10 +141,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="run folders, series, or folders of them")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (the one DIR, else ./report)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="output folder (the only DIR, else ./report)")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="A minus B, paired: labels or folders")
     logs = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
-    parser.add_argument("--training-log", help="metrics.jsonl, once for a series", **logs)
+    parser.add_argument("--training-log", help="metrics.jsonl of a series, in their order", **logs)
     args = parser.parse_args(argv)
     if args.compare:  # a folder that is compared is part of the report
         args.folders += [Path(name) for name in args.compare if Path(name).is_dir()]

@@ -41,7 +41,7 @@ def _refuse_twins(loaded: Sequence[Loaded]) -> None:
     names = [each.benchmark.name for each in loaded]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"--benchmarks: two are named {name}: give one of the files another name")
+            raise ValueError(f"--benchmarks: two benchmarks are named {name}: rename one of the files")
 
 
 def _run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:

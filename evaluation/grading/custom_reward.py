@@ -24,7 +24,7 @@ class CustomReward:
         self.path, self.version = path, f"{path.name}+{hashlib.sha256(content).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location("evaluation_custom_reward", path)
         if spec is None or spec.loader is None:
-            raise RewardError(f"--reward {path}: is no Python file")
+            raise RewardError(f"--reward {path}: not a Python file")
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)

@@ -19,7 +19,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Settings that decide verdicts: n, benchmarks, form. GradeError if the folder is not a run folder."""
     path = folder / "settings.json"
     if not folder.is_dir():
-        raise GradeError(f"{folder} is no folder: give the --output of an evaluation.run")
+        raise GradeError(f"{folder} is not a folder: give the --output of an evaluation.run")
     if not path.exists():
         raise GradeError(f"{folder} has no settings.json: give the --output of an evaluation.run")
     try:
@@ -71,7 +71,7 @@ def _row(place: str, line: bytes, kinds: dict[str, type]) -> Row:
             return row
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise GradeError(f"{place} is damaged: delete that line; what is missing is sampled or graded again")
+    raise GradeError(f"{place} is damaged: delete that line and run the same command again")
 
 
 def is_current(row: Row, sample: Row) -> bool:

@@ -90,7 +90,7 @@ def _refuse_foreign(folder: Path, file: GradedFile) -> None:
     """GradeError if the folder has verdicts of a reward function other than the one in use."""
     foreign = foreign_reward(file.rows.values())
     if foreign:
-        fix = "give --reward with that file, or evaluation.grade --all"
+        fix = "give --reward with that file, or grade again with evaluation.grade --all"
         raise GradeError(f"{folder} has verdicts of {foreign}: {fix}")
 
 

@@ -194,4 +194,4 @@ def pick(found: Found, name: str) -> Run:
         if name == member.label or Path(name).resolve() == member.folder.resolve():
             return member.runs[-1] if isinstance(member, Series) else member
     labels = ", ".join(repr(member.label) for member in (*found.runs, *found.series))
-    raise ValueError(f"--compare {name}: no run of that label or folder here; there is {labels}")
+    raise ValueError(f"--compare {name}: no run has that label or folder: choose from {labels}")

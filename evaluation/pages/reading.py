@@ -26,8 +26,8 @@ def differences(pairs: Sequence[Pair], measure: str) -> list[str]:
         widest = max(reaches, key=lambda pair: reaches[pair])
         others = f"the {len(pairs)}" if len(reaches) == len(pairs) else f"the other {len(reaches)} of {len(pairs)}"
         lines.append(
-            f"That {others} pairs do not differ is not shown, only not refuted: their intervals "
-            f"still hold differences of up to {reaches[widest]:.3f} ({widest.first} and {widest.second})."
+            f"This does not show that {others} pairs are equal: their intervals "
+            f"allow differences of up to {reaches[widest]:.3f} ({widest.first} and {widest.second})."
         )
     return lines
 

@@ -167,10 +167,10 @@ def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
     if expected is not None and len(problems) != expected:
         raise BenchmarkError(
             f"{source.name}: {benchmark.name} must have {expected} rows, this has {len(problems)}: "
-            "get the whole file, or give another one another name"
+            "get the complete file, or rename yours"
         )
     if not problems:
-        raise BenchmarkError(f"{source.name}: no problems in it")
+        raise BenchmarkError(f"{source.name}: holds no problems")
     return problems
 
 

@@ -57,7 +57,7 @@ def tolerance_of(released: Any) -> float | None:
         return None
     value = None if isinstance(released, bool) else exact_number(str(released))
     if value is None or value < 0:
-        raise ValueError(f"the tolerance {released!r} is not a number from 0")
+        raise ValueError(f"the tolerance {released!r} is not a number of 0 or more")
     return float(value)
 
 

@@ -124,7 +124,7 @@ class Dispatcher:
                 return
             job.restarts_left -= 1
             # tqdm.write keeps the progress bar intact.
-            tqdm.write(f"{job.name}: {death}; its unfinished samples are asked for again", file=sys.stderr)
+            tqdm.write(f"{job.name}: {death}; its unfinished samples are requested again", file=sys.stderr)
 
     def _close(self, slot: int) -> None:
         engine = self.engines.pop(slot)

@@ -131,7 +131,7 @@ class RayReplica(Replica):
             ray.kill(actor)
 
     def _silence(self) -> ReplicaDied:
-        return ReplicaDied(f"{self.name} is not up in {self.start_seconds:g} s: is a GPU free for it?")
+        return ReplicaDied(f"{self.name} did not start in {self.start_seconds:g} s: check that a GPU is free")
 
     def _explain(self, error: Exception) -> ReplicaDied:
         cause = getattr(error, "cause", None)

@@ -99,7 +99,7 @@ class Sampling(Job):
         if room and longest >= room:
             raise ValueError(
                 f"a prompt of {longest} tokens leaves no room for a response in {room} (--max-model-len, or the "
-                "model's own): another --prompt, or a model of longer context"
+                "model's own): use a shorter --prompt, or a model with a longer context"
             )
         return pending
 

@@ -144,7 +144,7 @@ class ServerReplica(Replica):
             self._failure = self._explain(error)
 
     def _no_model(self, names: list[str]) -> str:
-        asked = f"has no model {self.model!r}" if self.model else "serves not one model but several or none"
+        asked = f"has no model {self.model!r}" if self.model else "does not serve exactly one model"
         return squeeze(f"{self.url} {asked}: name one of {', '.join(names) or '(none)'} with --model")
 
     async def _ask(self, request: Request) -> Completion:
@@ -176,7 +176,7 @@ class ServerReplica(Replica):
         elif isinstance(error, openai.APIConnectionError):
             problem = f"{self.url} cannot be reached ({squeeze(error.__cause__ or error)})"
         else:
-            problem = f"{self.url} answered what is no completion ({type(error).__name__}: {squeeze(error)})"
+            problem = f"{self.url} did not answer with a completion ({type(error).__name__}: {squeeze(error)})"
             return ReplicaDied(f"{problem}  (is it an OpenAI-compatible server, its address ending in /v1?)")
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return ReplicaRefused(f"{problem}  (set {KEY_NAME})")
@@ -202,4 +202,4 @@ def text_of(content: Any) -> str:
             return "".join(parts)
     if content is None or isinstance(content, str):
         return content or ""
-    raise ValueError(f"a message's content is no text but {squeeze(content)}")
+    raise ValueError(f"a message's content is not text but {squeeze(content)}")

@@ -165,10 +165,10 @@ def _differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]
             ours, theirs = (settings.get(group, {}).get(key) for settings in (a, b))
             if ours != theirs:
                 values = "" if key == "template" else f": {ours} against {theirs}"
-                notes.append(f"{group} {key} differs{values}; the difference is not the models' alone")
+                notes.append(f"{group} {key} differs{values}; the difference is not only the models'")
     same_model = a.get("model", {}).get("hash") is not None and a["model"]["hash"] == b.get("model", {}).get("hash")
     if same_model and a.get("sampling", {}).get("seed") == b.get("sampling", {}).get("seed") and not notes:
-        notes.append("both are the same model with the same seed: no difference is to be expected")
+        notes.append("both are the same model with the same seed: expect no difference")
     return notes
 
 

@@ -139,9 +139,7 @@ def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         )
         texts.append(f"{percent(benchmark['no_answer'])} % of samples hold no extractable answer: {cause}")
     if benchmark["timeout"] > WARN_TIMEOUTS:
-        texts.append(
-            f"{percent(benchmark['timeout'])} % of answers outlasted the grader and count as wrong: read them"
-        )
+        texts.append(f"{percent(benchmark['timeout'])} % of answers timed out and count as wrong: see graded.jsonl")
     if benchmark["failed"]:
         texts.append(
             f"{percent(benchmark['failed'])} % of samples ended in an engine error and count as wrong: see engine.log"
@@ -169,7 +167,7 @@ def _graded_rows(folder: Path, n: int) -> dict[tuple[str, str], list[dict[str, A
                 row = json.loads(line)
                 latest[row["benchmark"], row["problem"], row["sample"]] = row
             except (ValueError, KeyError, TypeError):
-                raise ResultsError(f"{path}:{number} is no graded sample: delete the file and grade again") from None
+                raise ResultsError(f"{path}:{number} is not a graded sample: delete the file and regrade") from None
     rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for benchmark, problem, sample in sorted(latest):
         if sample < n:

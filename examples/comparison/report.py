@@ -186,8 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     study = STUDIES[args.study]
     seeds = study.seeds if args.seeds is None else args.seeds
     if not any(run.is_done(args.out) for run in all_runs(study, seeds) if run.arm == study.base):
-        missing = f"no trained run of {study.base.name} below it, which all others are compared with"
-        print(f"report.py: error: --out {args.out}: {missing}; examples.comparison.train makes them", file=sys.stderr)
+        missing = f"holds no trained run of {study.base.name}, with which all others are compared"
+        print(f"report.py: error: --out {args.out}: {missing}; run examples.comparison.train first", file=sys.stderr)
         return 2
     scores = scores_of(study, args.out, seeds)
     letter = "β" if study.setting == "beta" else study.setting

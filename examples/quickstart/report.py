@@ -189,7 +189,7 @@ def summary(metrics: list[dict], scores: list[Score], share: float | None) -> li
             "  Held-out problems occur in neither the warm-up nor RL. Every reply shown in the warm-up was right:",
             f"  {share:.0%} worked column by column, {1 - share:.0%} the sum at once, which so small a network "
             "cannot do.",
-            "  So RL mostly finds out that working pays, and makes the working surer; it does not teach addition.",
+            "  So RL mostly learns to work the sums out, and to do it more reliably; it does not teach addition.",
         ]
     numbers = [f"{len(metrics)} RL step{'s' * (len(metrics) > 1)}"]
     length, seconds = (series(metrics, key)[1] for key in ("response_length", "timing/step_total"))
@@ -206,10 +206,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--metrics", type=Path, required=True, help="JSONL, one object per RL step")
     parser.add_argument("--evaluation", type=Path, help="output folder of evaluation.run --checkpoints")
     parser.add_argument("--png", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to say what its start means")
+    parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to explain its first scores")
     parser.add_argument("--title", default="RPG quickstart", help="the figure's heading")
     for name in PLACES:
-        parser.add_argument(f"--{name}", type=Path, help=f"where it is, for the summary: {name}")
+        parser.add_argument(f"--{name}", type=Path, help=f"path of {name}, for the summary")
     args = parser.parse_args(argv)
     for name in ("metrics", "evaluation", "warm_up"):
         path = getattr(args, name)

@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     wanted = settings(args.seed, args.steps)
     if is_complete(args.out, wanted):
-        print(f"warm-up: {args.out} is there already, with the same settings")
+        print(f"warm-up: {args.out} already exists with the same settings")
         return 0
     disable_progress_bar()
     torch.manual_seed(args.seed)
