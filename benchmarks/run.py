@@ -137,7 +137,7 @@ def refusal(args: argparse.Namespace) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: every table is there; 1: some failed; 2: refused."""
+    """Measure; return 0 if every table exists, 1 if some failed, or 2 for bad flags."""
     parser = argparse.ArgumentParser(description="Every benchmark, one table each, in one folder.")
     parser.add_argument("--out", type=Path, required=True, help="folder of JSON, logs and tables; reused to resume")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the tables (%(default)s)")

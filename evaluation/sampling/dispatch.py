@@ -63,7 +63,7 @@ class Dispatcher:
         self.engines: dict[int, _Engine] = {}  # by slot
 
     def run(self) -> None:
-        """Work until nothing is left."""
+        """Run all jobs to their end."""
         unfinished = list(self.jobs)
         try:
             while True:

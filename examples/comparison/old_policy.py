@@ -2,7 +2,7 @@
 
     python -m examples.comparison.old_policy {recomputed,current} --flag value ...   (flags of the launcher)
 
-`recomputed` takes the old log-probs from the policy when training on a rollout begins, as OpenRLHF. `current` takes
+`recomputed` takes the old log-probs from the policy when training on a rollout begins, like OpenRLHF. `current` takes
 them from the policy at each step, so that every importance weight is 1. Neither gives the objective's gradient: the
 launcher refuses the first with `--train.async_enable`, and has no flag for the second.
 """

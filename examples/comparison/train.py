@@ -137,7 +137,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train what is missing: 0 when all is there, 1 when a run failed, 2 for bad input, 130 when interrupted."""
+    """Train the missing runs; return 0 if all are done, 1 if one failed, 2 for bad input, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train every arm of the comparison.")
     add_study(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: the cores)")

@@ -24,7 +24,7 @@ class Tree:
     """All replies to a prompt up to LENGTH tokens; they end with eos or at LENGTH.
 
     nodes: token ids of the prompt and a prefix, a tensor for each depth; rows: the row of each token of each reply,
-    (Y, T), 0 where mask, (Y, T) bool, is False; is_right: 1 for the right answer, (Y,) float64.
+    (Y, T), 0 where masked; mask: (Y, T) bool, False after a reply; is_right: 1 for the right answer, (Y,) float64.
     """
 
     def __init__(self, model: Qwen3ForCausalLM, prompt: str):

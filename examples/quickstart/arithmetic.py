@@ -82,7 +82,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write both files and say where."""
+    """Write both files and print their paths."""
     args = parse_args(argv)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
