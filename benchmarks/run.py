@@ -65,11 +65,11 @@ TABLES = [
 def prepare(out: Path, is_quick: bool) -> None:
     """Make the quickstart's warmed-up model and its sums unless they exist."""
     steps = ["--steps", "2"] if is_quick else []
-    for made, script, words in (
+    for result, script, words in (
         (out / "warm_up" / "warm_up.json", "warm_up.py", ["--out", out / "warm_up", "--seed", "1", *steps]),
         (out / "data" / "heldout.jsonl", "arithmetic.py", ["--out", out / "data", "--seed", "1"]),
     ):
-        if not made.exists():
+        if not result.exists():
             with (out / "prepare.log").open("a", encoding="utf-8") as log:
                 command = [sys.executable, f"examples/quickstart/{script}", *map(str, words)]
                 subprocess.run(command, check=True, stdout=log, stderr=log)

@@ -50,10 +50,10 @@ def find(run_dir: Path) -> list[Checkpoint]:
     return [steps[step] for step in sorted(steps)] + finals
 
 
-def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
+def _by_step(run_dir: Path, models: list[Checkpoint]) -> dict[int, Checkpoint]:
     """One model per step. A best checkpoint copies the regular one; of other duplicates only one may be complete."""
     steps: dict[int, Checkpoint] = {}
-    for checkpoint in found:
+    for checkpoint in models:
         assert checkpoint.step is not None
         twin = steps.setdefault(checkpoint.step, checkpoint)
         is_best = twin.path.name.startswith("best") or checkpoint.path.name.startswith("best")
@@ -62,8 +62,8 @@ def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
         if problem(twin.path) is None:
             if is_best:
                 continue
-            models = [twin.path, checkpoint.path]
-            raise MixedModels(_listing(run_dir, f"two models of step {checkpoint.step}", models))
+            paths = [twin.path, checkpoint.path]
+            raise MixedModels(_listing(run_dir, f"two models of step {checkpoint.step}", paths))
         steps[checkpoint.step] = checkpoint
     return steps
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from evaluation.command_line import OneLineParser
-from evaluation.grading.grade_changes import told
+from evaluation.grading.grade_changes import change_lines
 from evaluation.grading.graded_file import GradeError
 from evaluation.grading.graded_folder import grade_folder
 from evaluation.grading.graded_row import use_reward
@@ -49,5 +49,5 @@ def _grade_shown(folder: Path, regrade: bool) -> None:
             bar.update(done - bar.n)
 
         changes = grade_folder(folder, progress, regrade)
-    print("\n".join(told(folder, changes)))
+    print("\n".join(change_lines(folder, changes)))
     write_results(folder)

@@ -35,7 +35,7 @@ class Changes:
     before: tuple[str, ...]
 
 
-def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], made: int) -> Changes:
+def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], graded: int) -> Changes:
     """Compare the current `rows` with the former ones in `replaced`, and write grade_changes.json if there are any."""
     flips = []
     for row in rows:
@@ -44,7 +44,7 @@ def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], m
             flips.append(Flip(*key_of(row), _shown(old), _shown(row), row["extracted"]))
     graders = tuple(sorted({row["grader"] for row in replaced.values()}))
     reasons = dict(Counter(row["reason"] for row in rows))
-    changes = Changes(made - len(replaced), len(replaced), reasons, tuple(flips), grader_version(), graders)
+    changes = Changes(graded - len(replaced), len(replaced), reasons, tuple(flips), grader_version(), graders)
     if replaced:
         counts = Counter(f"{flip.before} -> {flip.after}" for flip in flips)
         write_json(folder / "grade_changes.json", asdict(changes) | {"counts": dict(counts)})
@@ -55,7 +55,7 @@ def _shown(row: Row) -> str:
     return row["reason"] + (", strict" if row["strict"] else "")
 
 
-def told(folder: Path, changes: Changes) -> list[str]:
+def change_lines(folder: Path, changes: Changes) -> list[str]:
     """Lines to print after grading a folder."""
     total = sum(changes.reasons.values())
     lines = [f"{folder}: {total} verdicts, {changes.graded} new, {changes.regraded} made again ({changes.grader})"]

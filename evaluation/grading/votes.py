@@ -97,8 +97,12 @@ def problem_votes(rows: Sequence[Row], texts: Sequence[str], labels: Sequence[in
         group = "right" if row["correct"] else label_of.get(key, key)
         members.setdefault(group, Counter())[row["extracted"] or ""] += 1
     groups = [
-        {"answer": min(of, key=lambda text: (-of[text], text)), "count": of.total(), "correct": group == "right"}
-        for group, of in members.items()
+        {
+            "answer": min(counts, key=lambda text: (-counts[text], text)),
+            "count": counts.total(),
+            "correct": group == "right",
+        }
+        for group, counts in members.items()
     ]
     groups.sort(key=lambda group: (-group["count"], not group["correct"], group["answer"]))
     top = [group["correct"] for group in groups if group["count"] == groups[0]["count"]]

@@ -156,9 +156,9 @@ def read_series(folder: Path) -> Series:
     return Series(folder, label, tuple(runs), tuple(failed), None if log is None else folder / log)
 
 
-def _label(found: dict[str, Any], folder: Path) -> str:
+def _label(record: dict[str, Any], folder: Path) -> str:
     """Label of a run in one line of printable characters."""
-    text = str(found.get("label") or folder.name)
+    text = str(record.get("label") or folder.name)
     return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
 
 

@@ -17,7 +17,7 @@ from evaluation.pages.table import title_of
 from evaluation.pages.tables import benchmarks_of, largest_k
 
 RUNS = 12  # in one picture
-SIX = 6
+METHOD_PANELS = 6
 RIGHT, WRONG = PALETTE[0], PALETTE[1]
 UNITS = {"reward": "reward", "entropy": "nats per token", "response length": "tokens", "gradient norm": "norm"}
 
@@ -256,7 +256,7 @@ def of_methods(methods: Sequence[Method], start: Run | None = None) -> list[Pane
     ]
     for key, unit in UNITS.items():
         panels.append(_seeds_panel(key.capitalize(), unit, {method.name: _logged(method, key) for method in methods}))
-    return panels[:SIX]
+    return panels[:METHOD_PANELS]
 
 
 def _scores(method: Method, benchmark: str, key: str, start: Run | None) -> list[dict[float, float]]:

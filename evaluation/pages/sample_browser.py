@@ -99,7 +99,9 @@ def _graded(run: Run) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict
             rows[_key(row)] = row
     problems: dict[tuple[str, str], list[dict[str, Any]]] = {}
     lengths: dict[str, Lengths] = {}
-    order = {(name, problem): i for name, of in run.benchmarks.items() for i, problem in enumerate(of["per_problem"])}
+    order = {
+        (name, problem): i for name, row in run.benchmarks.items() for i, problem in enumerate(row["per_problem"])
+    }
     for row in sorted(rows.values(), key=lambda row: (row["benchmark"], order[_key(row)[:2]], row["sample"])):
         problems.setdefault(_key(row)[:2], []).append(row)
         lengths.setdefault(row["benchmark"], {True: [], False: []})[bool(row["correct"])].append(row["tokens"])

@@ -115,7 +115,7 @@ class Engine:
 
     def run(self, inbox: queue.SimpleQueue, outbox: queue.SimpleQueue) -> None:
         """Step until None arrives."""
-        spoke = time.monotonic()
+        last_sent = time.monotonic()
         while True:
             done = []
             # Waits only if there is nothing to sample or to report.
@@ -127,9 +127,9 @@ class Engine:
             if self.keys:
                 done += self.step()
             now = time.monotonic()
-            if done or now - spoke > ALIVE_SECONDS:
+            if done or now - last_sent > ALIVE_SECONDS:
                 outbox.put({"done": done})
-                spoke = now
+                last_sent = now
 
     def add(self, key: list, ids: list[int], seed: int) -> list | None:
         """Hand one request to vLLM; return a finished row only if it cannot be sampled."""

@@ -82,7 +82,7 @@ class Sampling(Job):
         path = self.folder / "provenance.json"
         self.sessions: list[dict] = read_json(path)["sessions"] if path.exists() else []  # earlier ones
         self.replicas: list[Replica] = []
-        self.noted = float("-inf")  # when provenance.json was last written
+        self.provenance_time = float("-inf")  # when provenance.json was last written
         self.last = 0.0
         self.tokens = self.samples = 0
 
@@ -123,9 +123,9 @@ class Sampling(Job):
         self.last = time.monotonic()
         self.tokens += sum(completion.tokens for completion in completions)
         self.samples += len(completions)
-        if self.last - self.noted > PROVENANCE_SECONDS:
+        if self.last - self.provenance_time > PROVENANCE_SECONDS:
             self._provenance()
-            self.noted = self.last
+            self.provenance_time = self.last
         rate = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.seconds else ""
         self.bar.set_postfix_str(self.name + rate, False)
         self.bar.update(len(rows))

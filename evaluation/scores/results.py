@@ -44,7 +44,7 @@ def summarize(folder: Path) -> dict[str, Any]:
     graded = _graded_rows(folder, settings["n"])
     benchmarks = {}
     for name, source in settings["benchmarks"].items():
-        sampled = {i: v for i, v in votes["benchmarks"].get(name, {}).items() if v["n"] > 0}
+        sampled = {i: row for i, row in votes["benchmarks"].get(name, {}).items() if row["n"] > 0}
         rows = {i: graded.get((name, i), []) for i in sorted(sampled)}
         _check_in_step(folder, name, sampled, rows)
         benchmark = summarize_benchmark(sampled, rows, settings["n"], source["rows_used"], repeated.get(name))

@@ -141,13 +141,13 @@ def is_complete(out: Path, wanted: dict) -> bool:
         return False
 
 
-def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, made_with: dict) -> None:
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict) -> None:
     """bf16 safetensors and tokenizer under a temporary name, then one rename."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    (partial / SETTINGS_FILE).write_text(json.dumps(made_with, indent=1) + "\n", encoding="utf-8")
+    (partial / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
