@@ -1,13 +1,13 @@
-"""Way from the engines' answers to the batches of a training step: OpenRLHF's path and ours, on the same rollouts.
+"""CPU time from the engines' answers to the batches of a training step: OpenRLHF's path and ours, same rollouts.
 
     python benchmarks/data_path.py --out data_path.json                            # T = 256
     python benchmarks/data_path.py --out data_path.json --tokens 4096 --sizes 8192 --micro_batch_size 8
 
-No model, engine or Ray cluster: what would run in the driver, the engines' and the policy's actors runs here, in one
-process, and what a model would compute is not counted. Objects pass from one to another as through Ray: its pickler,
-with the reducer for tensors that OpenRLHF turns on, one copy into the object store and none out of it.
+No model, engine or Ray cluster is started. The code of the driver and of the engines' and policy's actors runs in one
+process, and the models' time is not counted. Objects pass between actors as in Ray: with its pickler and the tensor
+reducer that OpenRLHF turns on, one copy into the object store and none out of it.
 
-Each sequence has T/4 prompt tokens and a response of one half to all of the rest. Policy and reference are asked.
+Each sequence has T/4 prompt tokens and a response of half to all of the rest. Policy and reference give log-probs.
 """
 
 import argparse
@@ -61,15 +61,15 @@ STAGES = {
 
 
 class Clock:
-    """Process CPU seconds of each stage, without those of the stages within it."""
+    """CPU seconds of this process in each stage, without its nested stages."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
-        self._within = 0.0  # seconds of the stages within the present one
+        self._within = 0.0  # seconds of the stages nested in the current one
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self.seconds.setdefault(stage, 0.0)  # the stages of a table stand in the order in which they begin
+        self.seconds.setdefault(stage, 0.0)  # columns of the table keep the order in which stages begin
         begin, outer, self._within = time.process_time(), self._within, 0.0
         yield
         took = time.process_time() - begin
@@ -78,7 +78,7 @@ class Clock:
 
 
 class Stored:
-    """An object in Ray's store: what was pickled, and a copy of each of its buffers."""
+    """An object in Ray's store: its pickle, and a copy of each of its buffers."""
 
     def __init__(self, value):
         buffers: list[pickle.PickleBuffer] = []
@@ -93,7 +93,7 @@ RAY = Namespace(put=Stored, get=lambda refs: [ref.get() for ref in refs] if isin
 
 
 def stand_in_for_ray() -> None:
-    """Let what OpenRLHF passes through Ray pass through this process, on one thread."""
+    """Replace Ray by this process in OpenRLHF's modules, and use one thread."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     cloudpickle.CloudPickler.dispatch[torch.Tensor] = zero_copy_tensors_reducer
@@ -102,7 +102,7 @@ def stand_in_for_ray() -> None:
 
 
 def group_of(actor: launcher.BaseModelActor) -> launcher.RayActorGroup:
-    """Upstream's group of actors, of one."""
+    """Upstream's actor group with a single actor."""
     group = object.__new__(launcher.RayActorGroup)
     remote = Namespace(remote=lambda *args: Stored(actor.execute_batch(args[0], args[1].get(), *args[2:])))
     group._actor_handlers, group.duplicate_actors = [Namespace(execute_batch=remote)], 1
@@ -110,7 +110,7 @@ def group_of(actor: launcher.BaseModelActor) -> launcher.RayActorGroup:
 
 
 def arguments(layer: str, prompts: int, group: int, tokens: int, *options: str, **values) -> Namespace:
-    """Arguments that the launcher makes of a layer and the size of a rollout; `a__b=value` is --a.b value."""
+    """Arguments that the launcher makes from a layer and a rollout's size; `a__b=value` is --a.b value."""
     values = {
         "config": harness.ROOT / "configs" / "algorithm" / f"{layer}.yaml",
         "data__prompt_dataset": "none.jsonl", "data__max_len": tokens, "rollout__max_new_tokens": tokens,
@@ -124,9 +124,9 @@ def arguments(layer: str, prompts: int, group: int, tokens: int, *options: str, 
 def answers(
     prompts: int, group: int, prompt: int, budget: int, *, seed=0, vocabulary=150_000, likely: float | None = -1
 ) -> Iterator[list[dict]]:
-    """The executor's answers from an engine's outputs, prompt by prompt: lists of Python numbers.
+    """An engine's answers as the executor returns them, prompt by prompt: lists of Python numbers.
 
-    Prompts of `prompt` tokens, responses of one half to all of a budget; log-probs are around `likely` (None: none).
+    Prompts have `prompt` tokens, responses half to all of `budget`; log-probs are around `likely` (None: none).
     """
     random = np.random.default_rng(seed)
     for _ in range(prompts):
@@ -146,7 +146,7 @@ def answers(
 
 
 class Policy(launcher.BaseModelActor):
-    """A rank of a policy or reference whose model costs nothing, and its replay buffer."""
+    """A rank of a policy or reference with its replay buffer; its model computes nothing."""
 
     def __init__(self, buffer: NaiveReplayBuffer, log_probs: torch.Tensor, clock: Clock):
         self.strategy = Namespace(is_rank_0=lambda: False)
@@ -163,7 +163,7 @@ class Policy(launcher.BaseModelActor):
 
 
 def timed(kind: type, clock: Clock) -> type:
-    """An experience maker of that class whose stages are timed."""
+    """Subclass of an experience maker that times its stages."""
 
     def method(name: str, stage: str):
         def run(self, *args, **kwargs):
@@ -176,7 +176,7 @@ def timed(kind: type, clock: Clock) -> type:
 
 
 def collect(ours: bool, groups: Iterator[list[dict]], policy, reference, strategy, clock: Clock) -> None:
-    """Take an engine's answers to the policy's replay buffer, by OpenRLHF's way or ours. Actors are groups."""
+    """Move an engine's answers to the policy's replay buffer, by OpenRLHF's path or ours. Actors are groups."""
     args, samples = strategy.args, []
     is_rpg, limit = args.algo.objective == "rpg", args.data.max_len
     generator = object.__new__(RPGSamplesGenerator if ours else SamplesGenerator)
@@ -198,7 +198,7 @@ def collect(ours: bool, groups: Iterator[list[dict]], policy, reference, strateg
 
 
 def path(ours: bool, sequences: int, flags: argparse.Namespace, turn: int) -> dict[str, float]:
-    """One rollout through all stages -> CPU seconds of each."""
+    """Run one rollout through all stages -> CPU seconds of each."""
     clock, tokens, size = Clock(), flags.tokens, flags.micro_batch_size
     args = arguments(
         "grpo_as_released", sequences // GROUP, GROUP, tokens, algo__advantage__estimator="dr_grpo",
@@ -222,7 +222,7 @@ def path(ours: bool, sequences: int, flags: argparse.Namespace, turn: int) -> di
 
 
 def rows_of(sequences: int, tokens: int, results: dict[str, list[dict[str, float]]]) -> Iterator[dict]:
-    """Stages of each way in ms, and their sum a sequence."""
+    """Milliseconds of each way's stages, their sum, and the sum per sequence."""
     stages = dict.fromkeys(stage for turns in results.values() for turn in turns for stage in turn)
     base = None
     for way, turns in results.items():
@@ -241,7 +241,7 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     flags = harness.flags(__doc__, repeats=5)
     flags.add_argument("--sizes", type=harness.numbers, default=[64, 512, 2048, 8192])
-    flags.add_argument("--tokens", type=int, default=256, help="of the longest sequence (%(default)s)")
+    flags.add_argument("--tokens", type=int, default=256, help="tokens of the longest sequence (%(default)s)")
     flags.add_argument("--micro_batch_size", type=int, default=64, help="of forward passes and steps (%(default)s)")
     flags.add_argument("--only", choices=("OpenRLHF", "ours"))
     args = flags.parse_args()

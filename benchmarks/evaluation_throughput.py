@@ -1,11 +1,11 @@
-"""The evaluation's engine against a bare vLLM `generate`, on the same prompts: tokens per second.
+"""Tokens per second of the evaluation's engine and of a bare vLLM `generate`, on the same prompts.
 
     python benchmarks/evaluation_throughput.py --model MODEL --prompts DIR/problems.jsonl --n 8 --out bench.json
 
-Ours is what `evaluation.run` drives: a LocalReplica that is kept full, a seed for every sample, each sample handed
-over as it finishes. Bare is one call of `vllm.LLM.generate`, once with the same seeds, once with n=K and no seeds.
-The engines start before the clock, have the same settings and take turns; the first turn of each warms it. Tokens per
-second of CPU time stand beside those of the clock: they say the same on a machine that is busy with other things.
+Ours is the engine as `evaluation.run` uses it: a LocalReplica that is kept full, a seed for every sample, each sample
+returned as it finishes. Bare is one call of `vllm.LLM.generate`, once with the same seeds and once with n=K and no
+seeds. The engines have the same settings, start before the clock and take turns; the first turn of each is a warm-up.
+Tokens per second of CPU time are shown too, since they depend less on other load of the machine.
 """
 
 import json
@@ -37,14 +37,14 @@ def read_prompts(path: Path, model: str) -> list[list[int]]:
 
 
 def rates(work: Callable[[], int], cpu: Callable[[], float]) -> dict[str, float]:
-    """Do work that samples tokens -> their number, and tokens per second and per CPU second."""
+    """Run `work`, which returns its number of tokens -> tokens, tokens per second and per CPU second."""
     begin, used = time.perf_counter(), cpu()
     tokens = work()
     return {"tokens": tokens, "clock": tokens / (time.perf_counter() - begin), "cpu": tokens / (cpu() - used)}
 
 
 def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> int:
-    """Every (prompt, sample) through the replica, topped up as samples finish -> tokens."""
+    """Sample every (prompt, sample) on a replica that is refilled as samples finish -> tokens."""
     waiting = [Request(("b", str(i), j), "", ids, i * n + j) for i, ids in enumerate(prompts) for j in range(n)]
     left, tokens, outstanding = len(waiting), 0, 0
     waiting.reverse()
@@ -60,7 +60,7 @@ def run_ours(replica: LocalReplica, prompts: list[list[int]], n: int) -> int:
 
 
 class Bare:
-    """A vLLM `LLM` in a process of its own, where `start` has built it."""
+    """A vLLM `LLM` in its own process, where `start` builds it."""
 
     @classmethod
     def start(cls, settings: dict, log: Path) -> None:
@@ -72,7 +72,7 @@ class Bare:
 
     @classmethod
     def generate(cls, prompts: list[list[int]], n: int, seeded: bool) -> dict[str, float]:
-        """One call -> rates."""
+        """Call `LLM.generate` once -> rates."""
         from vllm import SamplingParams
 
         common = {name: cls.settings[name] for name in ("temperature", "top_p", "top_k", "max_tokens")}
@@ -88,7 +88,7 @@ class Bare:
 
 
 def rows_of(results: dict[str, list[dict[str, float]]]) -> Iterator[dict]:
-    """Rates of every method, and the ratios of ours to it, turn by turn."""
+    """A row per method: its rates, and the ratios of ours to it in each turn."""
     for method, turns in results.items():
         row = {"method": method, "tokens": turns[0]["tokens"]}
         for name, title in (("clock", "tokens/s"), ("cpu", "tokens / CPU s")):
@@ -110,7 +110,7 @@ def main() -> None:
     prompts = read_prompts(args.prompts, args.model)[: args.limit]
     length = max(map(len, prompts)) + args.max_tokens
     settings = EngineSettings(model=args.model, max_tokens=args.max_tokens, max_model_len=length)
-    # The same cache for both, whatever memory is free when each starts.
+    # Both engines get the same cache, whatever memory is free when each starts.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     report, log = Report(args), args.out.with_suffix(".engines.log")
     replica = LocalReplica(settings, log)

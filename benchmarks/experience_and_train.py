@@ -1,12 +1,11 @@
-"""Way from a finished rollout to trained weights: OpenRLHF's GRPO as it is shipped, and RPG, on the same rollout.
+"""CPU time from a finished rollout to trained weights: OpenRLHF's GRPO as shipped and RPG, on the same rollout.
 
     python benchmarks/experience_and_train.py --out experience_and_train.json
 
-OpenRLHF's side is its own classes: the experience maker, the policy's and the reference's actors with their DeepSpeed
-engines, the trainer, the replay buffer. Of ours it has `cpu_platform.py` alone, without which it does not start on a
-CPU; the launcher's part is only to parse its flags. Ray and vLLM have no part in what is measured: the actors live in
-one process, which makes it process CPU seconds, and what passes between them is pickled as Ray does. Each run is a
-process of its own; the methods take turns.
+OpenRLHF's side uses its own classes: experience maker, policy and reference actors with DeepSpeed engines, trainer and
+replay buffer. It uses ours only to start on a CPU (`cpu_platform.py`) and to parse flags (the launcher). Ray and vLLM
+are not measured: the actors share one process, whose CPU seconds are counted, and objects between them are pickled as
+in Ray. Each run has its own process, and the methods take turns.
 """
 
 import os
@@ -36,7 +35,7 @@ RECOMPUTE = "--actor.gradient_checkpointing_enable"
 
 
 def write_model(folder: Path) -> None:
-    """Write a Qwen3 whose output layer is 8 % of its weights (Qwen3-4B's: 10 %), and a tokenizer that nobody asks."""
+    """Write a Qwen3 whose output layer is 8 % of its weights (Qwen3-4B's: 10 %), and a placeholder tokenizer."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -46,7 +45,7 @@ def write_model(folder: Path) -> None:
 
 
 def actors(args: Namespace, ours: bool) -> list:
-    """The policy's actor, and the reference's where there is one, each with its DeepSpeed engine."""
+    """Actors of the policy and the reference (None without one), each with its DeepSpeed engine."""
     from openrlhf.trainer.ray.launcher import ReferenceModelActor
     from openrlhf.trainer.ray.ppo_actor import PolicyModelActor
     from openrlhf.utils import get_strategy
@@ -66,13 +65,13 @@ def actors(args: Namespace, ours: bool) -> list:
 
 
 def measure(method: str, folder: Path, recompute: bool) -> dict[str, float]:
-    """CPU seconds of a rollout after a short one, by phase, and the peak of this process's memory."""
+    """CPU seconds of a rollout by phase, after a short warm-up rollout, and this process's peak memory."""
     stand_in_for_ray()
     layer, *options = METHODS[method]
     args = arguments(
         layer, PROMPTS, GROUP, PROMPT + RESPONSE, *options, *([RECOMPUTE] if recompute else []),
         actor__model_name_or_path=folder, rollout__max_new_tokens=RESPONSE, ckpt__output_dir=folder / "out",
-        rollout__micro_batch_size=1,  # no padding in any forward pass, as none is where samples are packed
+        rollout__micro_batch_size=1,  # no padding in a forward pass, as with packed samples
         train__micro_batch_size=1, train__batch_size=PROMPTS * GROUP // 2,  # two optimizer steps a rollout
         actor__adam__lr=0.0,
     )  # fmt: skip
@@ -81,7 +80,7 @@ def measure(method: str, folder: Path, recompute: bool) -> dict[str, float]:
     groups = [group_of(actor) if actor else None for actor in (policy, reference)]
     seconds = {}
     for seed, budget in enumerate((64, RESPONSE)):
-        clock, likely = Clock(), -6.93 if is_rpg else None  # as it is with random weights
+        clock, likely = Clock(), -6.93 if is_rpg else None  # -log(VOCABULARY): random weights
         rollout = answers(PROMPTS, GROUP, PROMPT, budget, seed=seed, vocabulary=VOCABULARY, likely=likely)
         collect(ours, rollout, *groups, policy.strategy, clock)
         begin = time.process_time()
@@ -95,7 +94,7 @@ def measure(method: str, folder: Path, recompute: bool) -> dict[str, float]:
 
 
 def rows_of(results: dict[str, list[dict]]) -> Iterator[dict]:
-    """Medians of each method, and the ratio to OpenRLHF's."""
+    """A row per method: its medians, and the ratio to OpenRLHF's."""
     base = 1.0
     for method, turns in results.items():
         middle = {name: statistics.median(turn[name] for turn in turns) for name in turns[0]}
@@ -112,7 +111,7 @@ def rows_of(results: dict[str, list[dict]]) -> Iterator[dict]:
 def main() -> None:
     """Run, print the table, write the JSON."""
     parser = harness.flags(__doc__)
-    parser.add_argument("--methods", type=harness.words, default=list(METHODS), help="all of them")
+    parser.add_argument("--methods", type=harness.words, default=list(METHODS), help="comma-separated (all)")
     parser.add_argument("--no_recompute", action="store_true", help="without gradient checkpointing")
     args = parser.parse_args()
     report = Report(args)

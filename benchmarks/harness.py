@@ -1,4 +1,4 @@
-"""Common parts of the benchmarks: flags, turns, tables, a process of one's own, CPU seconds, and the machine."""
+"""Common parts of the benchmarks: flags, turns, tables, child processes, CPU seconds, and the machine."""
 
 import argparse
 import contextlib
@@ -42,16 +42,16 @@ def numbers(text: str) -> list[int]:
 
 
 class Report:
-    """Measurements of a benchmark, with its machine and flags; written as JSON after every one."""
+    """Measurements of a benchmark with its machine and flags, written as JSON after every measurement."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.results = args, {}
         self.machine = machine(getattr(args, "device", "cpu"))
 
     def in_turns(self, ways: dict[str, Callable[[int], Any]], part: str = "", warm: bool = False) -> dict[str, list]:
-        """Call each way with the number of the turn, `--repeats` times -> results by way; `warm` drops a first turn.
+        """Call each way with the number of the turn, `--repeats` times -> results by way; `warm` drops a first one.
 
-        The order alternates, so that a slow change of the machine falls on all ways alike.
+        The order alternates, so that a slow change of the machine affects all ways alike.
         """
         results = self.results[part] = {way: [] for way in ways}
         for turn in range(self.args.repeats + warm):
@@ -77,7 +77,7 @@ class Report:
 
 
 class Died(RuntimeError):
-    """A process that ended without a result; `status` as of multiprocessing, minus the number of a signal."""
+    """A process ended without a result; `status` is multiprocessing's exit code, negative for a signal."""
 
     def __init__(self, status: int | None):
         super().__init__(f"its process ended with status {status}")
@@ -85,7 +85,7 @@ class Died(RuntimeError):
 
 
 def alone(function: Callable, *args: Any) -> Any:
-    """Call the function in a new process -> its result, or what it raised, or Died. Its stdout joins stderr."""
+    """Call the function in a new process -> its result; raises its error, or Died. Its stdout goes to stderr."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, *args))
@@ -115,7 +115,7 @@ def _call(sender: Connection, function: Callable, *args: Any) -> None:
 
 
 def end_with_parent() -> None:
-    """Let Linux kill this process when its parent is gone: a pool's worker would wait for ever."""
+    """Let Linux kill this process when its parent ends; a pool's worker would otherwise wait forever."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -126,12 +126,12 @@ def spread(values: Iterable[float], digits: int = 3, scale: float = 1) -> str:
 
 
 def cells(turns: list[dict[str, float]], keys: dict[str, str], digits: int = 3, scale: float = 1) -> dict[str, str]:
-    """Spreads of the measurements that `keys` names by the title of their column."""
+    """Spreads of measurements; `keys` maps the title of a column to the name of its measurement."""
     return {title: spread((turn[key] for turn in turns), digits, scale) for title, key in keys.items()}
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:
-    """Markdown; the keys of the rows are its head."""
+    """Markdown table; the rows' keys are its head."""
     rows = list(rows)
     lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row.values())) + " |" for row in rows)])
@@ -143,13 +143,13 @@ def cpu_seconds(pid: int | None = None) -> float:
 
     process, used = psutil.Process(pid), 0.0
     for member in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):  # a compiler, say, that has just ended
+        with contextlib.suppress(psutil.NoSuchProcess):  # e.g. a compiler that has just ended
             used += sum(member.cpu_times()[:2])
     return used
 
 
 def make_qwen3(vocabulary: int, hidden: int, layers: int, heads: int = 8, **shape: Any):
-    """A Qwen3 of random weights in bf16, with two heads to a key-value head where there are more than two."""
+    """A bf16 Qwen3 with random weights; two attention heads share a key-value head if there are more than two."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -163,14 +163,14 @@ def make_qwen3(vocabulary: int, hidden: int, layers: int, heads: int = 8, **shap
 
 
 def start_ray() -> None:
-    """Start a Ray of one's own, whose workers run without CUDA and find this folder."""
+    """Start a local Ray whose workers run without CUDA and import from this folder."""
     from rpg_openrlhf import cpu_platform
 
     cpu_platform.install()
     import ray
 
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")]))
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's name for: no other machine joins
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # 0 means that no other machine joins
     ray.init(
         address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
         runtime_env={

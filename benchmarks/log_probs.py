@@ -1,12 +1,12 @@
-"""Log-probs and entropy: `--actor.chunked_head` against OpenRLHF 0.11.2's path as shipped, on the same work.
+"""Log-probs and entropy: `--actor.chunked_head` against OpenRLHF 0.11.2's path as shipped, on the same inputs.
 
     python benchmarks/log_probs.py --out head.json
     python benchmarks/log_probs.py --device cuda --tokens 8192,32768 --hidden 2560 --dtypes bf16 --out head.json
 
-Both are Actors (upstream's, and ours) around a model that is an output layer alone, over given hidden states. Every
-measurement is a process of its own, the two in turn. On a CPU: seconds of one core, and the growth of resident memory
-at its peak. On CUDA: milliseconds until the device has done it, and its peak of allocated memory. `net` leaves out the
-weight's gradient, which both need.
+Both paths are Actors (upstream's and ours) around a model of only an output layer, over given hidden states. Every
+measurement has its own process, and the paths take turns. On a CPU: seconds of one core, and the peak growth of
+resident memory. On CUDA: milliseconds until the device has finished, and the peak of allocated memory. `net` excludes
+the weight's gradient, which both need.
 """
 
 import itertools
@@ -36,7 +36,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Case(NamedTuple):
-    """Work that both paths are given."""
+    """Work of one measurement, the same for both paths."""
 
     device: str
     hidden: int
@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
 
 class OutputLayer(torch.nn.Module):
-    """A model over hidden states, which have gradients as its weight has."""
+    """A model of one output layer; its hidden states are parameters, so that they get gradients too."""
 
     def __init__(self, case: Case, tokens: int, vocabulary: int):
         super().__init__()
@@ -63,7 +63,7 @@ class OutputLayer(torch.nn.Module):
 
 
 def actor_of(path: str, case: Case, tokens: int, vocabulary: int = VOCABULARY):
-    """Upstream's actor or ours around an output layer; importable with and without CUDA."""
+    """Upstream's actor or ours around an output layer, with or without CUDA."""
     if case.device == "cpu":
         cpu_platform.install()
     else:
@@ -79,7 +79,7 @@ def actor_of(path: str, case: Case, tokens: int, vocabulary: int = VOCABULARY):
 
 
 def run(actor, mode: str) -> None:
-    """Run a training step, or the old policy's forward pass, on an actor."""
+    """Run a step's forward and backward pass, or the old policy's forward pass, on an actor."""
     shape, device = actor.model.hidden.shape[:2], actor.model.hidden.device
     sequences = torch.randint(0, actor.model.lm_head.out_features, shape, device=device)
     present = torch.ones(shape, dtype=torch.long, device=device)
@@ -97,12 +97,12 @@ def run(actor, mode: str) -> None:
 
 
 def on_cpu(path: str, case: Case) -> dict[str, float]:
-    """CPU seconds of one core, and bytes of resident memory at the peak above those before."""
+    """CPU seconds of one core, and the peak of resident memory above its start, in bytes."""
     torch.set_num_threads(1)
     for tokens, vocabulary in ((16, 1024), (24, 1536)):  # loads kernels, and compiles upstream's entropy for any shape
         run(actor_of(path, case, tokens, vocabulary), case.mode)
     actor = actor_of(path, case, case.tokens)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, start = psutil.Process().memory_info().rss, time.process_time()
     run(actor, case.mode)
     seconds = time.process_time() - start
@@ -110,7 +110,7 @@ def on_cpu(path: str, case: Case) -> dict[str, float]:
 
 
 def on_cuda(path: str, case: Case) -> dict[str, float]:
-    """Seconds until the device has done it, and bytes allocated at the peak above those before."""
+    """Seconds until the device has finished, and the peak of allocated memory above its start, in bytes."""
     actor = actor_of(path, case, case.tokens)
     for _ in range(3):  # compiles
         run(actor, case.mode)
@@ -122,7 +122,7 @@ def on_cuda(path: str, case: Case) -> dict[str, float]:
 
 
 def measure(path: str, case: Case, turn: int) -> dict[str, float]:
-    """Seconds and bytes of a case, both NaN where memory runs out: Linux kills the process, or it says so."""
+    """Seconds and bytes of a case; NaN if memory runs out, by an exception or by Linux's kill."""
     try:
         return harness.alone({"cpu": on_cpu, "cuda": on_cuda}[case.device], path, case)
     except (MemoryError, torch.OutOfMemoryError, harness.Died) as error:
@@ -153,7 +153,7 @@ def rows_of(case: Case, results: dict[str, list[dict[str, float]]]) -> list[dict
 
 
 def main() -> None:
-    """Every combination asked for, a row for each path."""
+    """Measure every combination of the flags, with a row for each path."""
     parser = harness.flags(__doc__, repeats=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tokens", type=numbers, default=[2048], help="comma-separated")
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--dtypes", type=words, default=list(DTYPES), help="comma-separated")
     parser.add_argument("--modes", type=words, default=list(MODES), help="comma-separated")
     args = parser.parse_args()
-    # Upstream's entropy is compiled as shipped; the CPU platform of this package computes it eagerly.
+    # Compile upstream's entropy as shipped; our CPU platform would compute it eagerly.
     os.environ |= {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "0"}
     report, rows = Report(args), []
     for sizes in itertools.product(args.hidden, args.tokens, args.dtypes, args.modes):

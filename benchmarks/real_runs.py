@@ -3,7 +3,7 @@
     Q=out/quickstart-rpg-reinforce-urkl
     python benchmarks/real_runs.py fast_path --model $Q/warm_up --data $Q/data/rl.jsonl --out fast_path.json
 
-The first step of a run, which warms the engines, is dropped where steps are timed.
+Timings of steps leave out the first step of a run, which warms the engines.
 """
 
 import json
@@ -26,7 +26,7 @@ AHEAD = ["--train.async_enable", "--train.async_queue_size", "1"]
 
 
 def run(layer: str, flags: list[str], model: Path, data: Path, rollouts: int) -> dict:
-    """Train for so many rollouts with a layer of configs/algorithm and flags -> its duration and steps' reports."""
+    """Train for `rollouts` with a layer of configs/algorithm and flags -> durations and the steps' reports."""
     layers = f"{ROOT / 'configs/algorithm' / layer}.yaml,{ROOT / 'configs/debug/quickstart_cpu.yaml'}"
     with tempfile.TemporaryDirectory() as out:
         settings = {
@@ -55,13 +55,13 @@ def run(layer: str, flags: list[str], model: Path, data: Path, rollouts: int) ->
 
 
 def step_cells(runs: list[dict], keys: dict[str, str], digits: int = 3) -> dict[str, str]:
-    """Spreads over the steps of all runs but the first of each; a synchronous run reports no async/ key: 0."""
+    """Spreads over all steps but the first of each run; async/ keys are 0 for a synchronous run."""
     absent = {key: 0.0 for key in keys.values() if key.startswith("async/")}
     return cells([absent | step for run in runs for step in run["steps"][1:]], keys, digits)
 
 
 def start_up(runs: list[dict]) -> dict[str, str]:
-    """Seconds to the first optimizer step: the moment of its report, less training and sync."""
+    """Seconds to the first optimizer step: the time of its report minus training and sync."""
     names = ("start", "first rollout", "first optimizer step", "whole run")
     return cells(runs, {f"{name}, s": name for name in names}, 1)
 
@@ -73,7 +73,7 @@ def phases(runs: list[dict]) -> dict[str, str]:
 
 
 def reference(runs: list[dict]) -> dict[str, str]:
-    """Refreshes of a mode of `--ref.refresh`, the KL it allowed, and its cost."""
+    """Number of refreshes in a mode of `--ref.refresh`, KL to the reference, reward, and cost."""
     steps = [step for run in runs for step in run["steps"]]
     kl = [step["policy/kl_ref_k3"] for step in steps]
     refreshes = [step for step in steps if step.get("ref/refresh")]
@@ -88,7 +88,7 @@ def reference(runs: list[dict]) -> dict[str, str]:
 
 
 def throughput(runs: list[dict]) -> dict[str, str]:
-    """Rollouts a minute, from the first report of a run to its last, and where the time went."""
+    """Rollouts per minute between a run's first and last report, staleness, and where the time went."""
     keys = {"optimizer steps, s": "timing/ppo_train", "staleness": "async/staleness"}
     keys |= {"training waited, s": "async/training_waited", "engines waited, s": "async/engines_waited"}
     return cells(runs, {"rollouts a minute": "rollouts a minute"}, 1) | step_cells(runs, keys, 2)
@@ -106,7 +106,7 @@ def last_reward(runs: list[dict]) -> str:
 
 
 class Part(NamedTuple):
-    """Variants by name (a layer, then flags), what is said of their runs, rollouts a run, and flags of all."""
+    """One table: variants by name (a layer, then flags), cells of their runs, rollouts per run, common flags."""
 
     variants: dict[str, list[str]]
     describe: Callable[[list[dict]], dict[str, str]]
@@ -114,7 +114,7 @@ class Part(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-FAST = {  # with learning rate 0 both policies, and so the length of replies, stay the same
+FAST = {  # learning rate 0 keeps both policies, and so the length of replies, the same
     "OpenRLHF's GRPO, k3 to a fixed reference": [GRPO],
     "RPG, old_policy recompute": [URKL],
     "RPG, old_policy rollout": [URKL, *ROLLOUT],
@@ -134,7 +134,7 @@ ASYNCHRONOUS = {
 PARTS = {
     "start_up": Part({"RPG": [URKL], "GRPO, which starts a reference model": [GRPO]}, start_up, 1),
     "fast_path": Part(FAST, phases, 11, ("--actor.adam.lr", "0.0")),
-    "references": Part(REFERENCES, reference, 16, ("--rpg.beta", "0.1")),  # strong: the anchor is felt on this toy
+    "references": Part(REFERENCES, reference, 16, ("--rpg.beta", "0.1")),  # strong, so that the reference matters here
     "asynchronous": Part(ASYNCHRONOUS, throughput, 17),
     "lora": Part({"all weights": [URKL], "LoRA, rank 8": [URKL, "--ds.lora.rank", "8"]}, syncs, 9),
 }
@@ -143,10 +143,10 @@ PARTS = {
 def main() -> None:
     """Run in turns, print the table, write the JSON."""
     parser = harness.flags(__doc__)
-    parser.add_argument("part", choices=PARTS, help="what is compared")
+    parser.add_argument("part", choices=PARTS, help="comparison to run")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--data", type=Path, required=True, help="JSONL with input and label")
-    parser.add_argument("--rollouts", type=int, help="of a run (the part's own)")
+    parser.add_argument("--rollouts", type=int, help="rollouts of a run (default: the part's)")
     args = parser.parse_args()
     part, report = PARTS[args.part], Report(args)
 

@@ -1,4 +1,4 @@
-"""Cost of a reference for a rank: bytes held, seconds of a refresh, of a mix, and of standing in for the policy.
+"""Cost of a reference on a rank: bytes held, seconds of a refresh, of a mix, and of a swap with the policy.
 
     python benchmarks/reference_cost.py --out cost.json
 
@@ -60,7 +60,7 @@ def measure(stage: int) -> dict:
 
 
 def rank(number: int, world: int, meeting: str) -> list[dict]:
-    """Measurements of a rank that meets the others at a file."""
+    """Measurements of one rank; ranks connect through the file `meeting`."""
     from rpg_openrlhf import cpu_platform
 
     cpu_platform.install()
@@ -74,7 +74,7 @@ def rank(number: int, world: int, meeting: str) -> list[dict]:
 
 
 def ranks(world: int, turn: int) -> list[dict]:
-    """Rows of rank 0, of `world` ranks."""
+    """Rows that rank 0 of `world` ranks measures."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
         rows, *_ = pool.map(lambda number: harness.alone(rank, number, world, f"{folder}/meeting"), range(world))
         return rows

@@ -4,11 +4,11 @@
 
 dispatch    a prompt to the engine and back, with a tokenizer of 151,643 tokens: many in one call, and one by one
 front_end   CPU of the Ray actor that holds the engine, per sampled token, with log-probs: 256 requests at a time
-prefix      4 prompts of 2,000 tokens, 16 samples of each: prompt tokens that came out of the cache, CPU of the engine
-dynamic     32 groups of 8 samples whose rewards differ, as those of every other prompt do; replies of any length
+prefix      4 prompts of 2,048 tokens, 16 samples of each: prompt tokens from the cache, CPU of the engine
+dynamic     32 groups of 8 samples whose rewards differ, as for about half of the prompts; replies of any length
 
-Real Ray and vLLM, with the arguments of upstream's create_vllm_engines; ours also has the prefix cache, which is on by
-default here. CPU seconds are of processes: the driver's, the actor's, and the engine's, the actor's children.
+Ray and vLLM are real, with the arguments of upstream's create_vllm_engines; ours also has our default prefix cache.
+CPU seconds are those of the driver, of the actor, and of the engine, whose processes are the actor's children.
 """
 
 import random
@@ -36,7 +36,7 @@ def reward_func(queries, prompts, labels):
 
 
 def make_model(folder: Path, vocabulary: int, hidden: int = 64, layers: int = 1, heads: int = 2, **shape: int):
-    """Random weights, a reward, and a byte-level tokenizer of `vocabulary` tokens with random merges, returned."""
+    """Write random weights, a reward and a byte-level tokenizer with random merges; return the tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -62,7 +62,7 @@ def make_model(folder: Path, vocabulary: int, hidden: int = 64, layers: int = 1,
 
 
 def texts(tokenizer, count: int, length: int, seed: int = 0) -> list[str]:
-    """Words of random letters, about `length` tokens each."""
+    """`count` prompts of random words, about `length` tokens each."""
     draw = random.Random(seed)
     prompts = []
     for _ in range(count):
@@ -72,7 +72,7 @@ def texts(tokenizer, count: int, length: int, seed: int = 0) -> list[str]:
 
 
 def actor_classes() -> dict[str, type]:
-    """Both actors, which also count what their engine was asked and what it has cost."""
+    """Both actors, extended by counters of the engine's tokens and CPU seconds."""
     from openrlhf.trainer.ray.vllm_engine import RolloutRayActor
 
     from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
@@ -101,13 +101,13 @@ def actor_classes() -> dict[str, type]:
 
 @dataclass
 class Side:
-    """One of the two: its generator, and the handle of its engine."""
+    """One of the two implementations: its generator, and the handle of its engine."""
 
     generator: object
     engine: object
 
     def observe(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """Do the work -> what it returns, seconds and CPU seconds of this process, and the engine's counters."""
+        """Run `work` -> its result, seconds and CPU seconds of this process, and the engine's counters."""
         import ray
 
         before, begin, used = ray.get(self.engine.counters.remote()), time.perf_counter(), time.process_time()
@@ -117,7 +117,7 @@ class Side:
         return measured | {name: after[name] - before[name] for name in before}
 
     def rollout(self, prompts: list[str], samples: int, tokens: int, together: bool = True) -> dict[str, float]:
-        """Sample, `together` in one dispatch or prompt by prompt -> what it took, by name."""
+        """Sample, `together` in one dispatch or prompt by prompt -> measurements by name."""
         import ray
 
         sampling = {"max_new_tokens": tokens, "min_new_tokens": tokens, "max_len": self.generator.args.data.max_len}
@@ -139,7 +139,7 @@ class Side:
         return took
 
     def keep_mixed(self, rows: list[tuple[str, str]], wanted: int, samples: int, tokens: int, ahead: bool) -> dict:
-        """Sample prompts with labels until `wanted` groups are mixed, drawn ahead or one for one -> what it took."""
+        """Sample until `wanted` groups are mixed, drawing ahead or one for one -> measurements by name."""
         from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
         from rpg_openrlhf.sampling.dynamic_sampling import Prompts
@@ -157,7 +157,7 @@ class Side:
 
 
 def start_sides(model: Path, max_len: int) -> dict[str, Side]:
-    """Both, on one model, with log-probs of what is sampled."""
+    """Start both sides on one model, with log-probs of the sampled tokens."""
     import ray
     from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
     from transformers import AutoTokenizer
@@ -172,7 +172,7 @@ def start_sides(model: Path, max_len: int) -> dict[str, Side]:
                        dynamic_filtering_range=(0.0, 1.0), dynamic_filtering_max_draws=0),
     )  # fmt: skip
     strategy = Namespace(args=args, setup_dataloader=lambda *_, **__: [], progress=Namespace(put=print))
-    loader = Namespace(dataset=type("NoPrompts", (list,), {"collate_fn": None})())  # they are given to dispatch
+    loader = Namespace(dataset=type("NoPrompts", (list,), {"collate_fn": None})())  # prompts go to dispatch
     generators = {OPENRLHF: SamplesGenerator, OURS: RPGSamplesGenerator}
     sides = {}
     for name, kind in actor_classes().items():
@@ -191,7 +191,7 @@ def start_sides(model: Path, max_len: int) -> dict[str, Side]:
 
 
 def dispatch(folder: Path, report: Report, quick: bool) -> str:
-    """Milliseconds a prompt, by side and way."""
+    """Milliseconds per prompt, by side and way of dispatch."""
     tokenizer = make_model(folder, 4096 if quick else QWEN3_TOKENS)
     sides, count, rows = start_sides(folder, 256), 4 if quick else 16, []
     prompts = texts(tokenizer, count, 16)
@@ -240,8 +240,8 @@ def prefix(folder: Path, report: Report, quick: bool) -> str:
 
 
 def dynamic(folder: Path, report: Report, quick: bool) -> str:
-    """Seconds of a rollout, by way: upstream's, and with our engine one for one and drawn ahead."""
-    tokenizer = make_model(folder, 256, eos_token_id=0)  # which one token in 256 is, as weights are random
+    """Seconds of a rollout: upstream's, and with our engine drawn one for one and ahead."""
+    tokenizer = make_model(folder, 256, eos_token_id=0)  # random weights sample it once in 256 tokens
     sides, (wanted, samples) = start_sides(folder, 1024), (4, 4) if quick else (32, 8)
     prompts = texts(tokenizer, 20 * wanted, 16)
     keys = {"drawn for it": "drawn", "given back": "given_back", "sampled tokens": "generated"}
@@ -266,10 +266,10 @@ PARTS = {part.__name__: part for part in (dispatch, front_end, prefix, dynamic)}
 
 
 def main() -> None:
-    """Every part in a Ray of its own, so that one's engines do not stand in another's way."""
+    """Run every part in its own Ray, so that its engines do not compete with those of another."""
     parser = harness.flags(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, one turn: does it run")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one turn, to check that it runs")
     args = parser.parse_args()
     args.repeats = 1 if args.quick else args.repeats
     report, tables = Report(args), []

@@ -1,9 +1,9 @@
-"""Every benchmark that stands alone, one table each, in one folder and one page: `make bench`, `make bench-gpu`.
+"""Run every stand-alone benchmark, one table each, into one folder and page: `make bench`, `make bench-gpu`.
 
     python benchmarks/run.py --out out/bench                          # on this machine's CPU
     python benchmarks/run.py --out out/bench-gpu --device cuda        # the tables that need one GPU
 
-A table that is there is not measured again; one that fails is named at the end, and the others are made all the same.
+An existing table is not measured again. A table that fails is named at the end and does not stop the others.
 """
 
 import argparse
@@ -23,23 +23,23 @@ SIZES = {False: "full", True: "quick"}
 
 
 class Table(NamedTuple):
-    """A program of this folder, its arguments, and what replaces or joins them for a quick look."""
+    """A program of this folder, its arguments, and further ones for a quick run, which take precedence."""
 
     name: str
     title: str
     arguments: str = ""
     quick: str = ""
     device: str = "cpu"
-    program: str = ""  # where it is not the name
+    program: str = ""  # if it is not the name
 
     def command(self, out: Path, is_quick: bool) -> list[str]:
-        """Paths in it are of `out`, where the program also writes its JSON."""
+        """Command line; its files are in `out`, where the program also writes its JSON."""
         files = {"model": out / "warm_up", "rl": out / "data/rl.jsonl", "held": out / "data/heldout.jsonl"}
         words = shlex.split(f"{self.arguments} {self.quick if is_quick else ''}".format(**files))
         return [f"benchmarks/{self.program or self.name}.py", "--out", str(out / f"{self.name}.json"), *words]
 
 
-TASK = "--model {model} --data {rl}"  # the quickstart's, made once
+TASK = "--model {model} --data {rl}"  # the quickstart's model and sums, made once
 TABLES = [
     Table("rollouts", "Rollouts", quick="--quick"),
     Table("weight_sync", "Weight sync", quick="--repeats 2"),
@@ -63,20 +63,20 @@ TABLES = [
 
 
 def prepare(out: Path, is_quick: bool) -> None:
-    """The quickstart's warmed-up model and its sums, where a table asks for them."""
+    """Make the quickstart's warmed-up model and its sums unless they exist."""
     steps = ["--steps", "2"] if is_quick else []
-    for made, script, words in (
+    for result, script, words in (
         (out / "warm_up" / "warm_up.json", "warm_up.py", ["--out", out / "warm_up", "--seed", "1", *steps]),
         (out / "data" / "heldout.jsonl", "arithmetic.py", ["--out", out / "data", "--seed", "1"]),
     ):
-        if not made.exists():
+        if not result.exists():
             with (out / "prepare.log").open("a", encoding="utf-8") as log:
                 command = [sys.executable, f"examples/quickstart/{script}", *map(str, words)]
                 subprocess.run(command, check=True, stdout=log, stderr=log)
 
 
 def measure(command: list[str], log: Path, page: Path) -> int:
-    """Run it -> its exit status; what it prints from its first table on goes to `page`, once it has ended well."""
+    """Run the command -> its exit status; on success its output from the first table on goes to `page`."""
     head = f"`python {shlex.join(command)}`\n\n{machine('cuda' if 'cuda' in command else 'cpu')}\n"
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=file, text=True)
@@ -91,10 +91,10 @@ def measure(command: list[str], log: Path, page: Path) -> int:
 
 
 def make(table: Table, out: Path, is_quick: bool) -> bool:
-    """Make the table and print what happens; True if it is there now."""
+    """Make the table unless it exists, and print what happens; True if it exists now."""
     page, log, command = out / f"{table.name}.md", out / f"{table.name}.log", table.command(out, is_quick)
     if page.exists():
-        print(f"{table.name}: skipped, {page} is there", flush=True)
+        print(f"{table.name}: skipped, {page} exists", flush=True)
         return True
     print(f"{table.name}: python {shlex.join(command)}", flush=True)
     begin = time.monotonic()
@@ -110,7 +110,7 @@ def make(table: Table, out: Path, is_quick: bool) -> bool:
 
 
 def write_page(tables: list[Table], out: Path) -> None:
-    """Tables that are there, in the order of the list."""
+    """Write the page with all existing tables, in the order of the list."""
     parts = ["# Benchmarks\n"]
     for table in tables:
         file = out / f"{table.name}.md"
@@ -132,17 +132,17 @@ def refusal(args: argparse.Namespace) -> str | None:
         import torch
 
         if not torch.cuda.is_available():
-            return f"--device cuda: torch {torch.__version__} sees no CUDA device; run it where one is"
+            return f"--device cuda: torch {torch.__version__} sees no CUDA device; run it on a machine with one"
     return None
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0: every table is there; 1: some failed; 2: refused."""
+    """Measure; return 0 if every table exists, 1 if some failed, or 2 for bad flags."""
     parser = argparse.ArgumentParser(description="Every benchmark, one table each, in one folder.")
     parser.add_argument("--out", type=Path, required=True, help="folder of JSON, logs and tables; reused to resume")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose tables (%(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the tables (%(default)s)")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="(all)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, for trying it; the numbers mean nothing")
+    parser.add_argument("--quick", action="store_true", help="small sizes for a trial; the numbers mean nothing")
     args = parser.parse_args(argv)
     if reason := refusal(args):
         print(f"error: {reason}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A vLLM worker's extension for weight_sync.py: OpenRLHF's loop over the parameters beside buckets, on a CPU."""
+"""vLLM worker extension for weight_sync.py: receives buckets, or single parameters as in OpenRLHF, on a CPU."""
 
 import torch
 
@@ -6,10 +6,10 @@ from rpg_openrlhf.weight_sync.receiver import WeightReceiver
 
 
 class UpstreamReceiver(WeightReceiver):
-    """Weights come parameter by parameter or by the bucket."""
+    """Receive weights parameter by parameter or in buckets."""
 
     def update_weight(self, name, dtype, shape, empty_cache=False):
-        """Differs from upstream in the device, "cuda" there, and in printing nothing."""
+        """Differs from upstream in the device ("cuda" there), and prints nothing."""
         assert dtype == self.model_config.dtype
         weight = torch.empty(shape, dtype=dtype)
         self._model_update_group.broadcast(weight, src=0, stream=torch.cuda.current_stream())

@@ -1,10 +1,10 @@
-"""Policy to vLLM: by the bucket, and by OpenRLHF's loop over the parameters, on one engine in turns.
+"""Weight sync from policy to vLLM: in buckets and by OpenRLHF's loop over the parameters, on one engine in turns.
 
     python benchmarks/weight_sync.py --out sync.json                   # CPU: 398 tensors, 59 MB, one engine
     python benchmarks/weight_sync.py --out pack.json --device cuda     # pack and unpack 8 GB on one GPU; no engine
 
-What is timed on the CPU is what the policy's Ray actor runs, from its first call to its last answer. OpenRLHF's loop
-is its own code, `ActorPPOTrainer.broadcast_to_vllm`; its worker's half is restated in upstream_receiver.py.
+On the CPU, the policy's side of a sync is timed, from its first call to its last answer. OpenRLHF's loop is its own
+code, `ActorPPOTrainer.broadcast_to_vllm`; upstream_receiver.py restates its worker's half.
 """
 
 import statistics
@@ -40,7 +40,7 @@ class Counted:
 
 
 def start(folder: Path):
-    """A model of random weights and an engine of it, in a Ray of its own."""
+    """Start Ray and an engine -> a model of random weights, and the engine's handle."""
     harness.start_ray()
     import ray
     import torch.distributed as dist
@@ -91,7 +91,7 @@ def sync_once(model, engine: Counted, way: str, turn: int) -> dict[str, float]:
     from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
     backend, mib = WAYS[way]
-    # A connection replaces the one before it, and its first sync touches new memory: once in a run.
+    # The first sync of a new connection touches new memory, once in a run: it is not timed.
     trainer = trainer_of(model, engine, backend, mib)
     sync = trainer.broadcast_to_vllm if mib else partial(ActorPPOTrainer.broadcast_to_vllm, trainer)
     sync()
@@ -107,7 +107,7 @@ def sync_once(model, engine: Counted, way: str, turn: int) -> dict[str, float]:
 
 
 def sync_table(results: dict[str, list[dict]]) -> str:
-    """Calls and seconds of every way; the first is what the others are compared to."""
+    """Calls and seconds of every way, and its speed-up over the first."""
     medians = {way: statistics.median(turn["seconds"] for turn in turns) for way, turns in results.items()}
     base = next(iter(medians.values()))
     return table(
@@ -118,7 +118,7 @@ def sync_table(results: dict[str, list[dict]]) -> str:
 
 
 def pack(report: Report, device: str, cap: int = 2**30) -> str:
-    """Every bucket of Qwen3-4B out of one set of weights and into another by way of two buffers, in one process."""
+    """Copy every bucket of Qwen3-4B from one set of weights to another through two buffers, in one process."""
     import torch
 
     from rpg_openrlhf.weight_sync.plan import checksum, make_plan
@@ -139,7 +139,7 @@ def pack(report: Report, device: str, cap: int = 2**30) -> str:
         for index, bucket in enumerate(plan):
             buffer, names = buffers[index % 2], [piece.name for piece in bucket.pieces]
             torch._foreach_copy_(bucket.views(buffer), [policy[name] for name in names])
-            sums += [checksum(buffer[: bucket.nbytes]) for _ in range(2)] if checked else []  # by each end
+            sums += [checksum(buffer[: bucket.nbytes]) for _ in range(2)] if checked else []  # one by each end
             torch._foreach_copy_([engine[name] for name in names], bucket.views(buffer))
         synchronize()
         seconds = time.perf_counter() - begin

@@ -1,1 +1,1 @@
-"""Checkpoints to numbers: sample, grade, report, joined by files. Never imports the trainer."""
+"""Evaluation of checkpoints: sample, grade and report, three programs joined by files. Never imports the trainer."""

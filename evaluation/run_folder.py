@@ -1,4 +1,4 @@
-"""A run folder before sampling: its settings, its problems, and whether it may be gone on with."""
+"""Run folder before sampling: its settings, its problems, and checks that it may be resumed."""
 
 import json
 from collections.abc import Iterable
@@ -19,10 +19,10 @@ class FolderError(ValueError):
 def describe(
     settings: Settings, label: str, model: dict[str, Any], prompter: Prompter, loaded: Iterable[Loaded]
 ) -> dict[str, Any]:
-    """settings.json: what decides the samples."""
+    """Content of settings.json: everything that decides the samples."""
     style = prompter.style
     sampled = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    engine = ("dtype", "max_model_len")  # which a server chooses for itself
+    engine = ("dtype", "max_model_len")  # a server chooses its own
     return {
         "label": label,
         "model": model,
@@ -54,7 +54,7 @@ def describe(
 
 
 def problem_rows(prompter: Prompter, loaded: Iterable[Loaded]) -> list[dict[str, Any]]:
-    """problems.jsonl: texts, gold answers, and what the model reads."""
+    """Rows of problems.jsonl: texts, gold answers and rendered prompts."""
     return [
         {
             "benchmark": problem.benchmark,
@@ -72,7 +72,7 @@ def problem_rows(prompter: Prompter, loaded: Iterable[Loaded]) -> list[dict[str,
 
 
 def prepare(folder: Path, described: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Create the folder, or take up an old one: benchmarks may be added, n and limit may change, nothing else."""
+    """Create or resume the folder. Only added benchmarks and other values of n and limit are allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     before, problems = folder / "settings.json", folder / "problems.jsonl"
     if before.exists():
@@ -82,7 +82,7 @@ def prepare(folder: Path, described: dict[str, Any], rows: list[dict[str, Any]])
         _refuse_other(folder, old, described)
         kept = {name: row for name, row in old["benchmarks"].items() if name not in described["benchmarks"]}
         for flag in ("n", "limit"):
-            if kept and old[flag] != described[flag]:  # they count for all benchmarks of a folder
+            if kept and old[flag] != described[flag]:  # both apply to all benchmarks of a folder
                 raise FolderError(
                     f"--output {folder} holds {', '.join(kept)} with --{flag} {old[flag]}, not {described[flag]}: "
                     "name all benchmarks, or use another folder"
@@ -106,7 +106,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _refuse_other_prompts(folder: Path, old: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
-    """A chat template may render today's date: then yesterday's samples answered another prompt."""
+    """FolderError if a prompt differs from that of the samples, e.g. because the chat template writes the date."""
     prompts = {(row["benchmark"], row["problem"]): row["prompt"] for row in old}
     for row in new:
         if prompts.get((row["benchmark"], row["problem"]), row["prompt"]) != row["prompt"]:
@@ -128,9 +128,9 @@ def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
 
 
 def _identity(described: dict[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Settings that two runs must share to be one, each with its text for a person.
+    """Settings that a resumed run must share, each with its text for a message.
 
-    The model by its hash, so that a moved checkpoint stays itself.
+    The model is compared by its hash, so that a checkpoint may be moved.
     """
     model, prompt = described["model"], described["prompt"]
     facts = {
@@ -146,5 +146,5 @@ def _identity(described: dict[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def _named(name: str, content: str | None) -> str:
-    """A name with the beginning of its hash: a file that changed keeps its name."""
+    """Name with the start of its hash, since a changed file keeps its name."""
     return f"{name} (sha256 {content[:12]})" if content else name

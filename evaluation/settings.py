@@ -1,4 +1,4 @@
-"""The flags of `evaluation.run`, YAML under them, and what is refused before anything starts."""
+"""Flags of `evaluation.run`, the YAML file below them, and checks before anything starts."""
 
 # ruff: noqa: RUF009 (`_flag` calls `dataclasses.field`)
 
@@ -57,20 +57,20 @@ class Settings:
     model: str | None = _flag("Hugging Face folder or hub id; with --server the served name")
     checkpoints: Path | None = _flag("every Hugging Face checkpoint below it", type=Path, metavar="RUN_DIR")
     server: str | None = _flag("an OpenAI-compatible server, e.g. http://127.0.0.1:8000/v1", metavar="URL")
-    start: str | None = _flag("with --checkpoints: the model the run began from, as step 0", metavar="MODEL")
+    start: str | None = _flag("with --checkpoints: the model from which the run began, as step 0", metavar="MODEL")
     watch: bool = _switch("wait for new checkpoints")
-    watch_seconds: float = _flag("between two looks (%(default)s)", 30.0, type=_positive_float)
-    output: Path = _flag("created; reused to resume", type=Path, required=True, metavar="DIR")
-    label: str | None = _flag("name in tables (the folder's)")
+    watch_seconds: float = _flag("seconds between checks (%(default)s)", 30.0, type=_positive_float)
+    output: Path = _flag("output folder; reused to resume", type=Path, required=True, metavar="DIR")
+    label: str | None = _flag("name in tables (default: the folder's)")
     config: Path | None = _flag("flags as a mapping; the command line wins", type=Path, metavar="YAML")
-    dry_run: bool = _switch("count, render, stop")
+    dry_run: bool = _switch("print sample counts and a prompt of each benchmark, then stop")
 
     benchmarks: tuple[str, ...] = _flag("names or .jsonl files", PAPER_BENCHMARKS, nargs="+")
-    benchmark_file: Path | None = _flag("more benchmarks, a row each", type=Path, metavar="YAML")
+    benchmark_file: Path | None = _flag("more benchmarks, one row each", type=Path, metavar="YAML")
     data_dir: Path | None = _flag("NAME.jsonl files instead of the hub", type=Path, metavar="DIR")
-    limit: int | None = _flag("only the first so many problems of each benchmark", type=_positive)
-    train_data: Path | None = _flag("report the problems that training has seen", type=Path, metavar="JSONL")
-    reward: Path | None = _flag("your reward_func decides what is right", type=Path, metavar="FILE.py")
+    limit: int | None = _flag("use only the first problems of each benchmark", type=_positive)
+    train_data: Path | None = _flag("training file; report the benchmark problems in it", type=Path, metavar="JSONL")
+    reward: Path | None = _flag("its reward_func decides what is right", type=Path, metavar="FILE.py")
     prompt: str = _flag("dapo, boxed, raw, or a text file with one {problem}", "dapo")
     chat_template: bool | None = _switch("default: on if the model has one", None)
     system: str | None = _flag("system message; needs the chat template")
@@ -79,20 +79,20 @@ class Settings:
     temperature: float = _flag("%(default)s, the paper's", 1.0, type=_non_negative)
     top_p: float = _flag("%(default)s", 1.0, type=_fraction)
     top_k: int = _flag("%(default)s: all tokens", -1, type=_top_k)
-    max_tokens: int = _flag("of a response (%(default)s)", 4096, type=_positive)
+    max_tokens: int = _flag("tokens of a response (%(default)s)", 4096, type=_positive)
     seed: int = _flag("each sample's own seed is derived from it (%(default)s)", 0, type=int)
 
-    dp: int = _flag("engines side by side (%(default)s)", 1, type=_positive)
+    dp: int = _flag("number of engines (%(default)s)", 1, type=_positive)
     tp: int = _flag("GPUs of one engine (%(default)s)", 1, type=_positive)
     ray_address: str | None = _flag("an existing Ray cluster, for engines on several nodes")
     dtype: str = _flag(default="auto", choices=("auto", "bfloat16", "float16", "float32"))
-    max_model_len: int | None = _flag("prompt and response (the model's own)", type=_positive)
+    max_model_len: int | None = _flag("tokens of prompt and response (default: the model's limit)", type=_positive)
     gpu_memory_utilization: float = _flag("%(default)s", 0.9, type=_fraction)
     max_num_seqs: int = _flag("sequences in one step (%(default)s)", 256, type=_positive)
     enforce_eager: bool | None = _switch("default: on a CPU only", None)
     trust_remote_code: bool = _switch()
-    concurrency: int = _flag("requests at a server (%(default)s)", 64, type=_positive)
-    request_timeout: float = _flag("seconds, server (%(default)s)", 600.0, type=_positive_float)
+    concurrency: int = _flag("concurrent requests to a server (%(default)s)", 64, type=_positive)
+    request_timeout: float = _flag("seconds for one request to a server (%(default)s)", 600.0, type=_positive_float)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,17 +150,17 @@ def _as_flags(flag: str, value: Any, is_switch: bool) -> list[str]:
 
 
 def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
-    """Combinations that cannot mean anything."""
+    """Refuse contradictory flags and missing paths."""
     chosen = [flag for flag in ("model", "checkpoints") if getattr(settings, flag)]
     if settings.server is None and len(chosen) != 1:
         parser.error("give --model PATH_OR_NAME or --checkpoints RUN_DIR" + (", not both" if chosen else ""))
     if settings.server is not None:
         if settings.checkpoints:
-            parser.error("--server samples one served model; --checkpoints needs engines of its own")
+            parser.error("--server samples one served model, not --checkpoints: give --model, or leave --server out")
         if not settings.server.startswith(("http://", "https://")):
             parser.error(f"--server {settings.server}: must begin with http:// or https://, e.g. http://host:8000/v1")
         if settings.dp > 1 or settings.tp > 1 or settings.ray_address:
-            parser.error("--dp, --tp and --ray-address lay out engines of our own; a --server has its own layout")
+            parser.error("--dp, --tp and --ray-address are for local engines, not for a --server: leave them out")
     for flag in ("start", "watch"):
         if getattr(settings, flag) and not settings.checkpoints:
             parser.error(f"--{flag} goes with --checkpoints RUN_DIR")

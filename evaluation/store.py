@@ -1,4 +1,4 @@
-"""samples.jsonl: appended as samples finish, repaired after a kill, never two writers."""
+"""samples.jsonl: appended as samples finish, repaired after a kill, locked to one writer."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ class StoreError(OSError):
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of writing says which file, and that it is not the end of what was there: a full disk names neither."""
+    """Turn an OSError of writing into a StoreError that names the file and says how to resume."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class SampleStore:
-    """Open for appending; `done` holds the keys (benchmark, problem, sample) on disk, `tokens` their token count."""
+    """samples.jsonl, open for appending; `done` holds the keys (benchmark, problem, sample) on disk."""
 
     def __init__(self, folder: Path):
         self.path = folder / "samples.jsonl"
@@ -45,7 +45,7 @@ class SampleStore:
         self._read()
 
     def _read(self) -> None:
-        """Note what is there; a last line without its end was cut off by a kill and is sampled again."""
+        """Read the keys. A kill may cut the last line off: it is removed, and its sample drawn again."""
         self.file.seek(0)
         end = 0
         for number, line in enumerate(self.file, start=1):
@@ -60,7 +60,7 @@ class SampleStore:
         self.file.truncate(end)
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Whole lines, handed to the kernel, where a kill cannot reach them. OSError if the disk is full."""
+        """Append rows and flush them to the kernel, where a kill cannot lose them. OSError if the disk is full."""
         fresh = {(row["benchmark"], row["problem"], row["sample"]): row for row in rows}
         lines = [json.dumps(row) + "\n" for key, row in fresh.items() if key not in self.done]
         with naming(self.path):
@@ -69,13 +69,13 @@ class SampleStore:
         self.done.update(fresh)
 
     def close(self) -> None:
-        """Give the folder back. What a full disk kept in the buffer is dropped: it will be sampled again."""
+        """Close and unlock the file. Rows that a full disk left in the buffer are dropped and sampled again later."""
         with contextlib.suppress(OSError):
             self.file.close()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -91,7 +91,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """StoreError in one line if it is no JSON."""
+    """Read a JSON file; StoreError in one line if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -90,14 +90,14 @@ def open_target(settings: Settings, target: Target, style: Style, loaded: Sequen
 def prompter_of(
     settings: Settings, target: Target, style: Style, weights: bool = True
 ) -> tuple[Path | None, Prompter]:
-    """The model's folder, None at a server, and the prompter, which needs no weights."""
+    """The model's folder (None at a server) and the prompter; `weights` False fetches none from the hub."""
     path = None if settings.server else _local(target, weights)
     tokenizer = _tokenizer(path, settings.trust_remote_code) if path else None
     return path, prompter_for(style, settings.chat_template, settings.system, tokenizer)
 
 
 def _served(settings: Settings) -> str:
-    """The served model's name, --model or the only one there is: samples of two models must not meet in one folder."""
+    """Name of the served model: --model, or the server's only one. It keeps two models out of one folder."""
     # Imported late: only a server needs the client.
     from evaluation.sampling.replicas import EngineSettings, ReplicaDied, ReplicaRefused
     from evaluation.sampling.server import ServerReplica
@@ -117,7 +117,7 @@ def _served(settings: Settings) -> str:
 
 
 def _hash(path: Path, folder: Path) -> str:
-    """The model's hash, from the folder's settings where no file has changed since: a series is hashed once."""
+    """The model's hash; read from the folder's settings if no file has changed since it was computed."""
     try:
         model = read_json(folder / "settings.json")["model"]
         if model["listing"] == listing(path):
@@ -155,22 +155,22 @@ def _download(target: Target, weights: bool) -> Path:
         small = None if weights else ["*.json", "*.txt", "*.model", "*.jinja"]
         never = ["*.pth", "original/*", "*.gguf", "*.onnx"]
         return Path(snapshot_download(target.source, allow_patterns=small, ignore_patterns=never))
-    except Exception as error:  # the hub's library raises a dozen kinds, each a reason for the user
+    except Exception as error:  # the hub's library raises many types, each with a reason for the user
         reason = " ".join(str(error).split())[:200]
         raise TargetError(
-            f"{target.flag} {target.source}: neither a folder nor a model that the hub gives ({reason})"
+            f"{target.flag} {target.source}: not a folder, and the hub does not provide it ({reason})"
         ) from None
 
 
 def _tokenizer(path: Path, trust_remote_code: bool) -> Any:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Imported late: transformers takes seconds, and a refusal should not.
+    # Imported late: transformers takes seconds, and bad input should be refused at once.
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever is wrong with the files, it is the checkpoint's fault
+    except Exception as error:  # any error here is one of the checkpoint's files
         raise TargetError(
             f"--model {path}: its tokenizer does not load ({' '.join(str(error).split())[:200]})"
         ) from None

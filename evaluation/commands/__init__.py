@@ -1,1 +1,1 @@
-"""Bodies of the commands, imported once their libraries may load: see interruption.py."""
+"""Bodies of the commands, imported after the signal handlers are set: see interruption.py."""

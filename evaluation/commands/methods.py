@@ -1,4 +1,4 @@
-"""evaluation.methods: Last and Best over seeds, every pair of methods, the six panels, and a page that reads them."""
+"""evaluation.methods: Last and Best over seeds, every pair of methods, six panels, and a page that describes them."""
 
 import argparse
 import sys
@@ -15,8 +15,8 @@ from evaluation.store import write_text
 
 
 def build(places: Sequence[Path], output: Path, title: str, start_folder: Path | None = None) -> Table:
-    """Write all of it and return the main table. ValueError in one line where there is nothing to compare."""
-    # Imported late: a mistyped folder should not wait for matplotlib.
+    """Write page, panels and tables; return the main table. ValueError if there is nothing to compare."""
+    # Imported late: --help and a refused flag should not wait for matplotlib.
     from evaluation.pages import panels
     from evaluation.pages.figures import write_pngs
 
@@ -56,7 +56,7 @@ def _start(folder: Path | None) -> Run | None:
 
 
 def _size(compared: Sequence[Method], start: Mapping[str, float]) -> str:
-    """Numbers of methods, runs and rollouts, and the scores of the model that all began from."""
+    """Sentences with the numbers of methods, runs and rollouts, and the start model's scores."""
     counts = sorted({len(method.runs) for method in compared})
     runs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     steps = sorted({run.step for run in methods.runs_of(compared) if run.step})
@@ -73,14 +73,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of evaluated runs")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument("--start", type=Path, metavar="DIR", help="evaluation of the model that all runs began from")
-    parser.add_argument("--title", default="Methods over seeds", help="of the page (%(default)s)")
+    parser.add_argument("--title", default="Methods over seeds", help="title of the page (%(default)s)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write, then print the main table and where everything is. 0, 1 (cannot write) or 2 (bad input)."""
+    """Write, then print the main table and the files' paths; return 0, 1 (cannot write) or 2 (bad input)."""
     args = parse_args(argv)
     try:
         table = build(args.folders, args.output, args.title, args.start)

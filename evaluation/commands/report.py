@@ -16,12 +16,12 @@ from evaluation.store import write_text
 if TYPE_CHECKING:
     from evaluation.pages.page import Content
 
-PAIRS = 7  # comparisons made unasked, each with the first model
+PAIRS = 7  # comparisons without --compare, each with the first model
 
 
 @dataclass(frozen=True)
 class Written:
-    """Files that a report left, and the table for a terminal."""
+    """Result of a report: the page's path, the table for the terminal, and warnings."""
 
     page: Path
     main_table: Table
@@ -36,22 +36,22 @@ def build(
 ) -> Written:
     """Write everything for the runs and series at or below `places`.
 
-    `compare` names two runs by label or folder; `training_logs` replace those that the series name, in their order.
-    ValueError in one line where there is nothing to report or nothing to compare.
+    `compare` names two runs by label or folder; `training_logs` replace the series' own logs, in their order.
+    ValueError in one line if there is nothing to report or to compare.
     """
-    # Imported late: a mistyped folder should not wait for matplotlib.
+    # Imported late: --help and a refused flag should not wait for matplotlib.
     from evaluation.pages import page
     from evaluation.pages.figures import write_pngs
 
     found = folders.find(places)
     if len(training_logs) > len(found.series):
-        raise ValueError(f"--training-log {training_logs[-1]}: there are {len(found.series)} series to give it to")
+        raise ValueError(f"--training-log {training_logs[-1]}: there are {len(found.series)} series, leave it out")
     comparisons, refusals = _comparisons(found, compare)
     content = _content(found, comparisons, refusals, training_logs)
     output.mkdir(parents=True, exist_ok=True)
     table.write([*content.tables, *content.details, *comparisons], output / "tables")
     write_pngs(content.panels, output / "figures")
-    if not (output / "settings.json").exists():  # a run folder has its own, which evaluation.scores.results writes
+    if not (output / "settings.json").exists():  # a run folder already has one, by evaluation.scores.results
         write_text(output / "summary.md", _summary(content))
     write_text(output / "report.html", page.render(content))
     return Written(output / "report.html", tables.overview(found.finals), tuple(content.warnings))
@@ -87,7 +87,7 @@ def _content(found: Found, comparisons: list[Table], refusals: Sequence[str], lo
 
 
 def _logs(found: Found, named: Sequence[Path]) -> tuple[list[tuple[dict, ...]], list[str]]:
-    """The training steps of every series, and why some have none. A log that a user names must be there and whole."""
+    """Training steps of every series, and why some have none. A log that the user names must be readable."""
     rows: list[tuple[dict, ...]] = []
     problems = []
     for path in named:
@@ -100,7 +100,7 @@ def _logs(found: Found, named: Sequence[Path]) -> tuple[list[tuple[dict, ...]], 
             rows.append(tuple(training_log.read(path)) if path else ())
         except FileNotFoundError:
             rows.append(())
-            problems.append(f"the training log {path} is not there: no reward, entropy, response length")
+            problems.append(f"training log {path} does not exist: no curves of reward, entropy and response length")
         except (ValueError, OSError) as error:
             rows.append(())
             problems.append(f"the training log cannot be read: {error}")
@@ -108,7 +108,7 @@ def _logs(found: Found, named: Sequence[Path]) -> tuple[list[tuple[dict, ...]], 
 
 
 def _comparisons(found: Found, asked: tuple[str, str] | None) -> tuple[list[Table], list[str]]:
-    """The pair asked for; or each further model against the first, and why some could not be compared."""
+    """Table of the requested pair, else of each further model against the first, and reasons for those left out."""
     if asked:
         first, second = (folders.pick(found, name) for name in asked)
         return [tables.compare([(first, second)])], []
@@ -124,7 +124,7 @@ def _comparisons(found: Found, asked: tuple[str, str] | None) -> tuple[list[Tabl
 
 
 def _summary(content: "Content") -> str:
-    """summary.md: the page's words and tables, without pictures."""
+    """summary.md: the page's text and tables, without pictures."""
     parts = [f"# {markdown(content.title)}", markdown(content.verdict)]
     if content.warnings:
         parts.append("\n".join(["**Read first**", "", *(f"- {markdown(line)}" for line in content.warnings)]))
@@ -141,10 +141,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="run folders, series, or folders of them")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (the one DIR, else ./report)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="output folder (the only DIR, else ./report)")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="A minus B, paired: labels or folders")
     logs = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
-    parser.add_argument("--training-log", help="metrics.jsonl, once for a series", **logs)
+    parser.add_argument("--training-log", help="metrics.jsonl of a series, in their order", **logs)
     args = parser.parse_args(argv)
     if args.compare:  # a folder that is compared is part of the report
         args.folders += [Path(name) for name in args.compare if Path(name).is_dir()]
@@ -155,7 +155,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write, then print the main table and where everything is. 0, 1 (cannot write) or 2 (bad input)."""
+    """Write, then print the main table and the files' paths; return 0, 1 (cannot write) or 2 (bad input)."""
     args = parse_args(argv)
     try:
         written = build(args.folders, args.output, tuple(args.compare) if args.compare else None, args.training_log)

@@ -17,7 +17,7 @@ from evaluation.targets import Opened, Target, open_target, prompter_of, targets
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 all done, 1 something could not be evaluated, 2 bad input."""
+    """Evaluate; return 0, 1 if something could not be evaluated, or 2 for bad input."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # read when the hub's library is imported, which is later
     chosen = settings.parse(sys.argv[1:] if argv is None else argv)
     try:
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         loaded = [load(name, chosen.data_dir, chosen.benchmark_file, chosen.limit) for name in chosen.benchmarks]
         _refuse_twins(loaded)
         if chosen.reward:
-            # Imported late: a refusal loads no grader.
+            # Imported late: bad input should be refused before the grader loads.
             from evaluation.grading.graded_row import use_reward
 
             use_reward(chosen.reward)
@@ -41,22 +41,22 @@ def _refuse_twins(loaded: Sequence[Loaded]) -> None:
     names = [each.benchmark.name for each in loaded]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"--benchmarks: two are named {name}: give one of the files another name")
+            raise ValueError(f"--benchmarks: two benchmarks are named {name}: rename one of the files")
 
 
 def _run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
-    """Every target, a bad one stops no other; --watch takes checkpoints as they come, up to the run's final model."""
+    """Evaluate every target; a bad one does not stop the others. --watch follows the run up to its final model."""
     errors: dict[Path, str] = {}
     done: list[Target] = []
     status = 0
     while True:
         is_last = not chosen.watch or chosen.checkpoints is None or checkpoints.finished(chosen.checkpoints)
         targets = targets_of(chosen)
-        if not is_last:  # a checkpoint that is being written is not whole yet: it is looked at again
+        if not is_last:  # an incomplete checkpoint may still be written: check it again later
             targets = [t for t in targets if t.flag == "--start" or checkpoints.problem(Path(t.source)) is None]
         fresh = [target for target in targets if target not in done]
         if fresh:
-            _write_series(chosen, targets, errors)  # before sampling too: an interrupted series is a series
+            _write_series(chosen, targets, errors)  # before sampling too: an interrupted series can then be reported
             errors |= _evaluate(chosen, style, loaded, fresh)
             done = targets
             status = _finish(chosen, targets, errors)
@@ -66,7 +66,7 @@ def _run(chosen: Settings, style: Style, loaded: Sequence[Loaded]) -> int:
 
 
 def _evaluate(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets: Sequence[Target]) -> dict[Path, str]:
-    """Sample and grade; the errors by folder."""
+    """Sample and grade -> errors by folder."""
     opened, errors = [], {}
     for target in targets:
         try:
@@ -78,7 +78,7 @@ def _evaluate(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets:
     if chosen.train_data:
         _contamination(chosen, opened)
     if opened:
-        # Imported late: a refusal loads neither the graders nor the engine's side.
+        # Imported late: bad input should be refused before the graders and engines load.
         from evaluation.sampling.sampler import sample
 
         errors |= sample(chosen, opened)
@@ -86,7 +86,7 @@ def _evaluate(chosen: Settings, style: Style, loaded: Sequence[Loaded], targets:
 
 
 def _finish(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]) -> int:
-    """Report and tell of the errors; without anything sampled there is nothing to report."""
+    """Report if any target has results, and print the errors."""
     _write_series(chosen, targets, errors)
     status = 0
     if any((target.folder / "results.json").exists() for target in targets):
@@ -99,8 +99,8 @@ def _finish(chosen: Settings, targets: Sequence[Target], errors: dict[Path, str]
 
 
 def _contamination(chosen: Settings, opened: Sequence[Opened]) -> None:
-    """The same problems for every checkpoint, so looked for once."""
-    # Imported late: most runs do not ask.
+    """Write contamination.json for every model; models with the same problems share one search."""
+    # Imported late: most runs do not need it.
     from evaluation.problems.contamination import report
 
     assert chosen.train_data is not None

@@ -1,1 +1,1 @@
-"""Verdicts: in killable processes, stored as they come, counted as votes."""
+"""Verdicts on samples: made, stored as they come, and counted as votes."""

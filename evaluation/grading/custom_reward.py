@@ -1,4 +1,4 @@
-"""A reward function of the user's in the place of the grader: a file as OpenRLHF's `--reward.remote_url` takes it."""
+"""The user's reward function instead of the grader: a Python file as for OpenRLHF's `--reward.remote_url`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RewardError(ValueError):
 
 
 class CustomReward:
-    """`reward_func(queries, prompts, labels)` of a Python file; `version` names its content."""
+    """`reward_func(queries, prompts, labels)` of a Python file; `version` is its name and hash."""
 
     def __init__(self, path: Path):
         try:
@@ -24,7 +24,7 @@ class CustomReward:
         self.path, self.version = path, f"{path.name}+{hashlib.sha256(content).hexdigest()[:12]}"
         spec = importlib.util.spec_from_file_location("evaluation_custom_reward", path)
         if spec is None or spec.loader is None:
-            raise RewardError(f"--reward {path}: is no Python file")
+            raise RewardError(f"--reward {path}: not a Python file")
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
@@ -36,7 +36,7 @@ class CustomReward:
         self.function: Callable[..., Mapping[str, Any]] = function
 
     def is_right(self, problem: Mapping[str, Any], text: str) -> bool:
-        """True if the score of a response is above 0; without scores, its reward."""
+        """True if the response's score is above 0; without scores, if its reward is."""
         prompt = problem.get("prompt") if isinstance(problem.get("prompt"), str) else problem.get("text", "")
         try:
             answer = self.function([f"{prompt}{text}"], [prompt], [problem["gold"]])

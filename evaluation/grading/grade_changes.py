@@ -1,4 +1,4 @@
-"""Changes by grading a folder again: counted, shown to a person, and kept in grade_changes.json."""
+"""Verdicts that change when a folder is graded again: counted, printed, and kept in grade_changes.json."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ SHOWN_FLIPS = 20
 
 @dataclass(frozen=True)
 class Flip:
-    """A sample whose verdict is another one now; `before` and `after` are reasons, with ", strict" where so graded."""
+    """A sample whose verdict changed; `before`, `after`: reasons, with ", strict" if the strict form is right."""
 
     benchmark: str
     problem: str
@@ -25,7 +25,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Changes:
-    """`graded`: verdicts that were missing; `regraded`: made again; `reasons`: counts over all verdicts now."""
+    """Counts of new (`graded`) and repeated verdicts and of all `reasons`; `before` names the former graders."""
 
     graded: int
     regraded: int
@@ -35,8 +35,8 @@ class Changes:
     before: tuple[str, ...]
 
 
-def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], made: int) -> Changes:
-    """rows: all as they are now; replaced: the former row of each that was made again. Writes grade_changes.json."""
+def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], graded: int) -> Changes:
+    """Compare the current `rows` with the former ones in `replaced`, and write grade_changes.json if there are any."""
     flips = []
     for row in rows:
         old = replaced.get(key_of(row))
@@ -44,7 +44,7 @@ def changes_of(folder: Path, rows: Sequence[Row], replaced: Mapping[Key, Row], m
             flips.append(Flip(*key_of(row), _shown(old), _shown(row), row["extracted"]))
     graders = tuple(sorted({row["grader"] for row in replaced.values()}))
     reasons = dict(Counter(row["reason"] for row in rows))
-    changes = Changes(made - len(replaced), len(replaced), reasons, tuple(flips), grader_version(), graders)
+    changes = Changes(graded - len(replaced), len(replaced), reasons, tuple(flips), grader_version(), graders)
     if replaced:
         counts = Counter(f"{flip.before} -> {flip.after}" for flip in flips)
         write_json(folder / "grade_changes.json", asdict(changes) | {"counts": dict(counts)})
@@ -55,8 +55,8 @@ def _shown(row: Row) -> str:
     return row["reason"] + (", strict" if row["strict"] else "")
 
 
-def told(folder: Path, changes: Changes) -> list[str]:
-    """Lines for a person after grading a folder."""
+def change_lines(folder: Path, changes: Changes) -> list[str]:
+    """Lines to print after grading a folder."""
     total = sum(changes.reasons.values())
     lines = [f"{folder}: {total} verdicts, {changes.graded} new, {changes.regraded} made again ({changes.grader})"]
     most = sorted(changes.reasons.items(), key=lambda item: -item[1])

@@ -19,7 +19,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Settings that decide verdicts: n, benchmarks, form. GradeError if the folder is not a run folder."""
     path = folder / "settings.json"
     if not folder.is_dir():
-        raise GradeError(f"{folder} is no folder: give the --output of an evaluation.run")
+        raise GradeError(f"{folder} is not a folder: give the --output of an evaluation.run")
     if not path.exists():
         raise GradeError(f"{folder} has no settings.json: give the --output of an evaluation.run")
     try:
@@ -39,7 +39,7 @@ def read_problems(folder: Path) -> dict[tuple[str, str], Row]:
 
 
 def read_samples(folder: Path, wanted: Iterable[tuple[str, str]], n: int) -> Iterator[Row]:
-    """Samples 0 to n-1 of the wanted problems, each once; a last line without its end is not there yet."""
+    """Samples 0 to n-1 of the wanted problems, each once; an unfinished last line is skipped."""
     path, problems, seen = folder / "samples.jsonl", set(wanted), set[Key]()
     if not path.exists():
         return
@@ -71,17 +71,17 @@ def _row(place: str, line: bytes, kinds: dict[str, type]) -> Row:
             return row
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise GradeError(f"{place} is damaged: delete that line; what is missing is sampled or graded again")
+    raise GradeError(f"{place} is damaged: delete that line and run the same command again")
 
 
 def is_current(row: Row, sample: Row) -> bool:
-    """True if it is this grader's verdict, and of this text."""
+    """True if the verdict is this grader's, on a sample of the same length and finish reason."""
     same = all(row[name] == sample[name] for name in ("tokens", "finish_reason"))
     return same and row["grader"] == grader_version()
 
 
 class GradedFile:
-    """graded.jsonl, locked. `rows` is what it holds by key; the later of two rows of one sample counts."""
+    """graded.jsonl, locked. `rows` holds its rows by key; of two rows of one sample the later counts."""
 
     def __init__(self, folder: Path):
         self.path = folder / "graded.jsonl"
@@ -100,13 +100,13 @@ class GradedFile:
             except BlockingIOError:
                 file.close()
                 raise GradeError(f"{self.path}: another process is grading this folder; wait for it") from None
-            # Between opening and locking, another process may have put a new file in its place.
+            # Between opening and locking, another process may have replaced the file.
             if self.path.exists() and self.path.samefile(f"/dev/fd/{file.fileno()}"):
                 return file
             file.close()
 
     def _read(self) -> None:
-        """A last line without its end was cut off by a kill: it is taken away, and its sample graded again."""
+        """Read the rows. A kill may cut the last line off: it is removed, and its sample graded again."""
         self._file.seek(0)
         end = 0
         kinds = {"benchmark": str, "problem": str, "sample": int, "correct": bool, "strict": bool, "reason": str}
@@ -121,19 +121,19 @@ class GradedFile:
         self._file.seek(end)
 
     def append(self, row: Row) -> None:
-        """A whole line, handed to the kernel. OSError if the disk is full."""
+        """Append one row and flush it to the kernel. OSError if the disk is full."""
         with naming(self.path):
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
         self.rows[key_of(row)] = row
 
     def rewrite(self, rows: list[Row]) -> None:
-        """Another content, whole or not at all. OSError if the disk is full, with the old one in place."""
+        """Replace the content atomically. OSError if the disk is full; the old content is kept."""
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.rows = {key_of(row): row for row in rows}
 
     def close(self) -> None:
-        """Give the file back. What a full disk kept in the buffer is dropped: it will be graded again."""
+        """Close and unlock the file. Rows that a full disk left in the buffer are dropped and graded again later."""
         try:
             self._file.close()
         except OSError:

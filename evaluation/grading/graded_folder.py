@@ -1,7 +1,7 @@
-"""Grade the samples of a folder: graded.jsonl and votes.json in step with samples.jsonl.
+"""Grade the samples of a folder: bring graded.jsonl and votes.json up to date with samples.jsonl.
 
-Missing verdicts are added, those of another grader are made again and what changed is told. Grading runs in this
-process: a verdict takes about a millisecond, and the grader bounds its own work whatever the text.
+Missing verdicts are added, those of another grader are made again, and changes are reported. Grading runs in this
+process: a verdict takes about a millisecond, and the grader bounds its own work for any text.
 """
 
 import json
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 class SampleGrader:
-    """Grades samples while others are drawn: verdicts are appended to graded.jsonl, which is locked until `close`."""
+    """Grades samples while more are drawn: verdicts are appended to graded.jsonl, which is locked until `close`."""
 
     def __init__(self, folder: Path):
         self._form = read_settings(folder)["form"]
@@ -38,21 +38,21 @@ class SampleGrader:
             raise
 
     def put(self, sample: Row) -> None:
-        """Grade one row of samples.jsonl, where graded.jsonl has no verdict on it. OSError if the disk is full."""
+        """Grade one row of samples.jsonl, unless graded.jsonl has a current verdict. OSError if the disk is full."""
         row = self._file.rows.get(key_of(sample))
         if row is None or not is_current(row, sample):
             self._file.append(graded_row(self._problems[key_of(sample)[:2]], sample, self._form))
 
     def close(self) -> None:
-        """Give the file back. May be called twice."""
+        """Close and unlock graded.jsonl. May be called twice."""
         self._file.close()
 
 
 def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool = False) -> Changes:
-    """Bring graded.jsonl and votes.json in step with samples.jsonl; `regrade` makes every verdict again.
+    """Bring graded.jsonl and votes.json up to date with samples.jsonl; `regrade` makes every verdict again.
 
     progress(done, planned) is called after each sample. GradeError for a folder that cannot be graded, OSError if the
-    disk is full; graded.jsonl is whole in every case.
+    disk is full; graded.jsonl stays valid in every case.
     """
     settings, problems = read_settings(folder), read_problems(folder)
     wanted = {key: row for key, row in problems.items() if key[0] in settings["benchmarks"]}
@@ -73,7 +73,7 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
                 if old is None:
                     file.append(row)  # to disk at once, in case of a kill
                 else:
-                    replaced[key] = old  # rows that replace others go to disk all together, below
+                    replaced[key] = old  # replacing rows are written together, below
             rows.append(row)
             if progress:
                 progress(len(rows), settings["n"] * len(wanted))
@@ -87,10 +87,10 @@ def grade_folder(folder: Path, progress: Progress | None = None, regrade: bool =
 
 
 def _refuse_foreign(folder: Path, file: GradedFile) -> None:
-    """Verdicts of a user's reward function are not mixed with those of another one, or of the grader."""
+    """GradeError if the folder has verdicts of a reward function other than the one in use."""
     foreign = foreign_reward(file.rows.values())
     if foreign:
-        fix = "give --reward with that file, or evaluation.grade --all"
+        fix = "give --reward with that file, or grade again with evaluation.grade --all"
         raise GradeError(f"{folder} has verdicts of {foreign}: {fix}")
 
 
@@ -101,5 +101,5 @@ def _write_votes(folder: Path, rows: list[Row]) -> None:
         if old["grader"] == grader_version() and old["verdicts"] == digest_of(rows):
             return
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # there are none yet, or they are counted again
+        pass  # no votes yet, or unreadable ones: count them
     write_json(path, count_votes(rows))

@@ -1,4 +1,4 @@
-"""One sample to one row of graded.jsonl, and the version of everything that decides it."""
+"""Row of graded.jsonl for a sample, and the version of everything that decides it."""
 
 import contextlib
 import hashlib
@@ -29,18 +29,18 @@ _reward: CustomReward | None = None
 
 
 def use_reward(path: Path | None) -> None:
-    """Have a file's reward_func decide what is right, in this process, instead of the grader. RewardError."""
+    """Let a file's reward_func decide what is right in this process, or the grader if None. RewardError."""
     global _reward
     _reward = None if path is None else CustomReward(path)
 
 
 def foreign_reward(rows: Iterable[Row]) -> str | None:
-    """The reward function that decided some of the rows, where another one, or the grader, is in use."""
+    """Version of a reward function that decided some of the rows and is not in use now; None if there is none."""
     return next((row["grader"] for row in rows if ".py+" in row["grader"] and row["grader"] != grader_version()), None)
 
 
 def grader_version() -> str:
-    """Name of what decides verdicts: the grader, or the user's reward function."""
+    """Version of the grader, or of the user's reward function if one is in use."""
     return _reward.version if _reward else _own_version()
 
 
@@ -58,7 +58,7 @@ def _own_version() -> str:
 
 
 def graded_row(problem: Mapping[str, Any], sample: Mapping[str, Any], form: str) -> Row:
-    """The verdicts of one sample; `form` is what the prompt asks for, `answer` or `boxed`."""
+    """Verdicts on one sample; `form` is the form that the prompt asks for, `answer` or `boxed`."""
     verdict = judge(problem, sample["text"])
     if _reward:
         is_right = _reward.is_right(problem, sample["text"])

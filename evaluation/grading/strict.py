@@ -1,8 +1,8 @@
-r"""The form that the prompt asks for, as the paper's release graded it: verl/utils/reward_score/math_dapo.py.
+r"""Strict verdicts in the prompt's answer form, as in the paper's release: verl/utils/reward_score/math_dapo.py.
 
-`answer`: its `is_correct_minerva`, the last `Answer:` line within the last 300 characters, equal as text after the
-normalisation of the Minerva paper (arXiv:2206.14858, appendix D.1). `boxed`: its `is_correct_strict_box`, the last
-\boxed{} within the last 100, equal as text. The release has one gold answer a problem; here any of them may match.
+`answer` is its `is_correct_minerva`: the last `Answer:` line in the last 300 characters must equal the gold answer
+after the Minerva paper's normalisation (arXiv:2206.14858, appendix D.1). `boxed` is its `is_correct_strict_box`: the
+last \boxed{} in the last 100 must equal it as text. The release has one gold answer per problem; here any may match.
 """
 
 import re
@@ -57,16 +57,16 @@ _normal_gold = lru_cache(maxsize=8192)(normalize)
 
 
 def form_of(style: str, template: str = "") -> str:
-    r"""The form a prompt asks for: `boxed` where its words name \boxed and no "Answer:", else `answer`."""
+    r"""Answer form of a prompt: `boxed` by style, or if the template has \boxed and no "Answer:"; else `answer`."""
     asks_box = "\\boxed" in template and "answer:" not in template.lower()
     return "boxed" if style == "boxed" or asks_box else "answer"
 
 
 def strict_verdict(response: str, golds: Iterable[str], form: str = "answer") -> tuple[bool, str | None]:
-    """Right or not, and what was read: normalised for `answer`, as written for `boxed`, None without a marker.
+    """Verdict and extracted answer: normalised for `answer`, as written for `boxed`, None if there is none.
 
-    Of a thinking model only what follows the last </think> counts. Never raises, and its time does not grow with
-    the response beyond one search.
+    Only the text after the last </think> counts. Never raises. Apart from the search for </think>, its time does not
+    depend on the response's length.
     """
     tail = response.rpartition(_THINK_END)[2][-TAIL:]
     if form == "boxed":

@@ -1,9 +1,9 @@
-"""maj@n: the answers of a problem's samples, grouped by equivalence. votes.json.
+"""votes.json for maj@n: the answers of a problem's samples, grouped by equivalence.
 
-Right answers are one group, whatever they look like. The others are grouped by their text first, then compared with
-the grader, the most frequent first, each with the first of every group. `ambiguous` and `timeout` answers vote with
-equal text only: several candidates are no value, and what could not be compared once is not tried again. So does
-everything beyond the limits below. Samples without an answer do not vote; they are counted.
+All right answers are one group. The others are grouped by equal text; then the grader compares the texts, the most
+frequent first, with the first text of every group. `ambiguous` answers (several candidates), `timeout` answers (not
+comparable in time) and those beyond the limits below are grouped by equal text only. Samples without an answer do not
+vote, but are counted.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _SPACES = re.compile(r"(?:\s|\\[ ,;!]|~)+")
 
 
 def text_key(answer: str) -> str:
-    """The text by which answers are equal without being read: integers by value, spacing and dollars left out."""
+    """Key by which answers are equal as text: integers by value, without spacing and dollar signs."""
     text = answer[:20_000].strip()
     integer = plain_integer(text) if len(text) < MAX_LENGTH else None
     if integer is not None:
@@ -36,13 +36,13 @@ def text_key(answer: str) -> str:
 
 
 def _space(match: re.Match[str]) -> str:
-    r"""Between letters or digits a space means something: \pi x is no \pix."""
+    r"""Keep a space between letters or digits, where it has a meaning: \pi x is not \pix."""
     around = match.string[match.start() - 1 : match.start()], match.string[match.end() : match.end() + 1]
     return " " if all(character.isalnum() for character in around) else ""
 
 
 def group_answers(texts: Sequence[str]) -> list[int]:
-    """The number of each text's group. Comparisons are bounded; a text beyond the bound is a group of its own."""
+    """Group number of each text. Comparisons are bounded; a text beyond the bound is a group of its own."""
     labels: list[int] = []
     firsts: list[tuple[int, str, bool]] = []
     left = MAX_COMPARISONS
@@ -75,7 +75,7 @@ def _as_response(answer: str) -> str | None:
 
 
 def comparable(rows: Iterable[Row]) -> tuple[str, ...]:
-    """A text for each distinct wrong answer, the most frequent first: what `group_answers` is given."""
+    """One text for each distinct wrong answer, the most frequent first: the input of `group_answers`."""
     counts: Counter[str] = Counter()
     shown: dict[str, str] = {}
     for row in rows:
@@ -97,8 +97,12 @@ def problem_votes(rows: Sequence[Row], texts: Sequence[str], labels: Sequence[in
         group = "right" if row["correct"] else label_of.get(key, key)
         members.setdefault(group, Counter())[row["extracted"] or ""] += 1
     groups = [
-        {"answer": min(of, key=lambda text: (-of[text], text)), "count": of.total(), "correct": group == "right"}
-        for group, of in members.items()
+        {
+            "answer": min(counts, key=lambda text: (-counts[text], text)),
+            "count": counts.total(),
+            "correct": group == "right",
+        }
+        for group, counts in members.items()
     ]
     groups.sort(key=lambda group: (-group["count"], not group["correct"], group["answer"]))
     top = [group["correct"] for group in groups if group["count"] == groups[0]["count"]]

@@ -1,1 +1,1 @@
-"""Numbers to tables, figures and one HTML page."""
+"""Tables, figures and one HTML page from the numbers."""

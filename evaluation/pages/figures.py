@@ -1,4 +1,4 @@
-"""Panels drawn once, put into PNG files in grids and into the page as SVG, one by one."""
+"""Panels, drawn in grids for PNG files, and one by one as SVG for the page."""
 
 import html
 import io
@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from evaluation.store import naming
 
-# Told apart by people who see fewer colours too; the page gives each a lighter twin for dark screens.
+# Distinct also for colour-blind readers; the page has a lighter variant of each for dark screens.
 PALETTE = ("#2166ac", "#d9741a", "#3a8f5c", "#7b5aa6", "#b0476d", "#1c8ca8", "#8a6d1f", "#5b6472")
 INK, EDGE, GRID = "#1f2933", "#9ca3af", "#e5e7eb"
 DASHES = ("-", "--", ":", "-.")
@@ -32,7 +32,7 @@ STYLE = {
     "legend.fontsize": 10, "lines.linewidth": 1.8, "svg.fonttype": "none", "text.parse_math": False,
     "xtick.labelsize": 10.5, "ytick.labelsize": 10.5,
 }  # fmt: skip
-# The page's policy forbids inline styles: what of a style becomes an attribute. `font` is no attribute.
+# Style properties that become attributes, as the page's policy forbids inline styles. `font` is split up.
 ATTRIBUTES = {
     "fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-dashoffset", "stroke-linecap", "stroke-linejoin",
     "opacity", "fill-opacity", "stroke-opacity", "text-anchor", "font-size", "font-weight",
@@ -50,7 +50,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a `group`; `alt` says in words what it shows. `keys` are the (label, line) of the legend."""
+    """One picture of a `group`; `alt` describes it in words. `keys` are the (label, line) of the legend."""
 
     group: str
     title: str
@@ -61,17 +61,17 @@ class Panel:
 
 
 def line_of(number: int) -> Line:
-    """Colours first, then dashes: 32 runs look different."""
+    """Style of line `number`: colours vary first, then dashes, so that 32 runs look different."""
     return Line(PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % len(DASHES)])
 
 
 def figure_of(panel: Panel) -> Figure:
-    """A panel alone, for the page, which has the legend."""
+    """Figure of one panel without a legend, which the page has."""
     return _grid([panel], legend=False)
 
 
 def write_pngs(panels: Sequence[Panel], folder: Path) -> None:
-    """One PNG for each group of panels, at most three in a row."""
+    """Write one PNG for each group of panels, with at most three in a row."""
     folder.mkdir(parents=True, exist_ok=True)
     for group, same in groupby(panels, key=lambda panel: panel.group):
         members = list(same)
@@ -112,7 +112,7 @@ def _grid(panels: list[Panel], legend: bool = True) -> Figure:
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
-    """The figure's SVG element, closed afterwards. `name` keeps its ids apart from those of other figures."""
+    """SVG element of a figure, which is closed. `name` makes its ids differ from other figures' ids."""
     out = io.StringIO()
     with plt.rc_context(STYLE | {"svg.hashsalt": name, "svg.id": None}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -124,7 +124,7 @@ def inline(figure: Figure, name: str, alt: str) -> str:
     text = re.sub(
         r' id="(?:figure|axes|patch|line2d|text|xtick|ytick|matplotlib|FillBetween|PolyColl)[^"]*"', "", text
     )
-    # The viewBox alone sets the shape: the page's width does the rest.
+    # Only the viewBox is kept: the page sets the size.
     box = re.search(r'viewBox="([^"]*)"', text)
     assert box is not None
     head = f'<svg viewBox="{box[1]}" role="img" aria-label="{html.escape(alt, quote=True)}">'

@@ -11,7 +11,7 @@ DEPTH = 3  # levels below a named folder that are searched
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One evaluated model. `step` is None outside a series, and for a final model that does not know its own."""
+    """One evaluated model. `step` is None outside a series and for a final model of unknown step."""
 
     folder: Path
     label: str
@@ -20,19 +20,19 @@ class Run:
 
     @property
     def when(self) -> str:
-        """Step of the checkpoint in its series; a final model may not know its step."""
+        """Text of the step, or "final" if it is unknown."""
         return "final" if self.step is None else f"step {self.step}"
 
     @property
     def benchmarks(self) -> dict[str, dict[str, Any]]:
-        """Name to what results.json holds of it, in its order; benchmarks that have no sample yet are left out."""
+        """Entries of results.json by benchmark, in its order; benchmarks without a sample are left out."""
         rows = self.results["benchmarks"]
         return {name: row for name, row in rows.items() if row["samples"] and row["mean"]["value"] is not None}
 
 
 @dataclass(frozen=True)
 class Series:
-    """The checkpoints of one training run, in the order of steps, and those that have no numbers."""
+    """Evaluated checkpoints of one training run in step order, and those without numbers (`failed`)."""
 
     folder: Path
     label: str
@@ -41,7 +41,7 @@ class Series:
     training_log: Path | None
 
     def positions(self, logged: float = 0) -> list[float]:
-        """Steps of the checkpoints; a final model that does not know its own stands at the end of the logged ones."""
+        """Steps of the checkpoints; a final model of unknown step is placed after all known and logged ones."""
         known = [run.step for run in self.runs if run.step is not None]
         end = max([logged, *(step + 1 for step in known)], default=1)
         return [float(end if run.step is None else run.step) for run in self.runs]
@@ -49,7 +49,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Found:
-    """Subjects of a report. Labels are unique over both."""
+    """Runs and series of a report; labels are unique over both."""
 
     runs: tuple[Run, ...]
     series: tuple[Series, ...]
@@ -62,12 +62,12 @@ class Found:
 
     @property
     def ends(self) -> tuple[Run, ...]:
-        """Single runs, then the first and the last checkpoint of every series: those with a story of their own."""
+        """Single runs, then the first and the last checkpoint of every series."""
         return (*self.runs, *(run for s in self.series for run in dict.fromkeys((s.runs[0], s.runs[-1]))))
 
     @property
     def finals(self) -> tuple[Run, ...]:
-        """Single runs, then the last checkpoint of every series: one run a method."""
+        """Single runs, then the last checkpoint of every series: one run per method."""
         return (*self.runs, *(series.runs[-1] for series in self.series))
 
 
@@ -80,7 +80,7 @@ def find(places: Sequence[Path]) -> Found:
             raise ValueError(f"{place} is not a folder")
         folders: dict[Path, Path] = {}
         for folder in _folders(place, DEPTH):
-            folders.setdefault(folder.resolve(), folder)  # a link does not rename a run
+            folders.setdefault(folder.resolve(), folder)  # of a folder and links to it, the first counts
         for path, folder in folders.items():
             if path not in members:
                 member = read_series(folder) if (folder / "series.json").is_file() else read_run(folder)
@@ -99,7 +99,7 @@ def find(places: Sequence[Path]) -> Found:
 
 
 def _folders(place: Path, depth: int) -> Iterator[Path]:
-    """Folders of runs and series at or below `place`; nothing below one of them."""
+    """Folders of runs and series at or below `place`; their own subfolders are not searched."""
     if (place / "series.json").is_file() or (place / "settings.json").is_file():
         yield place
     elif depth:
@@ -109,7 +109,7 @@ def _folders(place: Path, depth: int) -> Iterator[Path]:
 
 
 def read_run(folder: Path, step: int | None = None) -> Run | None:
-    """The run in `folder`, summarised again where results.json is older than the verdicts; None without verdicts."""
+    """Run in `folder`; an outdated results.json is computed again. None without results or samples."""
     results = folder / "results.json"
     if _is_stale(folder):
         # Imported late: a report on finished runs needs no graders.
@@ -128,7 +128,7 @@ def read_run(folder: Path, step: int | None = None) -> Run | None:
 
 
 def _is_stale(folder: Path) -> bool:
-    """Are there samples, verdicts or settings that results.json does not know: an interrupted run, or regrading?"""
+    """True if results.json lacks samples, votes or settings, after an interruption or regrading."""
     results, samples = folder / "results.json", folder / "samples.jsonl"
     if not results.is_file():
         return samples.is_file() and samples.stat().st_size > 0
@@ -156,9 +156,9 @@ def read_series(folder: Path) -> Series:
     return Series(folder, label, tuple(runs), tuple(failed), None if log is None else folder / log)
 
 
-def _label(found: dict[str, Any], folder: Path) -> str:
-    """Label of a run, in one line that any file can hold."""
-    text = str(found.get("label") or folder.name)
+def _label(record: dict[str, Any], folder: Path) -> str:
+    """Label of a run in one line of printable characters."""
+    text = str(record.get("label") or folder.name)
     return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
 
 
@@ -170,7 +170,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _unique(runs: list[Run], series: list[Series]) -> Found:
-    """Two things of one label are told apart by their folder's name, then by a number."""
+    """Make labels unique by adding the folder's name, then a number."""
     taken: set[str] = set()
 
     def name(label: str, folder: Path) -> str:
@@ -189,9 +189,9 @@ def _unique(runs: list[Run], series: list[Series]) -> Found:
 
 
 def pick(found: Found, name: str) -> Run:
-    """The run that a user calls `name`: a label, a folder, or a series for its last checkpoint. ValueError."""
+    """Run with this label or folder; of a series its last checkpoint. ValueError if there is none."""
     for member in (*found.series, *found.all_runs):
         if name == member.label or Path(name).resolve() == member.folder.resolve():
             return member.runs[-1] if isinstance(member, Series) else member
     labels = ", ".join(repr(member.label) for member in (*found.runs, *found.series))
-    raise ValueError(f"--compare {name}: no run of that label or folder here; there is {labels}")
+    raise ValueError(f"--compare {name}: no run has that label or folder: choose from {labels}")

@@ -9,11 +9,11 @@ from evaluation.pages.table import title_of
 from evaluation.pages.tables import benchmarks_of
 
 CELLS = 4_000  # of one benchmark; beyond that, checkpoints are thinned out evenly
-LEVELS = 11  # .h0 to .h10 of style.css: cividis, which people with any colour vision read alike; dark is never solved
+LEVELS = 11  # .h0 (dark, never solved) to .h10 of style.css: cividis colours, readable with any colour vision
 
 
 class Heat(NamedTuple):
-    """One cell: `level` is a class of colours, 0 to 10; None where the run has no sample of the problem."""
+    """One cell; `level` is its colour, 0 to 10, or None if the run has no sample of the problem."""
 
     problem: str
     level: int | None
@@ -23,7 +23,7 @@ class Heat(NamedTuple):
 
 @dataclass(frozen=True)
 class HeatMap:
-    """`rows` are (run's label, cells); `note` tells what was thinned out."""
+    """`rows` are (run's label, cells); `note` says if some were left out."""
 
     benchmark: str
     title: str
@@ -50,7 +50,7 @@ def _heat(run: Run, benchmark: str, problem: str) -> Heat:
     if not row or not row["n"]:
         return Heat(problem, None, "", f"{problem}, {run.label}: no samples")
     share = row["correct"] / row["n"]
-    # Never solved and always solved have levels of their own.
+    # The lowest and highest level mean never and always solved.
     level = round(share * (LEVELS - 1)) if share in (0, 1) else min(LEVELS - 2, max(1, round(share * (LEVELS - 1))))
     words = f"{problem}, {run.label}: {row['correct']} of {row['n']} correct ({share:.0%})"
     return Heat(problem, level, f"{share * 100:.0f}", words)

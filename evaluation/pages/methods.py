@@ -1,4 +1,4 @@
-"""The series of a comparison sorted by method and seed, and the tables over them: Last and Best, and every pair."""
+"""Series grouped by method and seed, and tables over them: Last and Best, and every pair of methods."""
 
 import math
 import re
@@ -16,14 +16,14 @@ from evaluation.scores.intervals import holm
 from evaluation.scores.seeds import Difference
 from evaluation.scores.selection import Selection
 
-REWARD = "training reward"  # beside the benchmarks: the mean over all rollouts of a run, so that speed counts
+REWARD = "training reward"  # a measure beside the benchmarks: mean over all rollouts, so that speed counts
 SAMPLED_BY_REWARD = "dynamic_filtering_pass_rate"  # logged where groups are dropped by their reward
 LABEL = re.compile(r"(?P<method>.+)-seed(?P<seed>\d+)")
 
 
 @dataclass(frozen=True)
 class Method:
-    """`name` as it is shown; the series of each seed."""
+    """A method's shown name, and its series by seed."""
 
     name: str
     runs: dict[int, Series]
@@ -40,7 +40,7 @@ class Pair:
 
 
 def by_method(series: Sequence[Series]) -> list[Method]:
-    """Runs by method, in order of first appearance. ValueError for a label without `-seedN`, or one given twice."""
+    """Runs by method, in order of first appearance. ValueError for a label that does not end with -seedN."""
     methods: dict[str, dict[int, Series]] = {}
     for run in series:
         match = LABEL.fullmatch(run.label)
@@ -67,9 +67,9 @@ def selections(method: Method, benchmark: str) -> dict[int, Selection]:
 
 
 def rewards_of(method: Method) -> dict[int, float]:
-    """The mean reward over all rollouts of every run that logged it, save under dynamic sampling.
+    """Mean reward over all rollouts by seed, of runs that logged it without dynamic sampling.
 
-    There it is the reward of the groups that were kept, which are kept by their reward.
+    Dynamic sampling keeps groups by their reward, so the reward that it logs is not comparable.
     """
     rewards = {}
     for seed, series in method.runs.items():
@@ -90,7 +90,7 @@ def scores_of(method: Method, measure: str) -> dict[int, float]:
 
 
 def last_best(methods: Sequence[Method]) -> Table:
-    """The paper's table, over seeds: brackets are 95 % for the mean of the method's runs."""
+    """The paper's table over seeds; brackets are 95 % intervals of the mean over a method's runs."""
     rows = []
     for method in methods:
         scores: dict = {}

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network, whose policy forbids every script and style but its own."""
+"""report.html: one file that needs no network; its policy allows only its own script and style."""
 
 import base64
 import hashlib
@@ -24,13 +24,13 @@ GROUPS = ("panels", "scores", "pass_at_k", "lengths")
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that the page shows, in the order in which it shows it."""
+    """Content of the page, in display order."""
 
     title: str
     verdict: str
     warnings: Sequence[str]
     tables: Sequence[Table]  # under the verdict
-    details: Sequence[Table]  # the same at length, folded
+    details: Sequence[Table]  # longer tables, folded
     comparisons: Sequence[Table]
     panels: Sequence[Panel]
     heat_maps: Sequence[HeatMap]
@@ -39,7 +39,7 @@ class Content:
 
 
 def render(content: Content) -> str:
-    """The page as text. Its figures are drawn here."""
+    """Draw the figures and return the page as text."""
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -60,7 +60,7 @@ def render(content: Content) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """No network, no eval, no inline handler, nothing inserted as HTML; only these two texts, by their hashes."""
+    """Content policy: only these two texts, by hash; no network, eval, inline handler or inserted HTML."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
     return (
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "
@@ -82,9 +82,9 @@ def _figures(panels: Sequence[Panel]) -> list[dict[str, Any]]:
 
 
 def _kept_heads(table: Table) -> tuple[list[int], bool]:
-    """Labels that the page shows, and whether rows stand under their first label, which is their benchmark.
+    """Indices of the shown labels, and True if rows are grouped under their first label, the benchmark.
 
-    A run's name that all rows share is left to the caption.
+    A run's name that all rows share is not shown.
     """
     heads = list(range(len(table.heads)))
     if len(heads) == 1:

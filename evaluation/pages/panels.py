@@ -17,7 +17,7 @@ from evaluation.pages.table import title_of
 from evaluation.pages.tables import benchmarks_of, largest_k
 
 RUNS = 12  # in one picture
-SIX = 6
+METHOD_PANELS = 6
 RIGHT, WRONG = PALETTE[0], PALETTE[1]
 UNITS = {"reward": "reward", "entropy": "nats per token", "response length": "tokens", "gradient norm": "norm"}
 
@@ -26,7 +26,7 @@ Scores = Sequence[tuple[float, Mapping]]  # by step, or by k
 
 @dataclass(frozen=True)
 class Curve:
-    """Values against the step, or against k, in a band from `low` to `high`, which may be empty."""
+    """Values against the step or k, with a band from `low` to `high` that may be empty."""
 
     label: str
     line: Line
@@ -42,14 +42,14 @@ class Curve:
 
 
 def _curve(label: str, line: Line, points: Scores, kind: str = "") -> Curve:
-    """Curve of scores of results.json; its band is over problems, or with kind `run_` from run to run."""
+    """Curve of scores of results.json; its band is the interval over problems, or over runs for kind `run_`."""
     xs, values = [x for x, _ in points], [score["value"] for _, score in points]
     low, high = ([score.get(kind + end) for _, score in points] for end in ("low", "high"))
     return Curve(label, line, xs, values, *(() if None in (*low, *high) else (low, high)))
 
 
 def _draw(axes: Axes, curve: Curve, alpha: float = 0.14, marked: int = 11, **style: float) -> None:
-    """Draw a line in its band, with a marker at each value of a curve of at most `marked` values."""
+    """Draw a line and its band; a curve of at most `marked` values has a marker at each."""
     if len(curve.low):
         axes.fill_between(curve.xs, curve.low, curve.high, color=curve.line.color, alpha=alpha, linewidth=0)
     if len(curve.xs):
@@ -58,7 +58,7 @@ def _draw(axes: Axes, curve: Curve, alpha: float = 0.14, marked: int = 11, **sty
 
 
 def _against_step(axes: Axes, unit: str = "", few: bool = True) -> None:
-    """Label the axes; `few` values on the upright one, for panels as small as the page's."""
+    """Label the axes; `few` limits the ticks of the y axis, for small panels."""
     axes.set(xlabel="step", ylabel=unit)
     axes.margins(x=0.03 if few else 0.02)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -67,7 +67,7 @@ def _against_step(axes: Axes, unit: str = "", few: bool = True) -> None:
 
 
 def shown_runs(found: Found) -> tuple[Run, ...]:
-    """Single models and both ends of each series; where those are many, a series' last checkpoint alone."""
+    """Single models and both ends of each series; only a series' last checkpoint if there are many."""
     return found.ends if len(found.ends) <= RUNS else found.finals
 
 
@@ -83,7 +83,7 @@ def of_report(
         trained = benchmarks_of(run for series in found.series for run in series.runs)
         panels += [_benchmark_panel(name, found, logs, lines) for name in trained]
         panels += [_log_panel(key, found, logs, lines) for key in ("reward", "entropy", "response length")]
-    if len(runs) == 1:  # one picture with a row a benchmark, else a picture a benchmark with a row a run
+    if len(runs) == 1:  # one panel with a row per benchmark, else a panel per benchmark
         rows = [(title_of(name), runs[0].benchmarks[name]["mean"], lines[runs[0].label]) for name in names]
         panels.append(score_panel("mean@n", rows))
     else:
@@ -96,7 +96,7 @@ def of_report(
 
 
 def _lines(found: Found) -> dict[str, Line]:
-    """A colour a method; the first checkpoint of a series is its last one's, dotted."""
+    """Line of each label: a colour per method, dotted for the earlier checkpoints of a series."""
     lines = {run.label: line_of(number) for number, run in enumerate(found.finals)}
     for series in found.series:
         last = lines[series.runs[-1].label]
@@ -105,7 +105,7 @@ def _lines(found: Found) -> dict[str, Line]:
 
 
 def _benchmark_panel(name: str, found: Found, logs: Sequence[Sequence[dict]], lines: Mapping[str, Line]) -> Panel:
-    """A curve a series; up to three single models as levels."""
+    """A curve per series; up to three single models as horizontal lines."""
     alone = [run for run in found.runs[:3] if name in run.benchmarks]
     curves = []
     for series, log in zip(found.series, logs, strict=True):
@@ -149,7 +149,7 @@ def _log_panel(key: str, found: Found, logs: Sequence[Sequence[dict]], lines: Ma
 
 
 def score_panel(title: str, rows: Sequence[tuple[str, dict, Line]]) -> Panel:
-    """(label, score, line) a row: the mean, a thick bar from run to run, a thin one over problems."""
+    """Panel with a row per (label, score, line): the mean, a thick bar over runs, a thin one over problems."""
 
     def draw(axes: Axes) -> None:
         for place, (label, score, line) in enumerate(reversed(rows)):
@@ -157,7 +157,7 @@ def score_panel(title: str, rows: Sequence[tuple[str, dict, Line]]) -> Panel:
             if score.get("run_low") is not None:
                 axes.plot([score["run_low"], score["run_high"]], [place] * 2, color=line.color, linewidth=5, alpha=0.5)
             axes.plot([score["value"]], [place], "o", color=line.color, markersize=6)
-            # Above the bar, where a long name costs the picture no width.
+            # Above the bar, so that a long name does not narrow the plot.
             short = label if len(label) <= 40 else f"{label[:26]}…{label[-13:]}"
             axes.annotate(short, (0, place), (0, 7), "data", "offset points")
             axes.annotate(f"{score['value']:.3f}", (1, place), (0, 7), "data", "offset points", ha="right")
@@ -170,7 +170,7 @@ def score_panel(title: str, rows: Sequence[tuple[str, dict, Line]]) -> Panel:
 
 
 def pass_panel(benchmark: str, runs: Sequence[Run], lines: Mapping[str, Line]) -> Panel:
-    """pass@k against k with its band over problems; verl's best@k dotted where there is one run."""
+    """pass@k against k with its band over problems; for a single run also verl's best@k, dotted."""
     runs = [run for run in runs if run.benchmarks.get(benchmark, {}).get("pass@k")]
     curves, texts = [], []
     for run in runs:
@@ -219,7 +219,7 @@ def _length_panels(
 
 
 def length_panel(title: str, right: Sequence[int], wrong: Sequence[int], limit: int | None) -> Panel:
-    """Tokens of right and of wrong responses; a mark where responses were cut off."""
+    """Histogram of tokens of right and wrong responses, with a line at the token limit."""
     top = max([*right, *wrong, 1])
 
     def draw(axes: Axes) -> None:
@@ -242,10 +242,10 @@ def length_panel(title: str, right: Sequence[int], wrong: Sequence[int], limit: 
 
 
 def of_methods(methods: Sequence[Method], start: Run | None = None) -> list[Panel]:
-    """The paper's six panels over seeds: a line a method, the mean of its runs, in a band from lowest to highest.
+    """The paper's six panels over seeds: the mean of each method's runs, with a band from lowest to highest.
 
-    Benchmarks, then the training's own curves; pass@n of the first benchmark where there is room for it.
-    start: the model that all runs began from, which stands at step 0 of each.
+    Benchmarks come first, then curves of training; with fewer than three benchmarks also pass@n of the first.
+    start: the model that all runs began from, shown at step 0.
     """
     names = benchmarks_of(runs_of(methods))[:3]
     shown = [(title_of(name), name, "mean") for name in names]
@@ -256,11 +256,11 @@ def of_methods(methods: Sequence[Method], start: Run | None = None) -> list[Pane
     ]
     for key, unit in UNITS.items():
         panels.append(_seeds_panel(key.capitalize(), unit, {method.name: _logged(method, key) for method in methods}))
-    return panels[:SIX]
+    return panels[:METHOD_PANELS]
 
 
 def _scores(method: Method, benchmark: str, key: str, start: Run | None) -> list[dict[float, float]]:
-    """Scores by step, for each run of a method; `key` is mean or pass@k, which is that of the largest k."""
+    """Scores by step for each run of a method; `key` is mean or pass@k (of the largest k)."""
     curves = []
     for series in method.runs.values():
         steps = zip(series.positions(), series.runs, strict=True)

@@ -1,4 +1,4 @@
-"""Sentences about a comparison of methods over seeds, written from its numbers: which pairs differ, which do not."""
+"""Sentences about a comparison of methods over seeds: which pairs differ, which do not, and which runs break."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from evaluation.pages.table import title_of
 from evaluation.scores.seeds import mean_of
 
 LEVEL = 0.05
-BROKEN = 0.5  # a run has broken when it ends below this share of its own best, or below where it began
+BROKEN = 0.5  # a run breaks if it ends below this share of its best score, or below the start model's
 
 
 def differences(pairs: Sequence[Pair], measure: str) -> list[str]:
-    """Pairs that differ after Holm's correction, and the difference that the others leave open."""
+    """Sentences on the pairs that differ after Holm's correction, and on how far the others may differ."""
     title = title_of(measure)
     verb, where = ("is", "over the run") if measure == REWARD else ("ends", "at the last checkpoint")
     differ = [pair for pair in pairs if pair.holm is not None and pair.holm < LEVEL]
@@ -26,8 +26,8 @@ def differences(pairs: Sequence[Pair], measure: str) -> list[str]:
         widest = max(reaches, key=lambda pair: reaches[pair])
         others = f"the {len(pairs)}" if len(reaches) == len(pairs) else f"the other {len(reaches)} of {len(pairs)}"
         lines.append(
-            f"That {others} pairs do not differ is not shown, only not refuted: their intervals "
-            f"still hold differences of up to {reaches[widest]:.3f} ({widest.first} and {widest.second})."
+            f"This does not show that {others} pairs are equal: their intervals "
+            f"allow differences of up to {reaches[widest]:.3f} ({widest.first} and {widest.second})."
         )
     return lines
 
@@ -44,14 +44,14 @@ def _higher_first(pair: Pair, verb: str) -> str:
 
 
 def ranking(methods: Sequence[Method], measure: str) -> str:
-    """The methods from the highest mean down."""
+    """Methods with their means, the highest first."""
     scores = {method.name: scores_of(method, measure) for method in methods}
     means = {name: mean_of(by_seed).value for name, by_seed in scores.items() if by_seed}
     return ", ".join(f"{name} {means[name]:.3f}" for name in sorted(means, key=lambda name: -means[name]))
 
 
 def broken(methods: Sequence[Method], benchmark: str, start: float | None) -> list[str]:
-    """A line a method of which a run ended far below its own best, or below the model it began from."""
+    """A line per method with runs that ended far below their best or below the start model, and one for the others."""
     lines, steady = [], []
     for method in methods:
         runs = selections(method, benchmark)

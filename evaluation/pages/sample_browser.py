@@ -1,4 +1,4 @@
-"""Samples that a report carries in full, and how much of each: bounded, whatever the run has."""
+"""Choice of the samples that a report contains; their number and length are bounded for any run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 
 from evaluation.pages.folders import Run
 
-LONGEST = 20_000  # characters of a response that are ever kept
-# Samples a problem and run, and characters a response: the first pair that fits the budget is taken.
+LONGEST = 20_000  # most characters kept of a response
+# Samples per problem and run, and characters per response; the first pair that fits the budget is used.
 FITS = ((4, 20_000), (4, 8_000), (3, 6_000), (2, 4_000), (1, 3_000), (1, 1_200))
 BUDGET = 9_000_000  # bytes of JSON; the page around it stays below 15 MB
 VERDICTS = {
@@ -29,7 +29,7 @@ Lengths = dict[bool, list[int]]  # tokens of a benchmark's responses, by whether
 
 @dataclass(frozen=True)
 class Carried:
-    """The browser's data, ready for JSON, and what a reader must know of what is left out."""
+    """Data of the sample browser, ready for JSON; `note` says what is left out."""
 
     data: dict[str, Any]
     note: str
@@ -37,7 +37,7 @@ class Carried:
 
 
 def jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that may still grow: a last line without its end is left out."""
+    """Rows of a file that may still grow; an unfinished last line is left out."""
     if not path.is_file():
         return
     with path.open("rb") as lines:
@@ -52,10 +52,10 @@ def jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def carry(runs: Sequence[Run], budget: int = BUDGET) -> Carried:
-    """Read the samples of `runs` and choose: of each problem one of each verdict first, then by number."""
+    """Read the samples of `runs` and choose for each problem: first one of each verdict, then by number."""
     lengths: dict[str, dict[str, Lengths]] = {}
-    places: dict[str, int] = {}  # of a problem, by its JSON
-    chosen: list[tuple[int, dict[str, Any]]] = []  # with the rank of a sample among those of its problem and run
+    places: dict[str, int] = {}  # index of a problem, by its JSON
+    chosen: list[tuple[int, dict[str, Any]]] = []  # (rank among its problem's and run's samples, sample)
     total = 0
     for number, run in enumerate(runs):
         graded, lengths[run.label] = _graded(run)
@@ -73,7 +73,7 @@ def carry(runs: Sequence[Run], budget: int = BUDGET) -> Carried:
         data["samples"] = [_sample(row, longest) for rank, row in chosen if rank < count]
         if len(script_json(data)) <= budget:
             break
-    else:  # the first samples that fit
+    else:  # no pair fits: keep the first samples up to the budget
         sizes = accumulate(len(script_json(sample)) + 1 for sample in data["samples"])
         room = budget - len(script_json(data | {"samples": []}))
         data["samples"] = [sample for sample, size in zip(data["samples"], sizes, strict=True) if size <= room]
@@ -81,7 +81,7 @@ def carry(runs: Sequence[Run], budget: int = BUDGET) -> Carried:
 
 
 def script_json(data: Any) -> str:
-    """JSON that no text can break out of: ASCII only, and without the characters that HTML acts upon."""
+    """JSON that is safe within a script element: ASCII only, with &, < and > escaped."""
     text = json.dumps(data, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -91,7 +91,7 @@ def _key(row: dict[str, Any]) -> Key:
 
 
 def _graded(run: Run) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict[str, Lengths]]:
-    """Verdicts by problem in the order of samples, a later line for one sample replacing the earlier; and lengths."""
+    """Verdicts by problem in the order of samples (the last line of a sample counts), and response lengths."""
     rows: dict[Key, dict[str, Any]] = {}
     for row in jsonl(run.folder / "graded.jsonl"):
         known = run.benchmarks.get(row["benchmark"], {}).get("per_problem", {})
@@ -99,7 +99,9 @@ def _graded(run: Run) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict
             rows[_key(row)] = row
     problems: dict[tuple[str, str], list[dict[str, Any]]] = {}
     lengths: dict[str, Lengths] = {}
-    order = {(name, problem): i for name, of in run.benchmarks.items() for i, problem in enumerate(of["per_problem"])}
+    order = {
+        (name, problem): i for name, row in run.benchmarks.items() for i, problem in enumerate(row["per_problem"])
+    }
     for row in sorted(rows.values(), key=lambda row: (row["benchmark"], order[_key(row)[:2]], row["sample"])):
         problems.setdefault(_key(row)[:2], []).append(row)
         lengths.setdefault(row["benchmark"], {True: [], False: []})[bool(row["correct"])].append(row["tokens"])
@@ -107,14 +109,14 @@ def _graded(run: Run) -> tuple[dict[tuple[str, str], list[dict[str, Any]]], dict
 
 
 def _pick(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """One of each verdict first, then in their order."""
+    """First one row of each verdict, then the others in their order; at most `count`."""
     firsts = {row["reason"]: number for number, row in reversed([*enumerate(rows)])}
     order = sorted(range(len(rows)), key=lambda number: (firsts[rows[number]["reason"]] != number, number))
     return [rows[number] for number in order[:count]]
 
 
 def _texts(run: Run, wanted: set[Key]) -> dict[Key, dict[str, Any]]:
-    """Text and seed of the wanted samples; the middle of a long text is left out at once, to keep memory small."""
+    """Text and seed of the wanted samples; long texts are cut at once to save memory."""
     return {
         _key(row): {"text": cut(row["text"], LONGEST), "seed": row.get("seed")}
         for row in jsonl(run.folder / "samples.jsonl")
@@ -123,7 +125,7 @@ def _texts(run: Run, wanted: set[Key]) -> dict[Key, dict[str, Any]]:
 
 
 def cut(text: str, longest: int) -> str:
-    """A third from the beginning, two thirds from the end, where the answer is, and a note between them."""
+    """Cut a long text: a third from its start, a note, and two thirds from its end, where the answer is."""
     if len(text) <= longest:
         return text
     head, tail = longest // 3, longest - longest // 3

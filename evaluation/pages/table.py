@@ -1,4 +1,4 @@
-r"""A table as a value, and as CSV (every digit and interval), Markdown, LaTeX in the paper's shape, or plain text."""
+r"""Table of scores, and its text as CSV (all digits and intervals), Markdown, LaTeX in the paper's form, or plain."""
 
 import csv
 import html
@@ -17,7 +17,7 @@ TITLES = {
     "olympiadbench": "OlympiadBench",
 }  # fmt: skip
 COUNTS = ("problems", "samples", "planned", "at step", "at step ", "evaluations", "won", "tied", "lost", "seeds")
-# Columns of the same form in every table; the others have the table's own number of digits.
+# Number formats by column name; the other columns have the table's number of digits.
 FORMS = {
     **dict.fromkeys(COUNTS, ",.0f"),
     **dict.fromkeys(("mean tokens", "median tokens"), ",.1f"),
@@ -37,7 +37,7 @@ Column = str | tuple[str, str]  # a name, or a benchmark and a name
 
 
 class Cell(NamedTuple):
-    """A score as a person reads it, its intervals over problems and from run to run, and `best`, `second` or ""."""
+    """Text of a score and of its intervals over problems and runs; `mark` is `best`, `second` or ""."""
 
     text: str
     over: str
@@ -73,7 +73,7 @@ class Table:
         return spans if any(name for name, _ in spans) else []
 
     def cells(self) -> list[list[Cell]]:
-        """A row of cells for each row."""
+        """Cells of each row."""
         columns = [self._cells(column, name) for column, (_, name) in zip(self.columns, self.parts(), strict=True)]
         return [[column[place] for column in columns] for place in range(len(self.rows))]
 
@@ -102,16 +102,16 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _interval(score: Mapping[str, Any], form: str, low: str, high: str) -> str:
-    """`[0.21, 0.50]`, or nothing."""
+    """Text such as `[0.21, 0.50]`; "" without an interval."""
     ends = [score.get(key) for key in ("value", low, high)]
     return "" if None in ends else f"[{_number(ends[1], form)}, {_number(ends[2], form)}]"
 
 
 def _marks(texts: Sequence[str]) -> list[str]:
-    """`best`, `second` or "" for each. Numbers that read alike are tied: all of them are marked."""
+    """Mark of each text: `best`, `second` or "". Equal texts are tied, and all of them are marked."""
     values = [None if text == "–" else float(text.replace(",", "")) for text in texts]
     ranks = sorted({value for value in values if value is not None}, reverse=True)
-    # A lone row has nothing to be better than, and where all tie there is no best.
+    # No marks for a single row or if all rows are tied.
     named = dict(zip(ranks, ("best", "second"), strict=False)) if len(ranks) > 1 else {}
     return ["" if value is None else named.get(value, "") for value in values]
 
@@ -122,17 +122,17 @@ def plain(text: str) -> str:
 
 
 def tex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Text escaped for LaTeX."""
     return "".join(TEX.get(character, character) for character in plain(text))
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it is, also within a table, and that no renderer takes for HTML."""
+    """Text escaped for Markdown, also within a table, and for HTML."""
     return html.escape(re.sub(r"([\\`*_{}\[\]()#!|~$])", r"\\\1", plain(text)), quote=False)
 
 
 def to_csv(table: Table) -> str:
-    """One header line; an interval takes two columns more; numbers with all their digits."""
+    """CSV with one header line, all digits, and two more columns for each interval."""
     columns = [[head, *(_csv_text(labels[i]) for labels, _ in table.rows)] for i, head in enumerate(table.heads)]
     for column, title in zip(table.columns, table.titles(), strict=True):
         scores = [_score(row[column]) for _, row in table.rows]
@@ -161,7 +161,7 @@ def _texts(table: Table, escape: Callable[[str], str], best: str, second: str, i
 
 
 def to_markdown(table: Table) -> str:
-    """Best bold, second underlined; intervals over problems behind the numbers."""
+    """Markdown: best bold, second underlined, intervals over problems after the numbers."""
     heads = [markdown(head) for head in (*table.heads, *table.titles())]
     rule = f"|{' --- |' * len(table.heads)}{' ---: |' * len(table.columns)}"
     rows = [f"| {' | '.join(row)} |" for row in (heads, *_texts(table, markdown, "**%s**", "<u>%s</u>", " %s"))]
@@ -204,7 +204,7 @@ FORMATS = {"csv": to_csv, "md": to_markdown, "tex": to_latex}
 
 
 def write(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write each table in every format and return the paths. A lone surrogate cannot be written as UTF-8."""
+    """Write each table in every format and return the paths. Lone surrogates, which UTF-8 lacks, are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for table in tables:

@@ -27,7 +27,7 @@ def largest_k(row: Mapping[str, Any], key: str) -> Score:
 
 
 def samples_text(row: Mapping[str, Any]) -> str:
-    """Samples of a problem: one number, or a range where the run is incomplete."""
+    """Number of samples per problem, or their range if the run is incomplete."""
     low, high = row["n_min"], row["n_max"]
     return str(high) if low == high else f"{low}-{high}"
 
@@ -48,7 +48,7 @@ def _by_benchmark(
 
 
 def scores(runs: Sequence[Run]) -> Table:
-    """A row for each run and benchmark: everything that results.json says of it, as numbers."""
+    """A row for each run and benchmark: all its numbers in results.json."""
     caption = "Scores. First bracket: 95 % over problems; second, slanted: from run to run on the same problems."
     return _by_benchmark("scores", caption, runs, _scores)
 
@@ -69,7 +69,7 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Score]:
 
 
 def overview(runs: Sequence[Run]) -> Table:
-    """Table for a terminal: the mean with its interval over problems, and what decides whether to believe it."""
+    """Table for the terminal: the mean with its interval, further scores, and shares of unusable samples."""
     return _by_benchmark("overview", "Scores; brackets hold 95 % intervals over problems.", runs, _overview)
 
 
@@ -93,7 +93,7 @@ def pass_at_k(runs: Sequence[Run]) -> Table:
 
 
 def methods(runs: Sequence[Run]) -> Table:
-    """The paper's shape for single models: a row each; mean@n, pass@n and maj@n of each benchmark."""
+    """The paper's table for single models: a row per model; mean@n, pass@n and maj@n of each benchmark."""
     names = benchmarks_of(runs)
     sizes = {name: _common([run.benchmarks[name] for run in runs if name in run.benchmarks]) for name in names}
     rows = []
@@ -139,7 +139,7 @@ def choose_of(series: Series, benchmark: str) -> Selection | None:
 
 
 def last_best(found: Found, chosen: Chosen) -> Table:
-    """The paper's table: a row a method, Last and Best of each benchmark. A single model has a Last alone."""
+    """The paper's table: a row per method, Last and Best of each benchmark. A single model has only a Last."""
     names = benchmarks_of(found.all_runs)
     ends: dict[str, dict[str, tuple]] = {member.label: {} for member in (*found.runs, *found.series)}
     for run in found.runs:
@@ -160,7 +160,7 @@ def last_best(found: Found, chosen: Chosen) -> Table:
 
 
 def corrected(chosen: Chosen) -> Table:
-    """Best with the number of evaluations it was picked from, and an estimate that picking does not raise."""
+    """Best, the number of evaluations it was picked from, and an estimate without the selection's bias."""
     rows, notes = [], []
     for (label, benchmark), pick in chosen.items():
         scores = {
@@ -184,7 +184,7 @@ def corrected(chosen: Chosen) -> Table:
 
 
 def compare(pairs: Sequence[tuple[Run, Run]]) -> Table:
-    """The first of each pair minus the second, the same in all, paired by problem. ComparisonError if meaningless."""
+    """First minus second of each pair, by problem; all pairs share the second. ComparisonError if meaningless."""
     rows: list[tuple[tuple[str, str], dict]] = []
     notes: dict[str, list[str]] = {}
     for run, other in pairs:

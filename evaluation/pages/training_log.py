@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-# What a figure shows, and the names under which the trainer may have logged it, the better one first.
+# A panel's name, and the keys under which the trainer may have logged it, the preferred one first.
 KEYS = {
     "reward": ("rollout/reward_mean", "reward"),
     "entropy": ("entropy_loss", "entropy"),
@@ -20,7 +20,7 @@ def read(path: Path) -> list[dict]:
     """One dict per training step, in the order of steps.
 
     A resumed run may write a step twice: the later line counts. A last line cut off by a kill is left out; any other
-    line that is not a step is a ValueError that names it.
+    line that is not a step raises a ValueError that names it.
     """
     lines = path.read_bytes().split(b"\n")
     steps: dict[float, dict] = {}
@@ -32,7 +32,7 @@ def read(path: Path) -> list[dict]:
             if row.get("kind", "train") == "train":
                 steps[float(row["step"])] = row
         except (ValueError, KeyError, TypeError, AttributeError):
-            if number == len(lines):  # no newline after it: torn
+            if number == len(lines):  # no newline after it: cut off
                 break
             raise ValueError(f"{path}:{number} is not a JSON object with `step`") from None
     return [steps[step] for step in sorted(steps)]

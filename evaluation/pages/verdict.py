@@ -1,4 +1,4 @@
-"""Sentences of a report: first those that a reader must know before believing a number, then the numbers."""
+"""Sentences of a report: warnings that a reader must know before the numbers, and a summary of the numbers."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from evaluation.pages.folders import Found, Run, Series
 from evaluation.pages.table import title_of
 from evaluation.pages.tables import benchmarks_of, samples_text
 
-SPOKEN = 2  # runs and series that the paragraph tells of one by one
+DESCRIBED = 2  # most runs and series that the paragraph describes one by one
 
 
 def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
@@ -16,7 +16,7 @@ def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
     for series in found.series:
         lines += [_failed(series, row) for row in series.failed]
         bad = [run for run in series.runs if _run_warnings(run)]
-        # The latest one stands for all: 41 checkpoints would say the same thing.
+        # Only the latest one's warnings are listed: the others' are mostly the same.
         lines += [line for run in bad[-1:] for line in _run_warnings(run)]
         if len(bad) > 1:
             lines[-1] += f" {len(bad) - 1} more of its checkpoints have warnings."
@@ -25,7 +25,7 @@ def warnings(found: Found, log_problems: Sequence[str] = ()) -> list[str]:
 
 def _run_warnings(run: Run) -> list[str]:
     rows = run.results["benchmarks"]
-    parts = [f"{title_of(name)}: {text}." for name, of in rows.items() for text in of.get("warnings") or ()]
+    parts = [f"{title_of(name)}: {text}." for name, row in rows.items() for text in row.get("warnings") or ()]
     if not run.results.get("complete", True) and not any("incomplete" in part for part in parts):
         have, planned = run.results["samples"], run.results["planned"]
         parts.insert(0, f"incomplete, {have:,} of {planned:,} samples; scores divide by those that exist.")
@@ -39,22 +39,22 @@ def _failed(series: Series, row: dict) -> str:
 
 def _contaminated(run: Run) -> list[str]:
     lines = []
-    for name, of in run.benchmarks.items():
-        clean = of.get("clean")
-        if clean and clean["problems"] < of["problems"]:
+    for name, row in run.benchmarks.items():
+        clean = row.get("clean")
+        if clean and clean["problems"] < row["problems"]:
             score = (clean.get("mean") or {}).get("value")
             rest = f"the other {clean['problems']} give {score:.3f}" if score is not None else "no other is left"
-            seen = f"{of['problems'] - clean['problems']} of the {of['problems']} problems"
+            seen = f"{row['problems'] - clean['problems']} of the {row['problems']} problems"
             lines.append(
                 f"{run.label}, {title_of(name)}: the training data repeats {seen}; "
-                f"all give {of['mean']['value']:.3f}, {rest}."
+                f"all give {row['mean']['value']:.3f}, {rest}."
             )
     return lines
 
 
 def paragraph(found: Found) -> str:
-    """The result in a few sentences: each model's scores, or of many the highest on each benchmark."""
-    if len(found.runs) + len(found.series) > SPOKEN:
+    """Result in a few sentences: each model's scores, or with many models the highest on each benchmark."""
+    if len(found.runs) + len(found.series) > DESCRIBED:
         return _ranking(found)
     return " ".join([*map(_run_words, found.runs), *map(_series_words, found.series)])
 

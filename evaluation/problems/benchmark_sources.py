@@ -14,7 +14,7 @@ from rpg_openrlhf.problems.rows import BadRow
 
 @dataclass(frozen=True)
 class Source:
-    """Rows as they come, each with the place that an error names."""
+    """Unchecked rows, each with its place for error messages."""
 
     rows: list[tuple[str, dict[str, Any]]]
     name: str
@@ -24,7 +24,7 @@ class Source:
 
 
 def from_file(path: Path) -> Source:
-    """Every row with its place, FILE:LINE. BenchmarkError if it cannot be read or a row is no JSON object."""
+    """Rows of a file, each with its place FILE:LINE. BenchmarkError for an unreadable file or a bad row."""
     if not path.is_file():
         raise BenchmarkError(f"{path} does not exist: --data-dir must hold NAME.jsonl")
     rows = []
@@ -40,10 +40,10 @@ def from_file(path: Path) -> Source:
 
 
 def from_hub(benchmark: Benchmark) -> Source:
-    """The rows of one split at a resolved commit. BenchmarkError in one line when they cannot be had."""
+    """The rows of one split at a resolved commit. BenchmarkError in one line if they cannot be loaded."""
     fix = f"or put {benchmark.name}.jsonl into a folder and give --data-dir FOLDER"
     try:
-        # Imported late: they are slow, and files need neither.
+        # Imported late: slow, and not needed for files.
         from datasets import load_dataset
         from huggingface_hub import HfApi
     except ImportError:
@@ -51,7 +51,7 @@ def from_hub(benchmark: Benchmark) -> Source:
     wanted = benchmark.revision or "main"
     try:
         commit = HfApi().dataset_info(benchmark.hub_id or "", revision=wanted).sha or wanted
-    except Exception:  # offline: what an earlier run left in the cache may still do
+    except Exception:  # offline: the cache of a previous run may still have it
         commit = wanted
     try:
         data: Any = load_dataset(benchmark.hub_id or "", benchmark.config, split=benchmark.split, revision=commit)

@@ -20,7 +20,7 @@ class BenchmarkError(ValueError):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A row of the YAML. `rows` and `hub_rows`: how many there must be, None where nobody knows."""
+    """A row of the YAML. `rows` and `hub_rows` are the expected numbers of rows, None if unknown."""
 
     name: str
     hub_id: str | None = None
@@ -36,7 +36,7 @@ class Benchmark:
 
 
 def known(extra: Path | None = None) -> dict[str, Benchmark]:
-    """The shipped rows and those of a user's YAML. BenchmarkError if a row says what no row can."""
+    """The shipped rows and those of a user's YAML. BenchmarkError if a row is invalid."""
     shipped, added = _read_yaml(SHIPPED), _read_yaml(extra) if extra else {}
     for name in shipped.keys() & added.keys():
         raise BenchmarkError(f"--benchmark-file {extra}: {name} is a built-in benchmark: give yours another name")

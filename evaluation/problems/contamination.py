@@ -1,6 +1,6 @@
 """Benchmark problems that a training file repeats: contamination.json of a run folder.
 
-What exact and near mean is said in `rpg_openrlhf/problems/overlap.py`, which preparing the data uses too.
+`rpg_openrlhf/problems/overlap.py` defines exact and near matches; data preparation uses it too.
 """
 
 from collections import Counter

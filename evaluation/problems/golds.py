@@ -57,16 +57,16 @@ def tolerance_of(released: Any) -> float | None:
         return None
     value = None if isinstance(released, bool) else exact_number(str(released))
     if value is None or value < 0:
-        raise ValueError(f"the tolerance {released!r} is not a number from 0")
+        raise ValueError(f"the tolerance {released!r} is not a number of 0 or more")
     return float(value)
 
 
 def golds_of(
     gold: str, meta: Mapping[str, Any], multiple: bool = False, further: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Every acceptable form of the gold answer, itself first, no two the same.
+    """Acceptable forms of the gold answer without duplicates, the gold itself first.
 
-    `meta` may hold what the release says beside the answer: answer_latex, answer_as_released, unit.
+    `meta` may hold further fields of the release: answer_latex, answer_as_released, unit.
     """
     golds = [gold, *further]
     golds += [meta[key] for key in ("answer_latex", "answer_as_released") if isinstance(meta.get(key), str)]
@@ -79,7 +79,7 @@ def golds_of(
 
 
 def _right_sides(gold: str) -> list[str]:
-    r"""`$\angle A=90$,$\angle B=90$` is also answered by the values, and by one where they are all the same."""
+    r"""Values of `$\angle A=90$,$\angle B=90$`, and the single value if they are all equal, as further answers."""
     parts = re.split(r"\$\s*,\s*\$", gold.strip().strip("$"))
     sides = [part.partition("=")[2].strip() for part in parts]
     if len(parts) < 2 or not all(part.count("=") == 1 for part in parts) or not all(sides):
@@ -107,7 +107,7 @@ def _function(name: str, argument: str) -> str:
 
 
 def judge(problem: Mapping[str, Any], response: str) -> Verdict:
-    """The best verdict over `golds`; then, where there is a `tolerance`, |answer - gold| <= tolerance, exactly.
+    """Best verdict over `golds`. With a `tolerance`, |answer - gold| <= tolerance (computed exactly) is also right.
 
     problem: a row of problems.jsonl. Never raises for any response.
     """

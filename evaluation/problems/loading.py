@@ -13,7 +13,7 @@ from rpg_openrlhf.problems.rows import label_text
 
 @dataclass(frozen=True)
 class Problem:
-    """`golds`: every acceptable answer, `gold` first; `tolerance` is absolute; `multiple`: several values wanted."""
+    """`golds`: every acceptable answer, `gold` first; `tolerance` is absolute; `multiple`: it has several values."""
 
     benchmark: str
     id: str
@@ -26,7 +26,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Loaded:
-    """`rows` is how many the source has, `problems` those that are used; `sha256` is of the whole source."""
+    """`problems` are those used; `rows` counts all rows of the source, and `sha256` is of the whole source."""
 
     benchmark: Benchmark
     problems: tuple[Problem, ...]
@@ -39,7 +39,7 @@ class Loaded:
 def load(
     name_or_path: str, data_dir: Path | None = None, extra: Path | None = None, limit: int | None = None
 ) -> Loaded:
-    """A benchmark's problems, checked; `limit` keeps the first. BenchmarkError names the file and line at fault."""
+    """Load and check a benchmark's problems; `limit` keeps the first. BenchmarkError names file and line."""
     rows = known(extra)
     path = Path(name_or_path)
     if name_or_path in rows:
@@ -53,7 +53,7 @@ def load(
     elif path.suffix in KINDS or path.is_file():
         if not path.is_file():
             raise BenchmarkError(f"--benchmarks {name_or_path} does not exist")
-        # A file named like a shipped benchmark is held to that one's counts: a score must not carry a wrong name.
+        # A file named like a shipped benchmark must pass its checks: a score must not carry a wrong name.
         benchmark = rows.get(path.stem, Benchmark(path.stem, path=path))
         source = from_file(path)
     else:
@@ -79,17 +79,17 @@ def _problems(benchmark: Benchmark, source: Source) -> list[Problem]:
     if expected is not None and len(problems) != expected:
         raise BenchmarkError(
             f"{source.name}: {benchmark.name} must have {expected} rows, this has {len(problems)}: "
-            "get the whole file, or give another one another name"
+            "get the complete file, or rename yours"
         )
     if not problems:
-        raise BenchmarkError(f"{source.name}: no problems in it")
+        raise BenchmarkError(f"{source.name}: holds no problems")
     return problems
 
 
 def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     def value(name: str) -> Any:
         value = row.get(benchmark.columns.get(name, name))
-        # The columns of a shipped row are the hub's; a file in --data-dir has our own names. A user's row is exact.
+        # A shipped row names the hub's columns; a file in --data-dir may use our names. A user's row is exact.
         return row.get(name) if value is None and benchmark.path is None else value
 
     meta = row["meta"] if isinstance(row.get("meta"), dict) else row
@@ -107,13 +107,13 @@ def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     multiple = bool(meta.get("is_multiple_answer")) or (isinstance(answer, list) and len(answer) > 1)
     further = value("golds") if isinstance(value("golds"), list) else []
     golds = golds_of(gold, meta, multiple, [released, *map(answer_text, further)])
-    # Line numbers, for files whose rows have no names of their own.
+    # The line number if the row has no id.
     name = answer_text(identity) or place.rpartition(":")[2]
     return Problem(benchmark.name, name, text, gold, golds, tolerance, multiple)
 
 
 def answer_text(answer: Any) -> str:
-    """An answer column as text: "27" for 27.0, "1, 2" for ["1", "2"], "" for what is no answer."""
+    """An answer column as text: "27" for 27.0, "1, 2" for ["1", "2"], "" if it is no answer."""
     if isinstance(answer, list) and answer:
         parts = [answer_text(part) for part in answer]
         return ", ".join(parts) if all(parts) else ""

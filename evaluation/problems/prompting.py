@@ -1,4 +1,4 @@
-"""A problem to what the model reads: prompt style, system message, chat template."""
+"""Prompt of a problem: prompt style, system message, chat template."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class Style:
-    """`template` has the problem's place as {problem}; `name` is dapo, boxed, raw or the file's name."""
+    """`template` holds {problem} in the problem's place; `name` is dapo, boxed, raw or the file's name."""
 
     name: str
     template: str
 
     def render(self, problem: str) -> str:
-        """The user's turn. Replaced, not formatted: braces in a problem or a template are characters."""
+        """User message. Uses `replace`, not `format`, so that other braces stay as they are."""
         return self.template.replace(HOLE, problem)
 
 
@@ -55,7 +55,7 @@ class Prompter:
     tokenizer: Any = None
 
     def render(self, problem: str) -> Prompt:
-        """The text the model reads, or the messages a server puts through its own template."""
+        """Text that the model reads, or messages to which a server applies its own template."""
         text = self.style.render(problem)
         if not self.chat:
             return text
@@ -65,19 +65,19 @@ class Prompter:
             return messages
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates refuse in words of their own, a system message for one
+        except Exception as error:  # templates raise their own errors, e.g. for a system message
             reason = " ".join(str(error).split())[:200]
             raise PromptError(
                 f"the model's chat template refuses the messages ({reason}): try without --system"
             ) from None
 
     def token_ids(self, prompt: str) -> list[int]:
-        """Ids of a rendered prompt: a chat template writes its special tokens itself, plain text gets the model's."""
+        """Token ids of a rendered prompt; special tokens are added unless a chat template has written them."""
         return self.tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
 
 
 def prompter_for(style: Style, chat: bool | None, system: str | None, tokenizer: Any) -> Prompter:
-    """`chat` None: on if the tokenizer has a template, or at a server. PromptError if what is asked is impossible."""
+    """Prompter; `chat` None: on if there is a template or a server. PromptError if the flags need a missing one."""
     has_template = tokenizer is None or bool(getattr(tokenizer, "chat_template", None))
     if chat and not has_template:
         raise PromptError("--chat-template: this model's tokenizer has none: use --no-chat-template")

@@ -1,1 +1,1 @@
-"""Requests to engines and servers, and what comes back."""
+"""Requests to engines and servers, and their completions."""

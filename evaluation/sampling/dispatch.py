@@ -1,7 +1,7 @@
-"""Requests of several checkpoints over several engines: every engine kept full, a dead one's work given to others.
+"""Dispatch of several checkpoints' requests to several engines, each kept full; a dead one's requests go to others.
 
-Engines move on to the next checkpoint as soon as the present one has nothing left to hand out, so no engine waits for
-another one's longest sample.
+An engine moves to the next checkpoint as soon as the current one has no pending requests, so it does not wait for
+another engine's longest sample.
 """
 
 import sys
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.2
 
 
 class Job(ABC):
-    """One checkpoint's missing samples. `error` is set when it cannot be finished; what was sampled stays."""
+    """One checkpoint's missing samples. `error` is set if it cannot be finished; stored samples are kept."""
 
     def __init__(self, name: str, pending: deque[Request], restarts: int = 2) -> None:
         self.name, self.pending, self.restarts_left = name, pending, restarts
@@ -34,7 +34,7 @@ class Job(ABC):
 
     @abstractmethod
     def make_replica(self, slot: int) -> Replica:
-        """A replica of this checkpoint for the slot of that number, not started."""
+        """Replica of this checkpoint for a slot, not started."""
 
     @abstractmethod
     def take(self, completions: list[Completion]) -> None:
@@ -53,9 +53,9 @@ class _Engine:
 
 
 class Dispatcher:
-    """`run` returns when every job is finished or has an error; whatever stops it, every replica is closed.
+    """Runs jobs until each is finished or has an error, and closes every replica however it ends.
 
-    `slots` is the number of engines side by side. `check` is called between two turns, and may raise.
+    `slots` is the number of parallel engines. `check` is called before every turn, and may raise.
     """
 
     def __init__(self, jobs: Sequence[Job], slots: int, check: Callable[[], None] = lambda: None):
@@ -63,7 +63,7 @@ class Dispatcher:
         self.engines: dict[int, _Engine] = {}  # by slot
 
     def run(self) -> None:
-        """Work until nothing is left."""
+        """Run all jobs to their end."""
         unfinished = list(self.jobs)
         try:
             while True:
@@ -81,7 +81,7 @@ class Dispatcher:
                 self._close(slot)
 
     def _occupy(self) -> None:
-        """Bind every free slot to the first job that still has something to hand out; free those without work."""
+        """Free the slots without work, and bind each free slot to the first job with pending requests."""
         for slot in range(self.slots):
             engine = self.engines.get(slot)
             if engine and (engine.job.error or not (engine.job.pending or engine.sent)):
@@ -96,7 +96,7 @@ class Dispatcher:
         if replica.ready():
             wanted = self._share(engine) - len(sent)
             batch = [job.pending.popleft() for _ in range(min(max(wanted, 0), len(job.pending)))]
-            # Booked before they are sent: a replica that dies while taking them gives all of them back.
+            # Recorded before they are sent: if the replica dies while it takes them, all are given back.
             sent.update((request.key, request) for request in batch)
             job.outstanding += len(batch)
             if batch:
@@ -108,12 +108,12 @@ class Dispatcher:
             job.take(completions)
 
     def _share(self, engine: _Engine) -> int:
-        """Requests for this replica: its capacity, but no more than an equal part of what is left of its job."""
+        """Number of requests for this replica: its capacity, but at most an equal share of its job's remainder."""
         engines = sum(other.job is engine.job for other in self.engines.values())
         return min(engine.replica.capacity, -(-engine.job.remaining // engines))
 
     def _guarded(self, slot: int, action: Callable[[_Engine], None]) -> None:
-        """A dead replica costs its unanswered requests a second try, and the job one of its restarts."""
+        """Run the action. If the replica dies, its requests become pending again and its job loses one restart."""
         job = self.engines[slot].job
         try:
             action(self.engines[slot])
@@ -123,8 +123,8 @@ class Dispatcher:
                 job.error = job.error or str(death)
                 return
             job.restarts_left -= 1
-            # A line that leaves the progress bar whole.
-            tqdm.write(f"{job.name}: {death}; its unfinished samples are asked for again", file=sys.stderr)
+            # tqdm.write keeps the progress bar intact.
+            tqdm.write(f"{job.name}: {death}; its unfinished samples are requested again", file=sys.stderr)
 
     def _close(self, slot: int) -> None:
         engine = self.engines.pop(slot)

@@ -1,9 +1,9 @@
-"""The child that holds a vLLM engine: requests in, completions out, as each finishes; the only file that imports vllm.
+"""Child process that holds a vLLM engine and returns each completion as it finishes; the only file that imports vllm.
 
     python -m evaluation.sampling.engine_process SOCKET_FD PARENT_PID        (started by local_replica.LocalReplica)
 
-The engine runs step after step and takes what has arrived in between, so it never drains between batches, problems or
-benchmarks. When the parent is gone, however it went, the child kills its process group, and vLLM's workers with it.
+The engine takes new requests between two steps, so it never drains between batches, problems or benchmarks. When the
+parent ends for any reason, the child kills its process group, which includes vLLM's workers.
 """
 
 import json
@@ -26,12 +26,12 @@ from rpg_openrlhf import garbage
 if TYPE_CHECKING:
     from vllm import LLM, SamplingParams
 
-ALIVE_SECONDS = 5.0  # a step at least this long after the last message is worth one of its own
+ALIVE_SECONDS = 5.0  # without a message for this long, a step sends one as a sign of life
 GIB = 1 << 30
 
 
 def main() -> None:
-    """Load, sample until told to stop; the exit status is 1 where the engine failed."""
+    """Load and sample until told to stop; the exit status is 1 if the engine failed."""
     connection, parent = Connection(int(sys.argv[1])), int(sys.argv[2])
     os.set_inheritable(connection.fileno(), False)
     if os.getpgrp() != os.getpid():
@@ -39,7 +39,7 @@ def main() -> None:
     inbox: queue.SimpleQueue = queue.SimpleQueue()
     outbox: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=read, args=(connection, parent, inbox), daemon=True).start()
-    # A thread sends: a parent that reads slowly must not hold the engine up.
+    # A thread sends, so that a parent that reads slowly does not delay the engine.
     sender = threading.Thread(target=send_all, args=(connection, outbox), daemon=True)
     sender.start()
     engine, status, failure = None, 0, "refused"
@@ -60,14 +60,14 @@ def main() -> None:
         engine.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # threads of native libraries would hold an ordinary exit up
+    os._exit(status)  # an ordinary exit would wait for threads of native libraries
 
 
 def read(connection: Connection, parent: int, inbox: queue.SimpleQueue) -> None:
-    """Pass messages on; kill the whole group when the parent is gone, even in the middle of a step or of loading."""
+    """Put messages into the inbox; kill the process group when the parent ends, also during a step or loading."""
     try:
         while True:
-            # A process that the parent forked may hold its end of the pipe open: then only the parent's id tells.
+            # A process forked by the parent may keep the pipe open; then only the parent's id shows its end.
             while not connection.poll(1.0):
                 if os.getppid() != parent:
                     raise EOFError
@@ -90,16 +90,16 @@ class Engine:
             model = merged
         try:
             self.llm = build(settings | {"model": str(model)})
-        finally:  # also of a model that is refused: the killed actor of a RayReplica does not clean its scratch folder
+        finally:  # also after a refusal: the killed actor of a RayReplica does not remove its scratch folder
             shutil.rmtree(merged, ignore_errors=True)
         self.engine = self.llm.llm_engine
         self.room = self.engine.model_config.max_model_len
-        self.keys: dict[str, list] = {}  # of the requests inside the engine, by vLLM's name for them
+        self.keys: dict[str, list] = {}  # keys of the requests inside the engine, by vLLM's request id
         self.accepted = 0
-        self.params(0, settings["max_tokens"])  # settings that vLLM refuses are refused now
+        self.params(0, settings["max_tokens"])  # raises now if vLLM refuses the settings
 
     def params(self, seed: int, max_tokens: int) -> "SamplingParams":
-        """One sample's own seed: what it draws does not depend on what is sampled beside it."""
+        """Sampling parameters with the sample's own seed, so that other samples do not change it."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -114,11 +114,11 @@ class Engine:
         )
 
     def run(self, inbox: queue.SimpleQueue, outbox: queue.SimpleQueue) -> None:
-        """Step until a None arrives."""
-        spoke = time.monotonic()
+        """Step until None arrives."""
+        last_sent = time.monotonic()
         while True:
             done = []
-            # Waits only where nothing is left to do or to tell of.
+            # Waits only if there is nothing to sample or to report.
             while not inbox.empty() or not (self.keys or done):
                 message = inbox.get()
                 if message is None:
@@ -127,12 +127,12 @@ class Engine:
             if self.keys:
                 done += self.step()
             now = time.monotonic()
-            if done or now - spoke > ALIVE_SECONDS:
+            if done or now - last_sent > ALIVE_SECONDS:
                 outbox.put({"done": done})
-                spoke = now
+                last_sent = now
 
     def add(self, key: list, ids: list[int], seed: int) -> list | None:
-        """Hand one request to vLLM; the finished row where it cannot be sampled."""
+        """Hand one request to vLLM; return a finished row only if it cannot be sampled."""
         try:
             room = self.room - len(ids)
             if room < 1 or not ids:
@@ -148,7 +148,7 @@ class Engine:
         return None
 
     def step(self) -> list[list]:
-        """One forward pass of everything running; the rows that it finished."""
+        """Run one engine step; return the rows of the samples that it finished."""
         done = []
         for output in self.engine.step():
             if output.finished:
@@ -163,9 +163,9 @@ class Engine:
 
 
 def build(settings: dict[str, Any]) -> "LLM":
-    """vLLM with the settings' model; whatever it raises says why not."""
+    """vLLM with the settings' model; its error is passed on if it refuses them."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    # Before torch loads: threads that spin while they wait make a shared CPU several times slower.
+    # Set before torch loads: spinning threads make a shared CPU several times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from vllm.platforms import current_platform
 
@@ -185,20 +185,20 @@ def build(settings: dict[str, Any]) -> "LLM":
         trust_remote_code=settings["trust_remote_code"],
         max_num_seqs=settings["max_num_seqs"],
         # On a CPU vLLM 0.29.0 fails on a seeded request whose prompt it splits over two steps: "CPU Generator does not
-        # use offset". Unsplit, a step must be able to hold the longest prompt; vLLM sees to that itself.
+        # use offset". Unsplit, a step must hold the longest prompt, which vLLM ensures itself.
         enable_chunked_prefill=False if on_cpu else None,
         enable_prefix_caching=True,  # the samples of one problem share its prefill
-        generation_config="vllm",  # else top_p, top_k and more of the checkpoint's own sharpen what is measured
+        generation_config="vllm",  # else the checkpoint's own top_p, top_k and others would apply
     )
 
 
 def prepare_cpu(tensor_parallel: int) -> None:
-    """vLLM's environment on a CPU, where it is not set."""
+    """Set vLLM's environment variables for a CPU unless they are set."""
     import psutil  # vLLM needs it too
 
     if tensor_parallel == 1:
-        # In this process: two fewer that import torch and poll each other, and no pinning of every engine to the
-        # same cores, which vLLM's own worker does.
+        # Run vLLM in this process: its own two processes would import torch and poll each other, and its worker
+        # would pin every engine to the same cores.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # vLLM would otherwise take gpu_memory_utilization of the whole machine's memory for its cache.
     free = psutil.virtual_memory().available // GIB

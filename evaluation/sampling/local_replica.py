@@ -1,6 +1,7 @@
-"""The engine on this machine: a child process (`engine_process.py`) that talks JSON over a socket pair.
+"""Engine on this machine: a child process (`engine_process.py`) that exchanges JSON over a socket pair.
 
-The child has a session of its own, so that whatever it starts can be killed together. vLLM prints into the log.
+The child has its own session, so that all processes that it starts can be killed together. vLLM's output goes to the
+log.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from evaluation.sampling.replicas import (
 )
 
 ROOT = Path(__file__).parents[2]
-GRACE = 5.0  # seconds for an engine to leave by itself (shared memory, NCCL) before it is killed
+GRACE = 5.0  # seconds for an engine to exit by itself (shared memory, NCCL) before it is killed
 NOISE = ("Engine core init", "leaked", "destroy_process_group", "resource_tracker", "EngineDeadError")
 
 
@@ -43,18 +44,18 @@ class LocalReplica(Replica):
     def __init__(
         self, settings: EngineSettings, log: Path, start_seconds: float = 1200, stall_seconds: float = 1800
     ) -> None:
-        # As many again wait inside the engine, so that a slow writer here never leaves it without work.
+        # Twice as many, so that the engine has requests waiting when this process is slow.
         super().__init__(f"engine {log.stem}", 2 * settings.max_num_seqs, start_seconds, stall_seconds)
         self.settings, self.log = settings, log
         self._process: subprocess.Popen | None = None
 
     @property
     def pid(self) -> int | None:
-        """The child's process, session and process group."""
+        """Id of the child's process, session and process group."""
         return self._process.pid if self._process else None
 
     def _open(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="engine-")  # removed here: a killed child cannot
+        self._scratch = tempfile.TemporaryDirectory(prefix="engine-")  # removed here, as a killed child cannot
         self._connection, theirs = Pipe()
         command = [sys.executable, "-m", "evaluation.sampling.engine_process", str(theirs.fileno()), str(os.getpid())]
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ class LocalReplica(Replica):
                 start_new_session=True,
                 env=os.environ | {"PYTHONPATH": python_path()},
             )
-        # A thread sends: a child that no longer reads must stall itself, not us.
+        # A thread sends, so that a child that stops reading does not block this process.
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sender = threading.Thread(target=send_all, args=(self._connection, self._outbox), daemon=True)
         self._sender.start()
@@ -80,7 +81,7 @@ class LocalReplica(Replica):
     def _receive(self, timeout: float) -> list[Completion]:
         assert self._process is not None
         completions: list[Completion] = []
-        # Looked at before the pipe: what a dead child has sent is all in the pipe by then.
+        # Checked before the pipe is read: all messages of a dead child are in the pipe by then.
         status = self._process.poll()
         is_gone = status is not None
         try:
@@ -107,7 +108,7 @@ class LocalReplica(Replica):
         return [Completion(tuple(key), *row) for key, *row in message.get("done", ())]
 
     def _leave(self) -> None:
-        """Ask the child to leave if it still can, then kill its whole group."""
+        """Ask a working child to exit, then kill its process group."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -119,7 +120,7 @@ class LocalReplica(Replica):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self._scratch.cleanup()
-        # Closed only once nobody writes to it any more: the number of a closed descriptor is soon somebody else's.
+        # Closed only after its writer has ended: the number of a closed descriptor may be reused at once.
         self._sender.join(GRACE)
         if not self._sender.is_alive():
             self._connection.close()
@@ -135,12 +136,12 @@ class LocalReplica(Replica):
 
 
 def python_path() -> str:
-    """PYTHONPATH of a process that is to find this package."""
+    """PYTHONPATH with which a child process finds this package."""
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def send_all(connection: Connection, outbox: queue.SimpleQueue) -> None:
-    """Write messages up to None, the last one; the reader notices the death of the other side."""
+    """Write messages up to and including None; stop if the other side is gone, which the reader reports."""
     message: Any = {}
     with contextlib.suppress(OSError):
         while message is not None:

@@ -1,7 +1,7 @@
-"""Engines on other GPUs and other machines: a Ray actor holds a LocalReplica, and dies together with its engine.
+"""Engines on other GPUs and machines: a Ray actor holds a LocalReplica, and dies together with its engine.
 
-The only file that imports ray, and that late: `cluster` sets what Ray reads while it is imported. An actor that is
-killed closes the pipe, and the engine's process group follows.
+The only file that imports ray; it does so late, because `cluster` sets a variable that Ray reads on import. When an
+actor is killed its pipe closes, and the engine then kills its process group.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ CONNECT_SECONDS = 10.0
 
 @contextlib.contextmanager
 def cluster(address: str | None, dp: int, tp: int) -> Iterator[None]:
-    """Join the cluster at `address`, else start one only this machine can reach; leave it, unless joined before.
+    """Join the cluster at `address`, or start one for this machine only; leave it unless it was joined before.
 
-    RuntimeError, one line, where the cluster has fewer GPUs than `dp` x `tp`. One without any GPU runs on its CPUs.
+    RuntimeError if the cluster has fewer than `dp` x `tp` GPUs. A cluster without a GPU runs on its CPUs.
     """
     if not address:
-        # No other machine will join, in Ray's words: it then listens on loopback, and so do its processes.
+        # 0 means that no other machine will join: Ray and its processes then listen on loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
@@ -55,7 +55,7 @@ def _start(address: str | None, dp: int) -> None:
     host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():
-            # Asked first: Ray itself tries for minutes, then ends the process.
+            # Checked first: Ray itself tries for minutes, then ends the process.
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -64,33 +64,33 @@ def _start(address: str | None, dp: int) -> None:
 
 
 class EngineActor(LocalReplica):
-    """Runs beside its engine; Ray starts it where the GPUs are."""
+    """Actor that Ray starts where GPUs are free; its engine runs beside it."""
 
     def __init__(self, settings: EngineSettings, log: Path) -> None:
         super().__init__(settings, log)
         self.start()
 
     def turn(self) -> tuple[list[Completion], bool, str | None]:
-        """Completions of a slice of time; is the engine ready, and the dtype of its weights."""
+        """Completions of one time slice, True if the engine is ready, and the dtype of its weights."""
         completions = self.poll(SLICE)
         return completions, self.ready(), self.dtype
 
 
 class RayReplica(Replica):
-    """An engine on whichever machine of the cluster has `tp` GPUs free, or one CPU where the cluster has no GPU.
+    """Engine on any machine of the cluster with `tp` free GPUs, or one free CPU if the cluster has no GPU.
 
-    A log on another machine is written there.
+    Its log is written on that machine.
     """
 
     def __init__(self, settings: EngineSettings, log: Path, start_seconds: float = 1200) -> None:
-        # Of an engine that stalls, the actor's own replica tells.
+        # The actor's own LocalReplica reports an engine that stalls.
         super().__init__(f"engine {log.stem}", 2 * settings.max_num_seqs, start_seconds, float("inf"))
         self.settings, self.log = settings, log
         self.actor: Any = None
-        self._call: Any = None  # the one remote turn() that runs
+        self._call: Any = None  # the remote turn() in flight
 
     def _open(self) -> None:
-        """Ask for the actor; where nothing is free it waits."""
+        """Request the actor, which waits until its resources are free."""
         import ray
 
         gpus = self.settings.tp if ray.cluster_resources().get("GPU", 0) else 0
@@ -118,7 +118,7 @@ class RayReplica(Replica):
             return []
 
     def _leave(self) -> None:
-        """End the engine, then the actor; killing the actor alone ends both, without a farewell."""
+        """Close a working engine, then kill the actor, which ends the engine in any case."""
         import ray
 
         actor, self.actor = self.actor, None
@@ -131,7 +131,7 @@ class RayReplica(Replica):
             ray.kill(actor)
 
     def _silence(self) -> ReplicaDied:
-        return ReplicaDied(f"{self.name} is not up in {self.start_seconds:g} s: is a GPU free for it?")
+        return ReplicaDied(f"{self.name} did not start in {self.start_seconds:g} s: check that a GPU is free")
 
     def _explain(self, error: Exception) -> ReplicaDied:
         cause = getattr(error, "cause", None)

@@ -1,12 +1,12 @@
-"""A replica is one engine or server somewhere that turns requests into completions."""
+"""Replicas: a replica is one engine or server that turns requests into completions."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH = 300  # characters of a library's message that are repeated in ours
-SLICE = 0.5  # seconds; how often a silent engine is looked at, for its children may hold the pipe open after its death
+WIDTH = 300  # most characters of a library's message in ours
+SLICE = 0.5  # seconds between checks of a silent engine, whose children may keep the pipe open after its death
 
 
 class ReplicaDied(RuntimeError):
@@ -14,7 +14,7 @@ class ReplicaDied(RuntimeError):
 
 
 class ReplicaRefused(ReplicaDied):
-    """The model cannot be loaded or the request can never work: trying again is useless."""
+    """The model cannot be loaded or the request can never work: a retry is useless."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,29 @@ class EngineSettings:
 
 
 class Replica(ABC):
-    """Interface that dispatch drives. Every method but `close` may raise ReplicaDied; only `poll` and `close` wait.
+    """Interface that dispatch uses. Every method but `close` may raise ReplicaDied; only `poll` and `close` wait.
 
     ReplicaDied after `start_seconds` without being ready, or `stall_seconds` without a sign of life while requests
-    wait. A subclass opens, sends, receives and leaves; it sets `_is_ready`, `_heard` and `_failure` in `_receive`.
+    wait. A subclass defines the methods below `_raise_failure`; its `_receive` sets `_is_ready`, `_heard`, `_failure`.
     """
 
     dtype: str | None = None  # the weights', once ready
 
     def __init__(self, name: str, capacity: int, start_seconds: float, stall_seconds: float) -> None:
         self.name = name
-        self.capacity = capacity  # how many requests it wants outstanding, enough never to run dry
+        self.capacity = capacity  # number of outstanding requests that keeps it busy
         self.start_seconds, self.stall_seconds = start_seconds, stall_seconds
         self._is_ready, self._outstanding = False, 0
         self._heard = 0.0  # time.monotonic() of the last sign of life
         self._failure: ReplicaDied | None = ReplicaDied(f"{name} was not started")
 
     def start(self) -> None:
-        """Begin to load the model or to look for it."""
+        """Start to load the model, or to look it up at a server."""
         self._failure, self._heard = None, time.monotonic()
         self._open()
 
     def ready(self) -> bool:
-        """True once it takes requests."""
+        """True once it accepts requests."""
         if not self._is_ready:
             if not self._failure:
                 self._receive(0.0)
@@ -98,7 +98,7 @@ class Replica(ABC):
         self._send(requests)
 
     def poll(self, timeout: float) -> list[Completion]:
-        """Completions, as soon as there is one, or none after `timeout` seconds; a failure comes after the last."""
+        """Completions as soon as there is one, or none after `timeout` seconds; a failure is raised after the last."""
         deadline = time.monotonic() + timeout
         while True:
             if not self._failure:
@@ -132,14 +132,14 @@ class Replica(ABC):
 
     @abstractmethod
     def _receive(self, timeout: float) -> list[Completion]:
-        """Everything that is there, waiting `timeout` seconds for the first; a failure is kept in `_failure`."""
+        """Completions that have arrived, after at most `timeout` seconds; a failure is stored in `_failure`."""
 
     @abstractmethod
     def _leave(self) -> None: ...
 
     @abstractmethod
     def _silence(self) -> ReplicaDied:
-        """Describe a silence that has lasted too long."""
+        """Failure that describes a silence of too many seconds."""
 
 
 def squeeze(text: object, width: int = WIDTH) -> str:

@@ -1,6 +1,6 @@
-"""Draw what is missing: every (problem, sample) pair of every target through engines that never drain.
+"""Draw the missing samples of every target with engines that never drain.
 
-Samples go to disk as they finish, each with its verdict.
+Samples are written to disk and graded as they finish.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from evaluation.settings import Settings
 from evaluation.store import SampleStore, read_json, write_json
 from evaluation.targets import Opened
 
-PROVENANCE_SECONDS = 30.0  # between two writings while samples come, so that a kill loses no more
+PROVENANCE_SECONDS = 30.0  # between two writes while samples arrive; a kill loses at most this much
 
 
 def sample(settings: Settings, targets: Sequence[Opened]) -> dict[Path, str]:
-    """Sample until every sample of every target is on disk and graded; the errors of the others, by folder."""
+    """Sample and grade every target -> errors by folder of the targets that could not be finished."""
     errors = {}
     with contextlib.ExitStack() as stack:
         samplings = []
@@ -45,7 +45,7 @@ def sample(settings: Settings, targets: Sequence[Opened]) -> dict[Path, str]:
         bar = stack.enter_context(
             tqdm(total=planned, initial=planned - missing, unit="sample", desc="sampling", disable=not missing)
         )
-        # Votes and intervals of a finished checkpoint are made beside the sampling of the next.
+        # Computes votes and intervals of a finished checkpoint while the next one is sampled.
         finisher = stack.enter_context(ThreadPoolExecutor(1))
         for sampling in samplings:
             sampling.bar, sampling.finisher = bar, finisher
@@ -67,14 +67,14 @@ def sample(settings: Settings, targets: Sequence[Opened]) -> dict[Path, str]:
 
 
 class Sampling(Job):
-    """One target's job, with its open files while its samples come in."""
+    """Job of one target, with its open files."""
 
     bar: tqdm
     finisher: ThreadPoolExecutor
     ending: Future
 
     def __init__(self, settings: Settings, opened: Opened, stack: contextlib.ExitStack) -> None:
-        """ValueError or OSError for a folder that cannot be resumed."""
+        """Open the folder; ValueError or OSError if it cannot be resumed."""
         self.settings, self.opened, self.folder = settings, opened, opened.target.folder
         self.store = stack.enter_context(contextlib.closing(SampleStore(self.folder)))
         super().__init__(self.folder.name, self._missing())
@@ -82,7 +82,7 @@ class Sampling(Job):
         path = self.folder / "provenance.json"
         self.sessions: list[dict] = read_json(path)["sessions"] if path.exists() else []  # earlier ones
         self.replicas: list[Replica] = []
-        self.noted = float("-inf")  # when provenance.json was last written
+        self.provenance_time = float("-inf")  # when provenance.json was last written
         self.last = 0.0
         self.tokens = self.samples = 0
 
@@ -99,7 +99,7 @@ class Sampling(Job):
         if room and longest >= room:
             raise ValueError(
                 f"a prompt of {longest} tokens leaves no room for a response in {room} (--max-model-len, or the "
-                "model's own): another --prompt, or a model of longer context"
+                "model's own): use a shorter --prompt, or a model with a longer context"
             )
         return pending
 
@@ -114,7 +114,7 @@ class Sampling(Job):
         return self.replicas[-1]
 
     def take(self, completions: list[Completion]) -> None:
-        """Samples to disk first, then their verdicts."""
+        """Write samples to disk, then grade them."""
         rows = [_row(completion, self.settings.seed) for completion in completions]
         self.store.append(rows)
         assert self.grader is not None
@@ -123,9 +123,9 @@ class Sampling(Job):
         self.last = time.monotonic()
         self.tokens += sum(completion.tokens for completion in completions)
         self.samples += len(completions)
-        if self.last - self.noted > PROVENANCE_SECONDS:
+        if self.last - self.provenance_time > PROVENANCE_SECONDS:
             self._provenance()
-            self.noted = self.last
+            self.provenance_time = self.last
         rate = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.seconds else ""
         self.bar.set_postfix_str(self.name + rate, False)
         self.bar.update(len(rows))
@@ -135,7 +135,7 @@ class Sampling(Job):
         self.ending = self.finisher.submit(self._finish)
 
     def abandon(self) -> None:
-        """Note the session, and leave what is on disk."""
+        """Record the session; everything on disk is kept."""
         if self.grader:
             self.grader.close()
         with contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ class Sampling(Job):
         write_results(self.folder)
 
     def _provenance(self) -> None:
-        """One entry a session, so that a resumed run tells of all its machines and of its time in all."""
+        """Write one entry per session, so that a resumed run lists all its machines and its total time."""
         if not self.samples:
             return
         server = self.settings.server
@@ -160,7 +160,7 @@ class Sampling(Job):
             "wall_seconds": round(self.seconds, 3),
             "dtype": dtypes[-1] if dtypes else None,
             "versions": {name: number for name, number in versions().items() if not server or name in OURS},
-            "machine": None if server else machine(),  # a server's is not known
+            "machine": None if server else machine(),  # unknown for a server
             "engines": {"dp": self.settings.dp, "tp": self.settings.tp, "server": server},
         }
         sessions = [*self.sessions, session]
@@ -186,7 +186,7 @@ def ray_for(settings: Settings) -> contextlib.AbstractContextManager:
 
 
 def replica_of(settings: Settings, opened: Opened, slot: int) -> Replica:
-    """A replica of a model, not started; its log is named after the slot where there are several."""
+    """A replica of a model, not started; with several replicas the log's name has the slot."""
     model = opened.name if settings.server else str(opened.path)
     names = [each.name for each in fields(EngineSettings) if each.name != "model"]
     engine = EngineSettings(model, **{name: getattr(settings, name) for name in names})
@@ -203,9 +203,9 @@ def replica_of(settings: Settings, opened: Opened, slot: int) -> Replica:
 
 
 def seed_of(seed: int, benchmark: str, problem: str, sample: int) -> int:
-    """A seed of its own for every sample, so that no choice about other samples can change it.
+    """Seed of one sample, independent of which other samples are drawn.
 
-    31 bits: torch's CPU generator reads no more than 32 of a seed, and some servers refuse larger ones.
+    It has 31 bits: torch's CPU generator reads no more than 32 of a seed, and some servers refuse larger ones.
     """
     digest = hashlib.sha256(f"{seed}\0{benchmark}\0{problem}\0{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

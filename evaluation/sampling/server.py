@@ -1,7 +1,7 @@
-"""A replica that is somebody else's: any server that speaks OpenAI's completions API.
+"""Replica at an external server with OpenAI's completions API.
 
-A prompt that is text goes to /completions, a list of messages to /chat/completions. An answer without usage counts 0
-tokens. 429, 5xx, timeouts and lost connections are tried again with the library's exponential backoff.
+A text prompt goes to /completions, a list of messages to /chat/completions. An answer without usage counts 0 tokens.
+The library retries 429, 5xx, timeouts and lost connections with exponential backoff.
 """
 
 import asyncio
@@ -25,21 +25,21 @@ from evaluation.sampling.replicas import (
     squeeze,
 )
 
-BAD_PROMPT = (openai.BadRequestError, openai.UnprocessableEntityError)  # or settings that no prompt goes with
+BAD_PROMPT = (openai.BadRequestError, openai.UnprocessableEntityError)  # or bad settings, which fail with every prompt
 KEY_NAME = "OPENAI_API_KEY"
-NO_KEY = "EMPTY"  # what servers without one are sent
+NO_KEY = "EMPTY"  # sent to servers without a key
 CONNECT_SECONDS = 10.0
-PROBE_SECONDS = 30.0  # for the list of models, which costs a server nothing
-BACKOFF_SECONDS = 60.0  # the library's pauses between nine tries are 40 s together
+PROBE_SECONDS = 30.0  # for the list of models, which a server sends at once
+BACKOFF_SECONDS = 60.0  # above the library's pauses between nine attempts, 40 s in total
 LEAVE_SECONDS = 5.0
 
 
 class ServerReplica(Replica):
-    """Samples from `model` (None: the only one there is) at `url`, at most `concurrency` requests at a time.
+    """Samples from `model` (None: the server's only one) at `url`, at most `concurrency` requests at a time.
 
-    `request_timeout` seconds bound one answer, `patience` the time in which none comes at all (twice as long, and no
-    less than the pauses between tries); `retries` is the number of attempts after the first. The key is read from
-    OPENAI_API_KEY and never printed. A thread runs the requests, for grading between two polls may take long.
+    One answer may take `request_timeout` seconds. The server counts as dead after `patience` seconds without an answer
+    (default: twice the timeout, at least BACKOFF_SECONDS). `retries` counts the attempts after the first. The key is
+    read from OPENAI_API_KEY and never printed. Requests run in a thread, as grading between two polls takes time.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class ServerReplica(Replica):
         self.url, self.model, self.settings = url.rstrip("/"), model, settings
         self.timeout, self.retries = request_timeout, retries
         patience = max(2 * request_timeout, BACKOFF_SECONDS) if patience is None else patience
-        # The next requests wait here, not a round of dispatch away.
+        # Twice `concurrency`, so that the next requests are here when one ends.
         super().__init__(f"server {self.url}", 2 * concurrency, float("inf"), patience)
         self._key = os.environ.get(KEY_NAME) or NO_KEY
         self._gate = asyncio.Semaphore(concurrency)
         self._asked: dict[concurrent.futures.Future[Completion], Request] = {}
-        self._refused: list[tuple[Request, BaseException]] = []  # while it is not known whose fault it is
+        self._refused: list[tuple[Request, BaseException]] = []  # until a prompt is answered or all are refused
         self._has_answered = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _open(self) -> None:
-        """Begin to look for the model."""
+        """Start the thread, and look the model up."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_serve, args=(self._loop,), daemon=True)
         self._thread.start()
@@ -97,7 +97,7 @@ class ServerReplica(Replica):
                 self._failure = self._failure or self._explain(error)
         if completions:
             self._has_answered = True
-        # A refused prompt costs its own sample where others are answered; where none is, it is the run's fault.
+        # If others are answered, a refused prompt fails only its own sample; if none is, the run fails.
         if self._has_answered:
             completions += [Completion(request.key, "", 0, "error") for request, _ in self._refused]
             self._refused.clear()
@@ -108,16 +108,16 @@ class ServerReplica(Replica):
         return completions
 
     def _leave(self) -> None:
-        """Drop the open requests; the server stays."""
+        """Cancel the open requests; the server keeps running."""
         loop, self._loop = self._loop, None
         if loop:
-            # anyio's connection attempts that are cancelled before they begin would be told of.
+            # anyio would warn of connection attempts that are cancelled before they begin.
             warnings.filterwarnings("ignore", r"coroutine 'connect_tcp\b.*never awaited", RuntimeWarning)
             asyncio.run_coroutine_threadsafe(self._stop(), loop)
             self._thread.join(LEAVE_SECONDS)
 
     async def _stop(self) -> None:
-        """End every task before the loop: one that has not ended would say so on the user's terminal."""
+        """Cancel every task before the loop stops, since asyncio warns of unfinished ones."""
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -144,7 +144,7 @@ class ServerReplica(Replica):
             self._failure = self._explain(error)
 
     def _no_model(self, names: list[str]) -> str:
-        asked = f"has no model {self.model!r}" if self.model else "serves not one model but several or none"
+        asked = f"has no model {self.model!r}" if self.model else "does not serve exactly one model"
         return squeeze(f"{self.url} {asked}: name one of {', '.join(names) or '(none)'} with --model")
 
     async def _ask(self, request: Request) -> Completion:
@@ -168,7 +168,7 @@ class ServerReplica(Replica):
         return text if self._key == NO_KEY else text.replace(self._key, "***")
 
     def _explain(self, error: BaseException) -> ReplicaDied:
-        """One line with the address, what came back and what to do; never the key."""
+        """Failure in one line: the address, the error and what to do; never the key."""
         if isinstance(error, openai.APIStatusError):
             problem = f"{self.url} answered {error.status_code}: {self._hide_key(squeeze(error.message))}"
         elif isinstance(error, openai.APITimeoutError):
@@ -176,7 +176,7 @@ class ServerReplica(Replica):
         elif isinstance(error, openai.APIConnectionError):
             problem = f"{self.url} cannot be reached ({squeeze(error.__cause__ or error)})"
         else:
-            problem = f"{self.url} answered what is no completion ({type(error).__name__}: {squeeze(error)})"
+            problem = f"{self.url} did not answer with a completion ({type(error).__name__}: {squeeze(error)})"
             return ReplicaDied(f"{problem}  (is it an OpenAI-compatible server, its address ending in /v1?)")
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return ReplicaRefused(f"{problem}  (set {KEY_NAME})")
@@ -202,4 +202,4 @@ def text_of(content: Any) -> str:
             return "".join(parts)
     if content is None or isinstance(content, str):
         return content or ""
-    raise ValueError(f"a message's content is no text but {squeeze(content)}")
+    raise ValueError(f"a message's content is not text but {squeeze(content)}")

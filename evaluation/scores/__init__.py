@@ -1,1 +1,1 @@
-"""Verdicts to numbers: metrics, intervals, comparisons."""
+"""Numbers from verdicts: metrics, intervals, comparisons."""

@@ -1,6 +1,6 @@
-"""Two evaluated models on the same problems, paired: the problems' own difficulty cancels out of the difference.
+"""Paired comparison of two models on the same problems, so that the problems' difficulty cancels out.
 
-Differences are A minus B. A row is one benchmark; pure: takes what results.json holds.
+Differences are A minus B. A row is one benchmark. Pure: the input is the content of results.json.
 """
 
 import math
@@ -13,7 +13,7 @@ from scipy import stats
 from evaluation.scores.intervals import EQUAL, RESAMPLES, SEED, bootstrap, holm, wilson
 from evaluation.scores.metrics import FloatArray
 
-EXACT_PROBLEMS = 13  # all 2^13 sign patterns are looked at; above that, random ones
+EXACT_PROBLEMS = 13  # up to here all sign patterns are tried; above, random ones
 SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "max_model_len", "dtype")
 PROMPT = ("style", "chat_template", "system", "template")
 
@@ -26,8 +26,8 @@ def compare(results_a: Mapping[str, Any], results_b: Mapping[str, Any]) -> dict[
     """A minus B on the benchmarks and problems that both have, by the shares of correct samples.
 
     -> {"benchmarks": {NAME: row}, "pooled": row | None, "warnings": [str]}; a row is as `paired` gives it plus
-    "p_holm", Holm's correction over the benchmarks. `pooled` is the mean of the benchmarks' differences, every
-    benchmark one vote, when there are two or more. ComparisonError if nothing can be compared.
+    "p_holm", Holm's correction over the benchmarks. `pooled` is the mean of the benchmarks' differences with
+    equal weights, if there are two or more. ComparisonError if nothing can be compared.
     """
     names = [name for name in results_a["benchmarks"] if name in results_b["benchmarks"]]
     if not names:
@@ -51,7 +51,7 @@ def compare(results_a: Mapping[str, Any], results_b: Mapping[str, Any]) -> dict[
 
 
 def _difference(values_a: FloatArray, values_b: FloatArray) -> FloatArray:
-    """Rounded, so that equal differences are equal and a tie is a tie: 1/3 - 2/9 against 4/9 - 1/3."""
+    """Differences, rounded so that equal ones compare equal: 1/3 - 2/9 and 4/9 - 1/3."""
     return np.round(values_a - values_b, 12)
 
 
@@ -59,8 +59,8 @@ def paired(values_a: FloatArray, values_b: FloatArray) -> dict[str, Any]:
     """One row; values (P,) of the same problems in the same order, in [0, 1].
 
     -> {"problems", "a", "b", "difference", "low", "high", "p", "se_paired", "se_unpaired", "won", "lost", "tied"}.
-    The interval resamples problems, a pair at a time; p is two-sided, from swapping A and B within problems.
-    se_unpaired is what two separate scores would give: the gap to se_paired is what pairing buys. Null with 1 problem.
+    The interval resamples problems; p is two-sided, from swapping A and B within problems. se_unpaired is the error
+    without pairing, so its excess over se_paired is the gain by pairing. Both errors are None with 1 problem.
     """
     difference = _difference(values_a, values_b)
     low, high = _interval([difference])
@@ -85,15 +85,15 @@ def paired(values_a: FloatArray, values_b: FloatArray) -> dict[str, Any]:
 def _interval(differences: Sequence[FloatArray]) -> tuple[float, float]:
     """Interval of the mean of the benchmarks' mean differences; problems are drawn within their benchmark.
 
-    Percentiles, not BCa: a few noisy problems carry the spread, BCa takes their chance signs for skewness, and covered
-    90 % where percentiles covered 94 to 96 % (30 problems, 32 samples, no difference).
+    Percentiles, not BCa: if a few noisy problems carry the spread, BCa mistakes their random signs for skewness. It
+    covered 90 % where percentiles covered 94 to 96 % (30 problems, 32 samples, no difference).
     """
     if all(np.ptp(d) < EQUAL for d in differences):
-        # No spread to resample. If a share of problems may differ unseen, it is at most this large, either way.
+        # No spread to resample: bound the share of problems that may differ unseen, in either direction.
         half = wilson(0.0, sum(map(len, differences)))[1]
         centre = float(np.mean([d[0] for d in differences]))
         return max(centre - half, -1.0), min(centre + half, 1.0)
-    # A lone problem cannot be resampled: it enters as a constant.
+    # A benchmark with one problem cannot be resampled: it is added as a constant.
     moving = [d for d in differences if len(d) > 1]
     fixed = sum(float(d[0]) for d in differences if len(d) == 1)
 
@@ -105,10 +105,10 @@ def _interval(differences: Sequence[FloatArray]) -> tuple[float, float]:
 
 
 def sign_flip_p(differences: FloatArray) -> float:
-    """Two-sided p of the sum under random signs, all of them where there are few; differences (P,).
+    """Two-sided p of the sum under random signs, exact for few problems; differences (P,).
 
-    Problems without a difference are left out: their sign changes nothing, and the rest may then be few enough to
-    try them all. p = 1 where none or one is left: both signs of one are equally far from 0.
+    Problems without a difference are left out, since their sign has no effect. p is 1 if at most one is left, since
+    both its signs are equally far from 0.
     """
     moving = differences[differences != 0]
     if moving.size < 2:
@@ -126,7 +126,7 @@ def sign_flip_p(differences: FloatArray) -> float:
 
 
 def _pool(rows: Sequence[dict[str, Any]], differences: Sequence[FloatArray]) -> dict[str, Any]:
-    """The mean over benchmarks of each mean; a benchmark with more problems does not weigh more."""
+    """Means over benchmarks with equal weights, whatever their number of problems."""
     pooled: dict[str, Any] = {key: float(np.mean([row[key] for row in rows])) for key in ("a", "b", "difference")}
     pooled |= {key: sum(row[key] for row in rows) for key in ("problems", "won", "lost", "tied")}
     pooled["low"], pooled["high"] = _interval(differences)
@@ -138,7 +138,7 @@ def _pool(rows: Sequence[dict[str, Any]], differences: Sequence[FloatArray]) -> 
 
 
 def _pair(name: str, results_a: Mapping, results_b: Mapping) -> tuple[FloatArray, FloatArray, list[str]]:
-    """Values of the shared problems in the order of their ids, and what a reader must know. ComparisonError."""
+    """Values of the shared problems in the order of their ids, and warnings. ComparisonError if there are none."""
     labels = f"{_label(results_a)} and {_label(results_b)}"
     sources = [results["settings"].get("benchmarks", {}).get(name, {}) for results in (results_a, results_b)]
     if sources[0].get("sha256") != sources[1].get("sha256"):
@@ -158,17 +158,17 @@ def _pair(name: str, results_a: Mapping, results_b: Mapping) -> tuple[FloatArray
 
 
 def _differing_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """A sentence for each choice, apart from the model, that differs; and one if the model does not."""
+    """A sentence for each setting that differs, and one if nothing differs, model and seed included."""
     notes = []
     for group, keys in (("sampling", SAMPLING), ("prompt", PROMPT)):
         for key in keys:
             ours, theirs = (settings.get(group, {}).get(key) for settings in (a, b))
             if ours != theirs:
                 values = "" if key == "template" else f": {ours} against {theirs}"
-                notes.append(f"{group} {key} differs{values}; the difference is not the models' alone")
+                notes.append(f"{group} {key} differs{values}; the difference is not only the models'")
     same_model = a.get("model", {}).get("hash") is not None and a["model"]["hash"] == b.get("model", {}).get("hash")
     if same_model and a.get("sampling", {}).get("seed") == b.get("sampling", {}).get("seed") and not notes:
-        notes.append("both are the same model with the same seed: no difference is to be expected")
+        notes.append("both are the same model with the same seed: expect no difference")
     return notes
 
 

@@ -1,7 +1,7 @@
 """Two 95 % intervals for every score: over other problems of the same kind, and over another run on the same problems.
 
-The first is for claims about models, the second for "would I get this number again". Shapes: M scores, P problems,
-B resamples. Everything is seeded and sorts its input first: the same counts give the same digits in any order.
+The first supports claims about models; the second says how far a rerun may differ. Shape: (P,) is problems.
+Random draws are seeded and inputs are sorted first, so the same counts give the same digits in any order.
 """
 
 import warnings
@@ -18,7 +18,7 @@ TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 RESAMPLES = 9999
 RUNS = 2000
 VOTE_RUNS = 1000
-EQUAL = 1e-12  # closer than this is the same value, computed in another order
+EQUAL = 1e-12  # values closer than this differ only by rounding
 CELLS = 2_000_000  # of a resampled block: 16 MB
 SEED = 20210707
 
@@ -45,7 +45,7 @@ class Ballot:
 
 
 def wilson(fraction: float, trials: float) -> Bounds:
-    """Wilson's score interval of a proportion; `trials` need not be whole. Never of zero width."""
+    """Wilson's score interval of a proportion; `trials` need not be an integer. The width is never zero."""
     z2 = float(stats.norm.ppf(TAILS[1])) ** 2
     centre = (fraction + z2 / (2 * trials)) / (1 + z2 / trials)
     half = np.sqrt(z2 * fraction * (1 - fraction) / trials + (z2 / (2 * trials)) ** 2) / (1 + z2 / trials)
@@ -54,11 +54,11 @@ def wilson(fraction: float, trials: float) -> Bounds:
 
 
 def over_problems(values: FloatArray) -> Interval:
-    """Cluster bootstrap of the mean, BCa, percentile where that is undefined; values (P,) in [0, 1], without NaN.
+    """Cluster bootstrap of the mean, BCa, or percentile if that is undefined; values (P,) in [0, 1], without NaN.
 
     Whole problems are drawn with replacement, each with the value that its samples gave. Samples are not drawn again
-    within a problem: a problem's value already differs from its expectation by its samples' noise, so the spread of
-    values over problems is the sum of both variances, and drawing twice would count the second one twice.
+    within a problem: its value already contains its samples' noise, so the spread of values over problems is the sum
+    of both variances. Drawing samples too would count their noise twice.
     """
     values = np.sort(values)
     if values[-1] - values[0] < EQUAL:
@@ -67,9 +67,9 @@ def over_problems(values: FloatArray) -> Interval:
 
 
 def expanded_level(size: int) -> float:
-    """The level to ask a bootstrap of `size` problems for, so that it holds 95 %; 0.962 at 30, 0.951 at 272.
+    """Nominal level at which a bootstrap of `size` problems covers 95 %; 0.962 at 30, 0.951 at 272.
 
-    Resampling uses the variance with 1/P for 1/(P-1), and normal tails where Student's are due (Hesterberg 2015,
+    Resampling divides the variance by P instead of P-1 and has normal tails instead of Student's (Hesterberg 2015,
     https://arxiv.org/abs/1411.5279, section 4.1.3).
     """
     return 1 - 2 * float(stats.norm.sf(np.sqrt(size / (size - 1)) * stats.t.ppf(TAILS[1], size - 1)))
@@ -78,8 +78,8 @@ def expanded_level(size: int) -> float:
 def bootstrap(data: Sequence[FloatArray], statistic: Callable[..., FloatArray], method: str = "BCa") -> Interval:
     """scipy's interval of a statistic; each array of `data`, (P_i,), is resampled on its own.
 
-    BCa counts resamples below and equal to the observed statistic. Scores lie on a grid, so many are equal, and the
-    last bit of a sum must not decide which: statistics are rounded, to 12 decimals.
+    Statistics are rounded to 12 decimals: BCa counts the resamples equal to the observed statistic. There are many,
+    since scores lie on a grid, and the last bit of a sum must not separate them.
     """
 
     def rounded(*arrays: FloatArray, axis: int) -> FloatArray:
@@ -99,12 +99,12 @@ def bootstrap(data: Sequence[FloatArray], statistic: Callable[..., FloatArray], 
 
 
 def over_runs(correct: IntArray, samples: IntArray, statistic: Statistic) -> Bounds | None:
-    """Interval for the expected score of runs on these very problems; correct, samples (P,). None if every n is 1.
+    """Interval for the expected score of runs on these problems; correct, samples (P,). None if every n is 1.
 
-    Each problem's samples are drawn again, a binomial count for a vector of 0 and 1, at Jeffreys' rate (c+1/2)/(n+1):
-    the plain c/n would say that what never happened in n samples never will, and covers 50 to 75 % for pass@n. Draws
-    enter as deviations from their own expectation, because drawing with replacement turns pass@k into best@k. Where
-    most problems are never or always solved this errs on the wide side; for pass@k near 1 it is a little narrow.
+    Each problem's samples are drawn again as a binomial count at Jeffreys' rate (c+1/2)/(n+1). The plain rate c/n
+    would never solve a problem with c = 0, and covers only 50 to 75 % for pass@n. Draws enter as deviations from their
+    own expectation, because drawing with replacement turns pass@k into best@k. The interval is too wide if most
+    problems are never or always solved, and a little too narrow for pass@k near 1.
     """
     if samples.max(initial=0) < 2:
         return None
@@ -123,7 +123,7 @@ def over_runs(correct: IntArray, samples: IntArray, statistic: Statistic) -> Bou
 
 
 def votes_over_runs(ballots: Sequence[Ballot]) -> Bounds | None:
-    """The same for maj@n: every problem's votes are drawn again from its own groups, silence included."""
+    """`over_runs` for maj@n: a problem's samples, also those without an answer, are drawn again from its groups."""
     sizes = [sum(ballot.votes) + ballot.silent for ballot in ballots]
     if max(sizes, default=0) < 2:
         return None
@@ -137,19 +137,19 @@ def votes_over_runs(ballots: Sequence[Ballot]) -> Bounds | None:
             drawn = rng.multinomial(int(shares.sum()), shares / shares.sum(), size=VOTE_RUNS)
             outcome = majority_of_draws(drawn[:, :-1], right)
             offsets += outcome - outcome.mean()
-    if not offsets.any():  # unanimous everywhere: what so many equal samples leave open
+    if not offsets.any():  # unanimous everywhere: the width that Wilson's interval leaves
         offsets = np.resize([-1.0, 1.0], VOTE_RUNS) * wilson(0.0, sum(sizes))[1] * len(ballots)
     return _around(total / len(ballots), offsets / len(ballots))
 
 
 def _around(value: float, offsets: FloatArray) -> Bounds:
-    """The middle 95 % of value + offsets, within [0, 1] and never without the value itself."""
+    """The middle 95 % of value + offsets, within [0, 1] and including the value itself."""
     low, high = value + np.quantile(offsets, TAILS)
     return float(np.clip(low, 0.0, value)), float(np.clip(high, value, 1.0))
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Each p corrected for there being so many (Holm 1979); what is undefined stays so and counts for nothing."""
+    """p-values with Holm's correction for their number (1979); None stays None and is not counted."""
     known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
     highest = 0.0

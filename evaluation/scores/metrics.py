@@ -1,7 +1,7 @@
 """Scores of one benchmark from counts; pure. Shapes: (P,) is problems; `samples` are those that exist, not the plan.
 
-A problem that has fewer than k samples has no estimate at k: its value is NaN, and whoever averages leaves it out and
-says how many are left. A benchmark's score is the mean over problems: one with more samples weighs no more.
+A problem with fewer than k samples has the value NaN at k; the caller leaves it out of the average and says how many
+problems remain. A benchmark's score is the mean over problems with equal weights, whatever their samples.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def counts(correct: ArrayLike, samples: ArrayLike) -> tuple[IntArray, IntArray]:
 
 
 def mean_at_n(correct: ArrayLike, samples: ArrayLike) -> FloatArray:
-    """Solve rates c / n, (P,). Over all of a problem's samples: pass@1 under its other name."""
+    """Solve rates c / n over all of a problem's samples, (P,); equal to pass@1."""
     c, n = counts(correct, samples)
     return c / n
 
@@ -69,7 +69,7 @@ def majority(votes: Sequence[int], right: Sequence[bool]) -> float:
 
 
 def majority_of_draws(votes: IntArray, right: NDArray[np.bool_]) -> FloatArray:
-    """The same for many ballots of one problem: votes (B, groups), right (groups,) -> (B,)."""
+    """`majority` of many ballots of one problem: votes (B, groups), right (groups,) -> (B,)."""
     if votes.shape[1] == 0:
         return np.zeros(len(votes))
     top = votes.max(axis=1, keepdims=True)

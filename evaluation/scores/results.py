@@ -1,4 +1,4 @@
-"""A graded folder to results.json and summary.md. Reads settings, votes, graded rows, provenance; needs no engine."""
+"""results.json and summary.md of a graded folder, from its settings, votes, graded rows and provenance."""
 
 import json
 from collections import defaultdict
@@ -21,11 +21,11 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 class ResultsError(ValueError):
-    """A folder whose results cannot be told, in one line."""
+    """A folder whose results cannot be computed, in one line."""
 
 
 def write_results(folder: Path) -> dict[str, Any]:
-    """Write results.json and summary.md, each whole or not at all. ResultsError, OSError."""
+    """Write results.json and summary.md, each atomically. ResultsError or OSError."""
     results = summarize(folder)
     write_json(folder / "results.json", results)
     write_text(folder / "summary.md", summary_markdown(results))
@@ -35,7 +35,7 @@ def write_results(folder: Path) -> dict[str, Any]:
 def summarize(folder: Path) -> dict[str, Any]:
     """Content of results.json; reads only.
 
-    Scores divide by the samples that exist and are graded. ResultsError where files are missing or out of step.
+    Scores divide by the samples that exist and are graded. ResultsError if files are missing or disagree.
     """
     settings = _required(folder / "settings.json", "not an evaluation folder; give one that evaluation.run wrote")
     votes = _required(folder / "votes.json", f"run python -m evaluation.grade {folder}")
@@ -44,7 +44,7 @@ def summarize(folder: Path) -> dict[str, Any]:
     graded = _graded_rows(folder, settings["n"])
     benchmarks = {}
     for name, source in settings["benchmarks"].items():
-        sampled = {i: v for i, v in votes["benchmarks"].get(name, {}).items() if v["n"] > 0}
+        sampled = {i: row for i, row in votes["benchmarks"].get(name, {}).items() if row["n"] > 0}
         rows = {i: graded.get((name, i), []) for i in sorted(sampled)}
         _check_in_step(folder, name, sampled, rows)
         benchmark = summarize_benchmark(sampled, rows, settings["n"], source["rows_used"], repeated.get(name))
@@ -66,7 +66,7 @@ def summarize(folder: Path) -> dict[str, Any]:
 
 
 def _examined(contamination: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Benchmarks all of whose problems were looked for: one that grew since has problems that nobody looked for."""
+    """Repeated problems by benchmark, without benchmarks that have grown since they were searched for."""
     counts = contamination.get("examined", {})
     used = {name: source["rows_used"] for name, source in settings["benchmarks"].items()}
     return {name: row for name, row in contamination["benchmarks"].items() if counts.get(name, 0) >= used.get(name, 0)}
@@ -79,7 +79,7 @@ def summarize_benchmark(
     planned_problems: int,
     repeated: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """One benchmark's entry, warnings aside; `votes` and graded `rows` by problem id, `repeated`: in training data."""
+    """One benchmark's entry without warnings; `votes` and `rows` by problem id, `repeated`: in training data."""
     ids = sorted(votes)
     correct, strict, samples = (
         np.asarray([votes[i][key] for i in ids], np.int64) for key in ("correct", "strict", "n")
@@ -100,7 +100,7 @@ def summarize_benchmark(
         **all_scores(correct, strict, samples, ballots, k_grid(n)),
         "tokens": length_quantiles([row["tokens"] for i in ids for row in rows[i]]),
         **{key: rate(count, total) for key, count in counts.items()},
-        # The problems that the training data does not repeat; None if nobody looked.
+        # The problems that the training data does not repeat; None if not searched.
         "clean": None if repeated is None else clean | {"mean": count_score(correct[kept], samples[kept], mean_at_n)},
         "per_problem": {i: _problem(votes[i], rows[i], ballot) for i, ballot in zip(ids, ballots, strict=True)},
     }
@@ -139,9 +139,7 @@ def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> li
         )
         texts.append(f"{percent(benchmark['no_answer'])} % of samples hold no extractable answer: {cause}")
     if benchmark["timeout"] > WARN_TIMEOUTS:
-        texts.append(
-            f"{percent(benchmark['timeout'])} % of answers outlasted the grader and count as wrong: read them"
-        )
+        texts.append(f"{percent(benchmark['timeout'])} % of answers timed out and count as wrong: see graded.jsonl")
     if benchmark["failed"]:
         texts.append(
             f"{percent(benchmark['failed'])} % of samples ended in an engine error and count as wrong: see engine.log"
@@ -164,12 +162,12 @@ def _graded_rows(folder: Path, n: int) -> dict[tuple[str, str], list[dict[str, A
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith("\n"):
-                break  # cut off by a kill; the step check tells whether it is missed
+                break  # cut off by a kill; _check_in_step finds a missing row
             try:
                 row = json.loads(line)
                 latest[row["benchmark"], row["problem"], row["sample"]] = row
             except (ValueError, KeyError, TypeError):
-                raise ResultsError(f"{path}:{number} is no graded sample: delete the file and grade again") from None
+                raise ResultsError(f"{path}:{number} is not a graded sample: delete the file and regrade") from None
     rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for benchmark, problem, sample in sorted(latest):
         if sample < n:

@@ -18,8 +18,8 @@ def all_scores(
 ) -> dict[str, Any]:
     """{"mean", "strict", "majority": score, "pass@k", "best@k": {k as text: score}}; all inputs are (P,).
 
-    A score is {"value", "low", "high", "run_low", "run_high", "problems", "method"}: `problems` have samples enough,
-    `method` made low and high. A k that no problem reaches is left out.
+    A score is {"value", "low", "high", "run_low", "run_high", "problems", "method"}: `problems` counts those used,
+    `method` is that of low and high. A k that no problem reaches is left out.
     """
     curves: dict[str, dict[str, Score]] = {"pass@k": {}, "best@k": {}}
     for k in ks:
@@ -36,12 +36,12 @@ def all_scores(
 
 
 def count_score(correct: IntArray, samples: IntArray, statistic: Statistic) -> Score:
-    """The score of a statistic of (correct, samples); every problem has samples enough for it."""
+    """The score of a statistic of (correct, samples); every problem must have enough samples for it."""
     return _score(statistic(correct, samples), over_runs(correct, samples, statistic))
 
 
 def vote_score(ballots: Sequence[Ballot]) -> Score:
-    """maj@n."""
+    """Score of maj@n."""
     values = np.asarray([majority(ballot.votes, ballot.right) for ballot in ballots])
     return _score(values, votes_over_runs(ballots))
 

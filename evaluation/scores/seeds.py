@@ -1,7 +1,7 @@
-"""Several training runs of each method, told apart by their seed: what holds for a method and not for one run of it.
+"""Statistics of methods over several training runs, one per seed.
 
-The unit is the run. Problems and samples within a run say how well one model was measured, not how the next run of the
-method would come out, so intervals here are Student's over runs, and two methods are paired by seed.
+The unit is the run. Problems and samples within a run say how precisely one model was measured, not how the next run
+would turn out. So intervals here are Student's over runs, and two methods are paired by seed.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ BySeed = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of a method's runs, with the 95 % interval of Student's t; None where there is one run alone."""
+    """Mean of a method's runs, with the 95 % interval of Student's t; None for a single run or equal values."""
 
     value: float
     low: float | None
@@ -52,7 +52,7 @@ def difference(first: BySeed, second: BySeed) -> Difference:
         raise ValueError("the two methods have no seed in common")
     values = np.round([first[seed] - second[seed] for seed in seeds], 12)
     low, high = _student(values)
-    moving = len(values) > 1 and np.ptp(values) > 0  # 0 too where differences are too small to be squared
+    moving = len(values) > 1 and np.ptp(values) > 0  # equal differences have no variance to test with
     p = float(stats.ttest_1samp(values, 0.0).pvalue) if moving else None
     return Difference(float(values.mean()), low, high, p, len(values))
 

@@ -1,4 +1,4 @@
-"""Last and Best over the checkpoints of a run, and what Best would be if it had not been picked on its own test.
+"""Last and Best over the checkpoints of a run, and Best corrected for being picked on the test itself.
 
 Best is a maximum over evaluations, so it is above the truth even when nothing changes: 41 evaluations of one unchanged
 model add about 1.8 points on AIME at 32 samples, 4 and more on one-sample benchmarks.
@@ -14,7 +14,7 @@ from evaluation.scores.metrics import IntArray, mean_at_n
 
 Counts = Mapping[str, tuple[int, int]]  # problem id to (correct, samples)
 SPLITS = (200, 2000)
-CELLS = 4_000_000  # splits x evaluations x problems: seconds, not minutes
+CELLS = 4_000_000  # splits x evaluations x problems, so that it takes seconds
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Selection:
-    """`corrected` is the selection-corrected estimate; `method` how it was split: "samples", "problems" or None."""
+    """`corrected` is the selection-corrected estimate; `method` is what was split: "samples", "problems" or None."""
 
     last: Evaluation
     best: Evaluation
@@ -40,14 +40,14 @@ class Selection:
 def last_and_best(series: Sequence[tuple[int, Counts]]) -> Selection:
     """Last, Best and a corrected Best of (step, counts) pairs in any order. ValueError for an empty series or counts.
 
-    Corrected: split the data in two halves at random, choose the best checkpoint on one, score that checkpoint on the
-    other, and the other way round; average over many splits. The score has not seen the choice, so its noise is not
+    Corrected: split the data in two halves at random, choose the best checkpoint on one, score it on the other, and
+    vice versa; average over many splits. The score uses data that did not make the choice, so its noise is not
     selected. With two or more samples of every problem each problem's samples are split (`method` "samples": without
-    replacement, so correct ones in a half are hypergeometric). With one sample there is nothing to split but the
-    problems (`method` "problems"); a half then also differs by its problems, which is noisier, not biased. A choice
-    on half the data is a little worse than one on all of it, so the estimate leans low where checkpoints truly differ.
+    replacement, so correct ones in a half are hypergeometric). With one sample the problems are split (`method`
+    "problems"), which is noisier but not biased. A choice on half the data is a little worse than one on all of it, so
+    the estimate is slightly low if checkpoints truly differ.
 
-    A checkpoint that lacks problems that the fullest one has is left out, with a warning: other problems, other scale.
+    A checkpoint that lacks problems of the fullest one is left out with a warning: its mean is not comparable.
     """
     if not series or not any(counts for _, counts in series):
         raise ValueError(
@@ -64,7 +64,7 @@ def last_and_best(series: Sequence[tuple[int, Counts]]) -> Selection:
     best = evaluations[int(np.argmax(means))]
     corrected, method = _corrected(table[..., 0], table[..., 1])
     if corrected is not None:
-        corrected = min(corrected, best.value)  # exceeds it by the splits' own noise only
+        corrected = min(corrected, best.value)  # exceeds it only by the noise of the splits
     return Selection(evaluations[-1], best, len(kept), corrected, method, tuple(notes))
 
 

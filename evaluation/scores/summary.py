@@ -32,7 +32,7 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
 
 
 def settings_line(results: Mapping[str, Any]) -> str:
-    """Origin of these numbers, in one line; unknown parts are left out."""
+    """Model, settings and provenance in one line; unknown parts are left out."""
     settings, provenance = results["settings"], results["provenance"]
     model, sampling, prompt = settings["model"], settings.get("sampling", {}), settings.get("prompt", {})
     chat = {True: "with chat template", False: "no chat template"}.get(prompt.get("chat_template"))
@@ -61,7 +61,7 @@ def _known(form: str, value: Any) -> str | None:
 
 
 def percent(share: float | None) -> str:
-    """0.1234 -> "12.3"."""
+    """Per cent as text: 0.1234 -> "12.3"."""
     return "–" if share is None else f"{100 * share:.1f}"
 
 

@@ -1,15 +1,15 @@
-"""Score of a trained model: accuracy, reward, and the KL of a reply to the start policy, whose sum is J.
+"""Score of a trained model: accuracy, reward, KL of a reply to the start policy, and J = E[R] - beta KL.
 
-Replies are sampled from the model itself, at temperature 1, and at each of their tokens KL(policy || start) is summed
-over the whole vocabulary: the mean of those sums is the KL of a reply without the noise of the sampled tokens'
-log-ratios. All models are loaded into one process; starting vLLM for each would take longer than their replies.
+Replies are sampled from the model itself at temperature 1. KL(policy || start) is taken over the whole vocabulary at
+each token and summed over a reply, without the noise of the sampled tokens' log-ratios. All models are loaded into one
+process, since starting vLLM for each would take longer than sampling.
 """
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve other runs
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would starve other runs
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports deepspeed, which else warns of no GPU
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which transformers imports, warns of no GPU
 
 import statistics
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ NEW_TOKENS = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Means over sampled replies. `reward` is 1 where right, else -1; `kl` is that of a reply, in nats."""
+    """Means over sampled replies. `reward` is 1 if right, else -1; `kl` is in nats per reply."""
 
     accuracy: float
     reward: float
@@ -38,7 +38,7 @@ class Score:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """Load in float32, so that the KL is not one of rounding."""
+    """Load in float32, so that the KL is not due to rounding."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -80,7 +80,7 @@ def score(
 def kl_of_tokens(
     policy: PreTrainedModel, start: PreTrainedModel, tokens: torch.Tensor, attention: torch.Tensor, width: int
 ) -> torch.Tensor:
-    """KL(policy || start) over the vocabulary where each token after the first `width` was drawn: (B, T), nats."""
+    """KL(policy || start) over the vocabulary at each token after the first `width`: (B, T), nats."""
     logs = [
         model(tokens, attention_mask=attention).logits[:, width - 1 : -1].double().log_softmax(-1)
         for model in (policy, start)

@@ -2,9 +2,9 @@
 
     python -m examples.comparison.old_policy {recomputed,current} --flag value ...   (flags of the launcher)
 
-`recomputed`: the old log-probs are those of the policy as it stands when a rollout's training begins, OpenRLHF's way.
-`current`: those of the policy at each step, so that every importance weight is 1. The launcher refuses the first with
-`--train.async_enable`, and has no flag for the second, as the gradient of either is not the objective's.
+`recomputed` takes the old log-probs from the policy when training on a rollout begins, like OpenRLHF. `current` takes
+them from the policy at each step, so that every importance weight is 1. Neither gives the objective's gradient: the
+launcher refuses the first with `--train.async_enable`, and has no flag for the second.
 """
 
 import sys
@@ -17,7 +17,7 @@ KINDS = ("recomputed", "current")
 
 
 def replace_old_policy(args: SimpleNamespace, kind: str) -> SimpleNamespace:
-    """Set whose log-probs the old policy's are, after the launcher's checks."""
+    """Set the source of the old log-probs, after the launcher's checks."""
     if kind == "recomputed":
         args.rpg.old_policy = "recompute"
     else:
@@ -26,7 +26,7 @@ def replace_old_policy(args: SimpleNamespace, kind: str) -> SimpleNamespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; the launcher's exit status."""
+    """Train; return the launcher's exit status."""
     kind, *flags = sys.argv[1:] if argv is None else argv or [""]
     if kind not in KINDS:
         print(f"old_policy: {kind}: not one of {', '.join(KINDS)}", file=sys.stderr)

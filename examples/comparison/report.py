@@ -1,10 +1,10 @@
-"""Compare the arms of a study: intervals over seeds, declared pairs, the pair that shows chance, the power.
+"""Compare the arms of a study: intervals over seeds, pairs with the first arm, a pair of equal arms, and the power.
 
     python -m examples.comparison.report --study objective --out out/compare
 
-Writes comparison.md and comparison.png into the folder. What is compared is J = E[R] - beta KL of a reply, or for the
-study of staleness the accuracy. Every arm is paired by seed with the first; p is that of a paired t-test, corrected by
-Holm for the pairs of one table. The pair of two equal arms is not among them.
+Writes comparison.md and comparison.png into the folder. It compares J = E[R] - beta KL of a reply, or the accuracy in
+the study of staleness. Every arm is paired by seed with the first; p is from a paired t-test, with Holm's correction
+over one table's pairs. The pair of two equal arms (A/A) shows chance and is left out of the correction.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from scipy import optimize, stats
 from tqdm import tqdm
 
-import examples.comparison.objective as objective  # first: it sets the threads' policy before numpy's are there
+import examples.comparison.objective as objective  # first: it sets the threads' policy before numpy loads
 from evaluation.scores.intervals import holm
 from evaluation.scores.seeds import BySeed, Difference, difference, mean_of
 from examples.comparison.studies import STUDIES, Arm, Study
@@ -30,7 +30,7 @@ Scores = dict[Arm, dict[int, objective.Score]]
 
 
 def scores_of(study: Study, out: Path, seeds: int) -> dict[float, Scores]:
-    """Score every trained model, or read its score where it has one; by the setting's value and arm."""
+    """Score every trained model, or read its stored score -> scores by the setting's value, arm and seed."""
     start, tokenizer = objective.load(out / "warm_up"), objective.load_tokenizer(out / "warm_up")
     lines = (out / "data" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
     problems = [json.loads(line) for line in lines]
@@ -48,7 +48,7 @@ def scores_of(study: Study, out: Path, seeds: int) -> dict[float, Scores]:
 
 
 def staleness(study: Study, out: Path, seeds: int) -> str:
-    """Markdown: versions that samples were behind the engines, by arm and queue; upstream's trainer logs none."""
+    """Markdown table: versions that samples are behind the engines, by arm and queue; upstream logs none."""
     behind: dict[tuple[Arm, float | None], list[float]] = defaultdict(list)
     for run in all_runs(study, seeds):
         log = run.folder(out) / "logs" / "metrics.jsonl"
@@ -64,7 +64,7 @@ def staleness(study: Study, out: Path, seeds: int) -> str:
 
 
 def smallest_found(spread: float, seeds: int, pairs: int, power: float = 0.8, level: float = 0.05) -> float:
-    """Return the difference that a paired t-test finds with this power, at the level of Holm's first step.
+    """Return the smallest difference that a paired t-test finds with this power, at Holm's first level.
 
     spread: standard deviation of the differences of a pair.
     """
@@ -90,12 +90,12 @@ def compared(study: Study, value: float, score: objective.Score) -> float:
 
 
 def measure_of(study: Study) -> str:
-    """The name of that number."""
+    """Name of the number that the study compares."""
     return "J" if study.setting == "beta" else "accuracy"
 
 
 def table(study: Study, scores: Scores, value: float) -> str:
-    """Markdown of one value of the setting: each arm's scores, and its difference from the first arm."""
+    """Markdown table of one value of the setting: each arm's scores, and its difference from the first arm."""
     by_arm = {
         arm: {seed: compared(study, value, score) for seed, score in scores[arm].items()}
         for arm in study.arms
@@ -152,7 +152,7 @@ def _power(study: Study, by_arm: dict[Arm, BySeed], pairs: int) -> str:
 
 
 def draw(study: Study, scores: dict[float, Scores], file: Path) -> None:
-    """Draw what is compared, of every arm, with its interval and each run as a point."""
+    """Draw every arm's mean with its interval, and each run as a point."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -179,15 +179,15 @@ def draw(study: Study, scores: dict[float, Scores], file: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Score what is trained and compare it: 2 where nothing is."""
+    """Score and compare the trained runs; return 2 if the first arm has none."""
     parser = argparse.ArgumentParser(prog="report.py", description="Compare the arms of a study.")
     add_study(parser)
     args = parser.parse_args(argv)
     study = STUDIES[args.study]
     seeds = study.seeds if args.seeds is None else args.seeds
     if not any(run.is_done(args.out) for run in all_runs(study, seeds) if run.arm == study.base):
-        missing = f"no trained run of {study.base.name} below it, which all others are compared with"
-        print(f"report.py: error: --out {args.out}: {missing}; examples.comparison.train makes them", file=sys.stderr)
+        missing = f"holds no trained run of {study.base.name}, with which all others are compared"
+        print(f"report.py: error: --out {args.out}: {missing}; run examples.comparison.train first", file=sys.stderr)
         return 2
     scores = scores_of(study, args.out, seeds)
     letter = "β" if study.setting == "beta" else study.setting

@@ -1,4 +1,4 @@
-"""The studies: arms, each a layer of configs/ with flags, and the values of a setting that all are trained at."""
+"""Studies: arms, each a layer of configs/ with flags, and the values of a setting at which they are trained."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Arm:
     layer: str
     penalty: str | None
     flags: tuple[str, ...] = ()
-    module: tuple[str, ...] = LAUNCHER  # and its first arguments
+    module: tuple[str, ...] = LAUNCHER  # module to run, and its first arguments
 
     @property
     def slug(self) -> str:
@@ -32,14 +32,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms, a setting and its values. Pairs are each arm and the first one, of one value and one seed."""
+    """Arms, a setting and its values. Each arm is paired with the first one at the same value and seed."""
 
     arms: tuple[Arm, ...]
     setting: str  # "beta", the coefficient of the KL; or "queue", the rollouts that engines may be ahead
     values: tuple[float, ...]
     seeds: int
     layer: str  # of configs/, on top of the quickstart's
-    control: Arm | None = None  # the first arm under another name: what this pair shows is chance
+    control: Arm | None = None  # the first arm under another name: their difference is chance
 
     @property
     def base(self) -> Arm:
@@ -54,7 +54,7 @@ class Study:
         """Flags of the launcher for one arm at one value."""
         if self.setting == "beta":
             return arm.command(value)
-        # Without a queue there is nothing to be ahead of: upstream refuses it, and RPG's is the synchronous trainer.
+        # Queue 0 means synchronous training, which needs no flag.
         ahead = ["--train.async_enable", "--train.async_queue_size", f"{value:g}"] if value else []
         return [*arm.command(STALENESS_BETA), *ahead]
 
@@ -84,7 +84,7 @@ OBJECTIVE = Study(
     control=AGAIN,
 )
 
-SAMPLED = ("--rpg.old_policy", "rollout")  # π_old is the policy that sampled, by the engines' own log-probs
+SAMPLED = ("--rpg.old_policy", "rollout")  # π_old is the policy that sampled, with the engines' log-probs
 STALENESS = Study(
     arms=(
         Arm("RPG-REINFORCE-URKL", URKL.layer, URKL.penalty, SAMPLED),

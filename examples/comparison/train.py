@@ -2,7 +2,7 @@
 
     python -m examples.comparison.train --study objective --out out/compare --jobs 2 --seeds 12
 
-A seed of every arm comes before the next seed, so that what is there can be compared at any time.
+All arms are trained with one seed before the next, so that the finished runs can be compared at any time.
 """
 
 import argparse
@@ -32,7 +32,7 @@ LAYERS = ("hardware/cpu", "debug/quickstart_cpu")
 
 @dataclass(frozen=True)
 class Run:
-    """One training of an arm. `value` is that of the study's setting, None where it does not concern the arm."""
+    """One training of an arm. `value` is the study's setting; None if the arm does not have it."""
 
     study: Study
     arm: Arm
@@ -40,17 +40,17 @@ class Run:
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Its folder below the study's."""
+        """Folder of the run in the study's folder."""
         value = "" if self.value is None else f"-{self.study.setting}{self.value:g}"
         return out / "runs" / f"{self.arm.slug}{value}-seed{self.seed}"
 
     def is_done(self, out: Path) -> bool:
-        """True once its training has ended well."""
+        """True once its training has succeeded."""
         return (self.folder(out) / "done").exists()
 
 
 def all_runs(study: Study, seeds: int) -> Iterator[Run]:
-    """Every run of a study, a seed of each arm and value before the next."""
+    """Every run of a study, sorted by seed, then value and arm."""
     for seed in range(1, seeds + 1):
         for value in (*study.values, None):
             yield from (Run(study, arm, value, seed) for arm in study.arms if value in study.values_of(arm))
@@ -69,14 +69,14 @@ def prepare(out: Path) -> None:
 
 
 class Trainings:
-    """Trainings under way; `stop` ends them, and none starts after it."""
+    """Running trainings; `stop` ends them and prevents new ones."""
 
     def __init__(self) -> None:
         self._processes: set[subprocess.Popen] = set()
         self._lock, self._stopped = threading.Lock(), False
 
     def run(self, command: list[str], log: TextIO) -> int | None:
-        """Exit status of the command; None where it was not started any more."""
+        """Run the command -> its exit status, or None if `stop` came first."""
         with self._lock:
             if self._stopped:
                 return None
@@ -88,7 +88,7 @@ class Trainings:
         return status
 
     def stop(self) -> None:
-        """Have every launcher end its run as it does on SIGTERM."""
+        """Send SIGTERM to every launcher, which then ends its run."""
         with self._lock:
             self._stopped = True
             for process in self._processes:
@@ -96,11 +96,11 @@ class Trainings:
 
 
 def train(run: Run, out: Path, trainings: Trainings) -> str | None:
-    """Train one run from its start; returns what went wrong."""
+    """Train one run from its start; return an error message, or None."""
     folder = run.folder(out)
     checkpoints = folder / "checkpoints"
     try:
-        await_earlier(checkpoints)  # one whose comparison was killed may still be writing
+        await_earlier(checkpoints)  # a run of a killed comparison may still be writing
     except Refusal as error:
         return f"{folder.name}: {error}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +129,7 @@ def train(run: Run, out: Path, trainings: Trainings) -> str | None:
 
 
 def add_study(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which study, where, and with how many seeds."""
+    """Add the flags of the study, its folder and its number of seeds."""
     parser.add_argument("--study", choices=STUDIES, default="objective", help="arms and setting (default objective)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     numbers = ", ".join(f"{name} {study.seeds}" for name, study in STUDIES.items())
@@ -137,7 +137,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train what is missing: 0 when all is there, 1 when a run failed, 2 for bad input, 130 when interrupted."""
+    """Train the missing runs; return 0 if all are done, 1 if one failed, 2 for bad input, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="train.py", description="Train every arm of the comparison.")
     add_study(parser)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side (default: the cores)")

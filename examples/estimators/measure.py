@@ -1,8 +1,8 @@
 """Error and noise of every estimator at one policy, by enumeration in float64.
 
 Legend: R references, M methods, K targets; Y replies, T tokens, N·V rows, P parameters of tree.py. A reply's
-gradient is Σ_t c_t ∇ log π of its tokens, with c from the loss. Its mean over π_old and its square need ∇ log π of
-each row once for all methods.
+gradient ĝ is Σ_t c_t ∇ log π of its tokens, c from the loss. ∇ log π of each row is computed once for all methods;
+it gives ĝ's mean over π_old and its square.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def measure(
 ) -> tuple[Tensor, Tensor]:
     """Return errors |E ĝ - ∇J| / |∇J| and noises, the trace of the covariance of one reply's ĝ over |∇J|²; (R, M).
 
-    ∇J is that of E[R] - β·D of whole replies, mean over prompts; the noise that of replies to one prompt.
+    J is E[R] - β·D of whole replies, averaged over prompts; the noise is that of replies to one prompt, averaged.
     """
     targets = sorted({method.target for method in methods})
     means, truths, traces = [], [], []
@@ -48,7 +48,7 @@ def measure(
 def _contract(tree: Tree, policy: Policy, rows: Tensor, tokens: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows, (·, N·V), times ∇ log π, (·, P); and E_old of |Σ_t c_t ∇ log π|², (R·M,).
 
-    tokens is c, (R·M, Y, T). The square needs the inner products of the rows of a reply.
+    tokens is c, (R·M, Y, T). The square uses inner products of a reply's rows.
     """
     gradients = tree.gradients(policy)
     squares = torch.zeros(len(tokens), dtype=torch.float64)
@@ -75,7 +75,7 @@ def accuracy(forest: Sequence[Tree], policy: Policy) -> float:
 
 
 def coefficients_of(method: Method, tree: Tree, now: Tensor, old: Tensor, ref: Tensor) -> Tensor:
-    """c of every reply: minus the gradient of its loss by each token's log-probability, (Y, T), 0 where masked."""
+    """c of every reply: minus the derivative of its loss by each token's log-probability, (Y, T), 0 where masked."""
     rewards = 2 * tree.is_right - 1
     advantages = rewards - tree.reply_probs(old) @ rewards  # the exact baseline
     leaf, before, anchor = (torch.where(tree.mask, each[tree.rows], 0.0) for each in (now, old, ref))

@@ -1,7 +1,7 @@
-"""The estimators that are measured: each turns log-probs of every reply into per-token losses.
+"""The measured estimators: each turns log-probs of every reply into per-token losses.
 
 A loss takes (log_probs, old, ref, advantages, mask), (Y, T) each but advantages (Y, 1), and returns (Y, T); the
-expected gradient that counts is that of its sum over a reply. `target` is the divergence whose objective it is for.
+measured gradient is that of its sum over a reply. `target` is the divergence in the objective that it is for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Method:
-    """`kind` is RPG's divergence or the name of another estimator; level and clip are empty where there is none."""
+    """`kind` is RPG's divergence or the name of another estimator; `clip` is "none" without one."""
 
     kind: str
     level: str
@@ -38,7 +38,7 @@ class Method:
 
 
 def methods(beta: float) -> Iterator[Method]:
-    """Every combination. Without a clip both gradient estimators have the same gradient, so that is there once."""
+    """Every combination. Without a clip both gradient estimators have the same gradient, so only one is listed."""
     for divergence in ("fkl", "ufkl", "rkl", "urkl"):
         for level, options in LEVELS.items():
             options = {"divergence": divergence, "beta": beta, **options}
@@ -71,10 +71,10 @@ TERMS: dict[str, Term] = {
 
 
 def _rpg(strength: float = 0.0, as_loss: Term | None = None, in_reward: Term | None = None, **options) -> Loss:
-    """RPG's loss with these options, and a KL term as other programs have it, times strength.
+    """RPG's loss with these options, and a KL term as in other programs, times strength.
 
-    as_loss: beside the surrogate, without the importance weight. in_reward: taken off the reward at sampling time, so
-    that a token's advantage loses the terms from it to the end.
+    as_loss: added to the surrogate, without the importance weight. in_reward: subtracted from the reward, with the
+    log-probs at sampling time, so that a token's advantage loses its own and all later terms.
     """
 
     def loss(log_probs: Tensor, old: Tensor, ref: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:

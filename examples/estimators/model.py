@@ -9,9 +9,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 EOS = 0
 CHARACTERS = "0123456789+="
-VOCABULARY = 1 + len(CHARACTERS)  # eos, digits, signs; the model may say any of them
+VOCABULARY = 1 + len(CHARACTERS)  # eos, digits, signs; the model may sample any of them
 LENGTH = 4  # tokens of a reply, eos included
-PROMPTS = ("7+8=", "9+4=", "6+6=")  # those that are measured
+PROMPTS = ("7+8=", "9+4=", "6+6=")  # the measured ones
 ARCHITECTURE = {
     "hidden_size": 24,
     "intermediate_size": 48,
@@ -45,14 +45,14 @@ def build(seed: int) -> Qwen3ForCausalLM:
 
 
 def warm_up(model: Qwen3ForCausalLM, steps: int, seed: int) -> None:
-    """Supervised steps on right and on wrong answers, so that RL has something to choose."""
+    """Train on right and wrong answers, so that RL has a choice to make."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(steps):
         rows, labels = [], []
         for first, second, shift in torch.randint(0, 10, (64, 3), generator=generator).tolist():
             question = encode(f"{first}+{second}=")
-            total = first + second + (shift - 8 if shift > 6 else 0)  # three answers of ten are off by one
+            total = first + second + (shift - 8 if shift > 6 else 0)  # two of ten answers are off by one
             reply = [*encode(str(max(total, 0))), EOS]
             row = question + reply
             rows.append(row + [EOS] * (8 - len(row)))

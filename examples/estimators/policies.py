@@ -1,4 +1,4 @@
-"""The policies that are measured: after warm-up, after RL, and as far from the one that sampled as asked for."""
+"""The measured policies: after warm-up, after RL, and at given KLs from the sampling policy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from examples.estimators.tree import Policy, Tree
 from rpg_openrlhf.objectives.losses import rpg_token_losses
 
 SAMPLES = 64  # replies a prompt and step
-TOLERANCE = 0.02  # of a KL that is searched for
-MAX_STEPS = 200  # between two of them
+TOLERANCE = 0.02  # relative, of a KL that is searched for
+MAX_STEPS = 200  # optimizer steps between two targets
 
 
 def _rl_steps(
@@ -53,9 +53,9 @@ def after_rl(start: Policy, forest: Sequence[Tree], steps: int, beta: float) -> 
 def by_optimizer_steps(
     old: Policy, ref: Policy, forest: Sequence[Tree], targets: Sequence[float], beta: float
 ) -> list[Policy]:
-    """Policies at the KLs to `old` in `targets`, on the path of AdamW steps on what `old` samples.
+    """Policies at the KLs to `old` in `targets`, on the path of AdamW steps on replies that `old` samples.
 
-    Between the two steps around a target the path is a straight line.
+    The path is linear between two steps.
     """
     path = _rl_steps(old, ref, forest, beta, seed=2, decay=0.0, on_policy=False)
     last = now = next(path)
@@ -72,7 +72,7 @@ def by_optimizer_steps(
 
 
 def in_a_random_direction(old: Policy, forest: Sequence[Tree], targets: Sequence[float]) -> list[Policy]:
-    """Policies at the KLs to `old` in `targets`, along one direction as large as each weight."""
+    """Policies at the KLs to `old` in `targets`, along a random direction in each parameter's scale."""
     generator = torch.Generator().manual_seed(3)
     ahead = {
         name: value + value.std() * torch.randn(value.shape, generator=generator, dtype=value.dtype)
@@ -82,7 +82,7 @@ def in_a_random_direction(old: Policy, forest: Sequence[Tree], targets: Sequence
 
 
 def _at(old: Policy, near: Policy, far: Policy, forest: Sequence[Tree], target: float) -> Policy:
-    """The policy between near and far with that KL to old, by bisection."""
+    """The policy between near and far with the KL `target` to old, by bisection."""
     low, high, policy = 0.0, 1.0, near
     for _ in range(40):
         middle = (low + high) / 2

@@ -2,17 +2,17 @@
 
     python -m examples.estimators.report --out docs          (make estimators)
 
-Everything is computed in float64 from every reply of a small language model; nothing is sampled but its training.
+Everything is computed in float64 from every reply of a small language model; only its training uses samples.
 """
 
 from __future__ import annotations
 
 import os
 
-# Waiting OpenMP threads would spin and starve each other when the two cores are shared; set before torch loads.
+# Set before torch loads: waiting OpenMP threads would spin and slow each other down on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports deepspeed, which else warns of no GPU
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which transformers imports, warns of no GPU
 
 import argparse
 import json
@@ -66,7 +66,7 @@ DRAWN = {  # lines of the figure
 
 
 def compute(prompts: Sequence[str] = task.PROMPTS, staleness: Sequence[float] = STALENESS) -> list[dict]:
-    """One record for each policy, way there, staleness, reference and method."""
+    """One record for each policy, way from it, staleness, reference and method."""
     model = task.build(0)
     task.warm_up(model, WARM_UP_STEPS, 0)
     forest = [Tree(model, prompt) for prompt in prompts]
@@ -98,7 +98,7 @@ def compute(prompts: Sequence[str] = task.PROMPTS, staleness: Sequence[float] = 
 
 
 def curves_of(records: pd.DataFrame, policy: str, reference: str, way: str) -> Curves:
-    """Records of each method in the order of staleness; those of no staleness are both ways'."""
+    """Records of each method in the order of staleness; those without staleness belong to both ways."""
     is_meant = (records.policy == policy) & (records.reference == reference) & records.way.isin((way, "both"))
     return dict(iter(records[is_meant].sort_values("staleness").groupby(["kind", "level", "clip"])))
 
@@ -120,7 +120,7 @@ def table(curves: Curves) -> str:
 
 
 def crossing(base: pd.DataFrame, other: pd.DataFrame) -> list[str]:
-    """Number N of replies up to which the second has the smaller error² + noise / N, at each staleness."""
+    """Numbers N of replies for which `other` has the smaller error² + noise / N, at each staleness."""
     cells = []
     gains = base.error.to_numpy() ** 2 - other.error.to_numpy() ** 2
     prices = other.noise.to_numpy() - base.noise.to_numpy()
@@ -179,7 +179,7 @@ def draw(records: pd.DataFrame, path: Path) -> None:
 
 
 def update(page: Path, parts: dict[str, str]) -> None:
-    """Replace what stands between <!-- NAME --> and <!-- /NAME -->."""
+    """Replace the text between <!-- NAME --> and <!-- /NAME -->."""
     text = page.read_text(encoding="utf-8")
     for name, content in parts.items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")

@@ -24,7 +24,7 @@ class Tree:
     """All replies to a prompt up to LENGTH tokens; they end with eos or at LENGTH.
 
     nodes: token ids of the prompt and a prefix, a tensor for each depth; rows: the row of each token of each reply,
-    (Y, T), 0 where mask, (Y, T) bool, is False; is_right: 1 for the right answer, (Y,) float64.
+    (Y, T), 0 where masked; mask: (Y, T) bool, False after a reply; is_right: 1 for the right answer, (Y,) float64.
     """
 
     def __init__(self, model: Qwen3ForCausalLM, prompt: str):
@@ -46,7 +46,7 @@ class Tree:
         self.is_right = torch.tensor([float(reply == right) for reply in replies], dtype=torch.float64)
 
     def log_probs(self, policy: Policy) -> Tensor:
-        """log π of every row, (N·V,); with gradient where a parameter wants one."""
+        """log π of every row, (N·V,); with gradient if a parameter requires it."""
         logits = [functional_call(self.model, policy, (nodes,)).logits[:, -1] for nodes in self.nodes]
         return torch.cat([part.log_softmax(-1) for part in logits]).flatten()
 
@@ -55,7 +55,7 @@ class Tree:
         return torch.where(self.mask, rows[self.rows], 0.0).sum(-1).exp()
 
     def gradients(self, policy: Policy) -> Tensor:
-        """∇ log π of every row by all parameters, (N·V, P): 2.4 GB for a whole tree."""
+        """∇ log π of every row with respect to all parameters, (N·V, P): 2.4 GB for a whole tree."""
 
         def last(weights: Policy, tokens: Tensor) -> Tensor:
             return functional_call(self.model, weights, (tokens.unsqueeze(0),)).logits[0, -1].log_softmax(-1)

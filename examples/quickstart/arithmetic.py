@@ -1,10 +1,10 @@
-"""The quickstart's task: sums of two four-digit numbers from three disjoint sets, and two right ways to reply.
+"""The quickstart's task: sums of two four-digit numbers from three disjoint sets, and two right reply formats.
 
     python arithmetic.py --out data --rl 1024 --heldout 250             the tiny character-level model's files
     python arithmetic.py --out data --rl 1024 --heldout 250 --chat      the same sums worded for a real model
 
-Both reply formats are always right. `direct` states the sum at once, which so small a network cannot compute in one
-go; `worked` adds the columns from the right as carry + digit + digit, which it learns within a minute.
+Both reply formats are always right. `direct` states the sum at once, which so small a network cannot
+compute; `worked` adds the columns from the right as carry + digit + digit, which it learns within a minute.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def worked_reply(problem: Problem) -> str:
 
 
 def words(problem: Problem, chat: bool) -> str:
-    """The problem as it is put to the tiny model, or worded for a real one."""
+    """Text of the problem: for the tiny model, or with `chat` worded for a real one."""
     return worded(problem) if chat else prompt(problem)
 
 
@@ -82,7 +82,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write both files and say where."""
+    """Write both files and print their paths."""
     args = parse_args(argv)
     try:
         args.out.mkdir(parents=True, exist_ok=True)

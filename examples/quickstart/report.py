@@ -1,4 +1,4 @@
-"""The quickstart's last word: held-out accuracy before and after, where everything is, and one PNG of curves.
+"""Summary of the quickstart: held-out accuracy before and after RL, paths of all results, and one PNG of curves.
 
 python report.py --metrics metrics.jsonl --evaluation DIR --png curves.png
 """
@@ -57,7 +57,7 @@ def read_scores(folder: Path) -> list[Score]:
 
 
 def read_share(path: Path) -> float:
-    """The share of worked replies that warm_up.py noted."""
+    """The share of worked replies that warm_up.py recorded."""
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["worked_share"])
     except (ValueError, KeyError, TypeError):
@@ -71,7 +71,7 @@ def series(metrics: list[dict], key: str) -> tuple[list[float], list[float]]:
 
 
 def line(axes: Axes, metrics: list[dict], key: str, label: str | None, color: str) -> list[float]:
-    """Draw one key against the step, or nothing where a run does not have it, and return its values."""
+    """Draw one key against the step, if the run has logged it, and return its values."""
     steps, values = series(metrics, key)
     if steps:
         # A single step has no line to draw.
@@ -122,7 +122,7 @@ def draw_weights(axes: Axes, metrics: list[dict]) -> None:
     line(axes, metrics, prefix + "mean", "mean", BLUE)
     if steps and min(low) > 0:
         axes.set_yscale("log")
-        # Headroom for the legend, and plain numbers: a range within one decade has no power of ten to stand by.
+        # Headroom for the legend, and plain numbers, since a range within one decade may hold no power of ten.
         axes.set_ylim(min(low) / 1.3, max(high) * 2.5)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -137,14 +137,14 @@ def draw_time(axes: Axes, metrics: list[dict]) -> None:
         keys, labels, colors = zip(*(phase for phase in PHASES if any(phase[0] in row for row in rows)), strict=True)
         values = [[row.get(key, 0.0) for row in rows] for key in keys]
         axes.stackplot([row["step"] for row in rows], values, labels=labels, colors=colors, alpha=0.75, linewidth=0)
-        # A first step that compiles kernels can take a hundred times the others: it may leave the picture.
+        # A first step that compiles kernels can take a hundred times as long: it may exceed the axis.
         usual = sorted(map(sum, zip(*values, strict=True)))[int(0.9 * (len(rows) - 1))]
         axes.set_ylim(0, 1.9 * usual or None)
     axes.set(title="Time per step", ylabel="seconds")
 
 
 def draw(metrics: list[dict], scores: list[Score], png: Path, title: str) -> None:
-    """Six panels in one PNG; a panel none of whose keys were logged says so."""
+    """Six panels in one PNG; a panel without logged data says so."""
     with plt.rc_context(STYLE | {"text.parse_math": True, "legend.fontsize": 9.5}):
         figure, grid = plt.subplots(2, 3, figsize=(12, 6.4), layout="constrained", sharex=True)
         reward, kl, entropy, length, weights, time = grid.flat
@@ -174,7 +174,7 @@ def draw(metrics: list[dict], scores: list[Score], png: Path, title: str) -> Non
 
 
 def summary(metrics: list[dict], scores: list[Score], share: float | None) -> list[str]:
-    """The closing words; `share` is the warm-up's share of worked replies, None for a model from elsewhere."""
+    """Lines of the summary; `share` is the warm-up's share of worked replies, None for a model from elsewhere."""
     lines = []
     if scores:
         each = f"{scores[0].samples // scores[0].problems} samples each of {scores[0].problems} held-out problems"
@@ -189,7 +189,7 @@ def summary(metrics: list[dict], scores: list[Score], share: float | None) -> li
             "  Held-out problems occur in neither the warm-up nor RL. Every reply shown in the warm-up was right:",
             f"  {share:.0%} worked column by column, {1 - share:.0%} the sum at once, which so small a network "
             "cannot do.",
-            "  So RL mostly finds out that working pays, and makes the working surer; it does not teach addition.",
+            "  So RL mostly learns to work the sums out, and to do it more reliably; it does not teach addition.",
         ]
     numbers = [f"{len(metrics)} RL step{'s' * (len(metrics) > 1)}"]
     length, seconds = (series(metrics, key)[1] for key in ("response_length", "timing/step_total"))
@@ -206,10 +206,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--metrics", type=Path, required=True, help="JSONL, one object per RL step")
     parser.add_argument("--evaluation", type=Path, help="output folder of evaluation.run --checkpoints")
     parser.add_argument("--png", type=Path, required=True, help="PNG to write")
-    parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to say what its start means")
+    parser.add_argument("--warm_up", type=Path, help="warm_up.json of the tiny policy, to explain its first scores")
     parser.add_argument("--title", default="RPG quickstart", help="the figure's heading")
     for name in PLACES:
-        parser.add_argument(f"--{name}", type=Path, help=f"where it is, for the summary: {name}")
+        parser.add_argument(f"--{name}", type=Path, help=f"path of {name}, for the summary")
     args = parser.parse_args(argv)
     for name in ("metrics", "evaluation", "warm_up"):
         path = getattr(args, name)

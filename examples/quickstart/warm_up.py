@@ -1,18 +1,18 @@
 """Make the quickstart's policy: a tiny Qwen3 and its character tokenizer, warmed up on correct arithmetic.
 
-Every reply it is shown is right. 45 % are worked and 55 % direct; the network learns to work a sum, and cannot learn
-to see a four-digit sum at once, so it starts with about that share of its answers right. RL has to find out which
-way of replying pays.
+Every reply in the warm-up is right: 45 % are worked and 55 % direct. The network learns to work a sum out, but cannot
+learn to state a four-digit sum at once, so about 45 % of its answers are right at the start. RL has to find out which
+format is rewarded.
 """
 
 from __future__ import annotations
 
 import os
 
-# Waiting OpenMP threads would spin and starve each other when the two cores are shared; set before torch loads.
+# Set before torch loads: waiting OpenMP threads would spin and slow each other down on few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("DS_ACCELERATOR", "cpu")  # transformers imports deepspeed, which else warns of no GPU
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else deepspeed, which transformers imports, warns of no GPU
 
 import argparse
 import json
@@ -44,7 +44,7 @@ ARCHITECTURE = {
     "num_key_value_heads": 4,
     "head_dim": 32,
     "max_position_embeddings": 256,
-    # A short base tells neighbouring positions clearly apart: columns are found in far fewer steps.
+    # A small base separates neighbouring positions clearly: columns are learnt in far fewer steps.
     "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
     "tie_word_embeddings": True,
     "initializer_range": 0.06,
@@ -92,8 +92,8 @@ def encode(
 def backward(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, stream: Iterator[Problem]) -> float:
     """Gradients of one batch's mean token loss.
 
-    The two formats run apart, each padded to its own length only, and in a fixed share: the start of RL then depends
-    on the share and not on the luck of the draw.
+    The two formats run in separate passes, each padded to its own length, in a fixed share, so that the start of RL
+    does not depend on random draws.
     """
     worked = round(BATCH * WORKED_SHARE)
     groups = [
@@ -128,26 +128,26 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int
 
 
 def settings(seed: int, steps: int) -> dict:
-    """All that decides the result; a folder made with the same settings is not made again."""
+    """Settings that decide the result; a folder made with equal ones is not made again."""
     training = {"batch": BATCH, "worked_share": WORKED_SHARE, "learning_rate": LEARNING_RATE, "rise": WARM_STEPS}
     return {"seed": seed, "steps": steps, "characters": CHARACTERS, **training, **ARCHITECTURE}
 
 
 def is_complete(out: Path, wanted: dict) -> bool:
-    """True if `out` was made with these settings; the folder appears by one rename, so it is whole if it is there."""
+    """True if `out` was made with these settings; it appears by one rename, so it is complete if it exists."""
     try:
         return json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8")) == wanted
     except (OSError, ValueError):
         return False
 
 
-def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, made_with: dict) -> None:
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, record: dict) -> None:
     """bf16 safetensors and tokenizer under a temporary name, then one rename."""
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(partial)
     tokenizer.save_pretrained(partial)
-    (partial / SETTINGS_FILE).write_text(json.dumps(made_with, indent=1) + "\n", encoding="utf-8")
+    (partial / SETTINGS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.rename(out)
 
@@ -169,11 +169,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build, train, save; or say that it was done before."""
+    """Build, train and save the policy, unless that was done before."""
     args = parse_args(argv)
     wanted = settings(args.seed, args.steps)
     if is_complete(args.out, wanted):
-        print(f"warm-up: {args.out} is there already, with the same settings")
+        print(f"warm-up: {args.out} already exists with the same settings")
         return 0
     disable_progress_bar()
     torch.manual_seed(args.seed)

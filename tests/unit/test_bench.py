@@ -76,7 +76,7 @@ def test_a_failure_loses_nothing_and_what_is_there_is_kept(bench, capsys, tmp_pa
     assert "half" not in page
 
     assert bench.main(["--out", "out"]) == 1
-    assert "good: skipped, out/good.md is there" in capsys.readouterr().out
+    assert "good: skipped, out/good.md exists" in capsys.readouterr().out
     runs = [Path(line).stem for line in (tmp_path / "runs").read_text().splitlines()]
     assert runs == ["bad", "silent", "good", "bad", "silent"]
     assert bench.main(["--out", "out", "--only", "good"]) == 0

@@ -172,7 +172,7 @@ def test_table_corrects_declared_pairs_and_leaves_the_second_run_of_the_base_out
 
 def test_nothing_trained_is_said(tmp_path, capsys):
     assert report.main(["--out", str(tmp_path)]) == 2
-    assert "no trained run of RPG-REINFORCE-URKL below it" in capsys.readouterr().err
+    assert "holds no trained run of RPG-REINFORCE-URKL" in capsys.readouterr().err
 
 
 def test_staleness_that_was_logged_is_in_the_report(tmp_path):

@@ -141,7 +141,7 @@ def test_warm_up_saves_a_folder_that_loads_and_keeps_text_as_it_is(tmp_path: Pat
     assert str(model.dtype) == "torch.bfloat16"
     assert model.config.eos_token_id == tokenizer.eos_token_id != tokenizer.pad_token_id == model.config.pad_token_id
     again = run("warm_up.py", "--out", tmp_path / "policy", "--steps", 2)
-    assert "there already" in again.stdout
+    assert "already exists" in again.stdout
 
 
 def test_report_draws_and_says_where_things_are(run_files: dict[str, Path], tmp_path: Path):

@@ -1,5 +1,5 @@
 "use strict";
-// Model text reaches the page through textContent alone; the page's policy refuses anything else.
+// Model text is inserted only through textContent; the page's policy forbids other ways.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
@@ -15,7 +15,7 @@
     return element;
   }
 
-  // Characters that hide or turn text around are spelled out; joiners within emoji and scripts stay.
+  // Replaces characters that hide or reverse text by their names; joiners within emoji and scripts stay.
   function visible(value) {
     return String(value)
       .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))

@@ -83,7 +83,7 @@ def test_a_series_with_a_bad_checkpoint(series, sums):
     """The bad one is told of at the end, an adapter is merged first, and other settings are refused."""
     run_dir, output, said = series
     assert "step_000004" in said
-    assert "is not whole" in said
+    assert "is incomplete" in said
     found = json.loads((output / "series.json").read_text(encoding="utf-8"))
     assert [(c["step"], c["status"]) for c in found["checkpoints"]] == [(2, "done"), (4, "failed"), (10, "done")]
     assert (output / "report.html").exists()

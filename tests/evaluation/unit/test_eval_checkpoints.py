@@ -70,10 +70,10 @@ def test_the_end_of_a_run(run):
         (lambda path: (path / "config.json").write_text('{"a"'), "not JSON"),
         (lambda path: (path / "tokenizer.json").unlink(), "no tokenizer"),
         (lambda path: (path / "model.safetensors").unlink(), "no weights"),
-        (lambda path: (path / "model.safetensors").write_bytes(b""), "not whole"),
+        (lambda path: (path / "model.safetensors").write_bytes(b""), "incomplete"),
         (
             lambda path: (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-8]),
-            "not whole",
+            "incomplete",
         ),
         (lambda path: (path / "model.safetensors.index.json").write_text('{"weight_map": {"w": "b"}}'), "lacks b"),
         (lambda path: (path / "model.safetensors.index.json").write_text("[]"), "not an index"),
@@ -180,7 +180,7 @@ def test_an_adapter_alone_is_a_model(tmp_path):
 
 def test_an_adapter_whose_base_model_is_not_there(tmp_path):
     said = checkpoints.problem(adapter(tmp_path / "model", str(tmp_path / "gone")))
-    assert said.endswith("gone, which is not here: put it there, or correct the path in adapter_config.json")
+    assert said.endswith("gone, which does not exist: copy it there, or correct the path in adapter_config.json")
 
 
 @pytest.mark.parametrize("text", ['{"base_mod', "{}", '{"base_model_name_or_path": null}'])

@@ -165,7 +165,7 @@ def damage(folder, name, line):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda run: (run / "settings.json").unlink(), "has no settings.json"),
+        (lambda run: (run / "settings.json").unlink(), "no settings.json"),
         (lambda run: (run / "settings.json").write_text("{"), "is not the settings of a run"),
         (
             lambda run: (run / "settings.json").write_text('{"n": 1, "benchmarks": {}, "prompt": 3}'),
@@ -189,9 +189,9 @@ def test_bad_folders(run, change, words, capsys):
 
 def test_bad_flags(tmp_path, capsys):
     assert main([str(tmp_path / "none")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 2
-    assert "nor has a folder in it" in capsys.readouterr().err
+    assert "and the folders in it have no settings.json" in capsys.readouterr().err
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path), "--workers", "2"])
     assert end.value.code == 2

@@ -76,14 +76,14 @@ def test_the_higher_method_is_named_first_whichever_way_the_pair_stands():
         [pair("A", "B", -0.2, -0.3, -0.1, 0.001), pair("A", "C", 0.01, -0.1, 0.12, 0.9)], "sums"
     )
     assert lines[0] == "sums: B ends 0.200 above A (95 %: 0.100 to 0.300, Holm's p 0.001)."
-    assert lines[1].startswith("That the other 1 of 2 pairs do not differ is not shown")
+    assert lines[1].startswith("This does not show that the other 1 of 2 pairs are equal")
     assert "up to 0.120 (A and C)" in lines[1]
 
 
 def test_no_difference_is_not_called_equality():
     lines = reading.differences([pair("A", "B", 0.01, -0.05, 0.07, 0.6)], "sums")
     assert lines[0] == "sums: after correction for 1 pairs no two methods differ at the last checkpoint."
-    assert "not shown, only not refuted" in lines[1]
+    assert "does not show that the 1 pairs are equal" in lines[1]
 
 
 def test_a_run_that_ends_below_its_start_is_broken(compared):

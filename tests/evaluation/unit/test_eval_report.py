@@ -187,7 +187,7 @@ def test_a_missing_training_log_is_said(tmp_path):
     place = fabricated.write_series(tmp_path / "s", "S", (1, 2), benchmarks=TINY, n=2)
     (place / "metrics.jsonl").unlink()
     written = report.build([place], place)
-    assert any("is not there" in line for line in written.warnings)
+    assert any("does not exist" in line for line in written.warnings)
 
 
 def test_an_incomparable_run_is_told_of_and_stops_nothing(tmp_path):

@@ -125,7 +125,7 @@ def test_one_sample_has_no_run_interval(tmp_path):
     [
         (["truncated", "cut wrong", "correct", "correct"], ["50.0 % of samples cut off at 512 tokens: ra", "cut off"]),
         (["no_answer", "correct", "correct", "wrong"], ["25.0 % of samples hold no extractable answer: check --p"]),
-        (["timeout", "correct", "correct", "wrong"], ["25.0 % of answers outlasted the grader"]),
+        (["timeout", "correct", "correct", "wrong"], ["25.0 % of answers timed out and count as wrong"]),
         (["correct", "correct", "wrong", "wrong"], []),
     ],
 )  # fmt: skip
@@ -217,5 +217,5 @@ def test_files_out_of_step_are_refused(tmp_path):
     with pytest.raises(ResultsError, match=r"votes\.json has 0 of 4 for x c, graded\.jsonl 0 of 3"):
         summarize(tmp_path)
     (tmp_path / "graded.jsonl").write_text("[]\n")
-    with pytest.raises(ResultsError, match=r"graded\.jsonl:1 is no graded sample"):
+    with pytest.raises(ResultsError, match=r"graded\.jsonl:1 is not a graded sample"):
         summarize(tmp_path)

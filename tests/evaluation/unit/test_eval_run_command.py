@@ -107,7 +107,7 @@ def test_two_benchmarks_of_one_name(command, tmp_path, capsys):
     (tmp_path / "x" / "sums.jsonl").write_bytes((tmp_path / "sums.jsonl").read_bytes())
     more = ["--benchmarks", tmp_path / "x" / "sums.jsonl", tmp_path / "sums.jsonl", "--output", tmp_path / "out"]
     assert run.main(["--model", str(tmp_path / "m"), *map(str, more)]) == 2
-    assert "two are named sums" in capsys.readouterr().err
+    assert "two benchmarks are named sums" in capsys.readouterr().err
 
 
 def test_bad_models_are_bad_input(command, tmp_path, capsys):
