@@ -42,14 +42,14 @@ def test_strategy_rotates_within_the_folder_it_is_given_and_then_writes():
 
 
 def test_get_strategy_names_its_class_in_a_local_import():
-    """install.py rebinds it in openrlhf.utils.deepspeed."""
+    """launch/install.py rebinds it in openrlhf.utils.deepspeed."""
     text = ast.unparse(definition("openrlhf/utils/utils.py", "get_strategy"))
     assert "from openrlhf.utils.deepspeed import DeepspeedStrategy" in text
     assert "strategy = DeepspeedStrategy(" in text
 
 
 def test_trainer_goes_on_from_its_states():
-    """rpg_trainer.py adds to the states that are saved, and empties the loader's."""
+    """training/trainer.py adds to the states that are saved, and empties the loader's."""
     fit = ast.unparse(definition(PPO_TRAINER, "PPOTrainer.fit"))
     assert "checkpoint_states = self.init_checkpoint_states()" in fit
     assert "self.broadcast_to_vllm()\n" in fit, "the engines get the resumed weights"
@@ -85,6 +85,6 @@ def test_generator_asks_engines_one_prompt_after_the_other():
 
 
 def test_train_passes_the_critic_by_a_global_name():
-    """install.py rebinds it."""
+    """launch/install.py rebinds it."""
     assert "CriticModelActor" in ast.unparse(definition(TRAIN, "train"))
     assert "from openrlhf.trainer.ray.ppo_critic import CriticModelActor" in source(TRAIN)

@@ -63,7 +63,7 @@ def read_of(name: str, *functions: str) -> set[str]:
 
 
 def test_what_is_read_of_a_sample():
-    """samples.py Sample has these, and rpg_trainer.py in_order reads `sequences`."""
+    """sampling/samples.py Sample has these, and training/trainer.py in_order reads `sequences`."""
     generate = text(GENERATOR, "SamplesGenerator._generate_vllm")
     assert read_of("e", generate) == {"scores"}
     assert "for response in ray.get(ref)]" in generate, "an answer is iterated"
@@ -112,7 +112,7 @@ def test_names_that_are_rebound():
 
 
 def test_what_is_read_of_what_a_buffer_holds():
-    """samples.py Sample has these."""
+    """sampling/samples.py Sample has these."""
     plan = text(BUFFER, "NaiveReplayBuffer.setup_dynamic_batch")
     assert read_of("sample", plan) == {"total_length"}
     assert set(re.findall(r"self\.items\[idx\]\.(\w+(?:\.\w+\(\))*)", plan)) == {"action_mask.sum().item()"}
@@ -130,7 +130,7 @@ def test_which_numbers_ranks_exchange():
 
 
 def test_what_an_executor_answers():
-    """samples.py pack reads these of upstream's single-turn executor."""
+    """sampling/samples.py pack reads these of upstream's single-turn executor."""
     execute = text("openrlhf/utils/agent.py", "SingleTurnAgentExecutor.execute")
     for name in (
         "prompt", "label", "images", "mm_train_inputs", "observation_tokens", "action_ranges", "rollout_log_probs",
@@ -138,4 +138,4 @@ def test_what_an_executor_answers():
     ):  # fmt: skip
         assert f"'{name}': " in execute
     assert "extra_logs=rewards_info.get('extra_logs') or {}" in execute
-    assert "max_length=truncate_length" in source(GENERATOR), "rollout_actor.py cuts where upstream's driver would"
+    assert "max_length=truncate_length" in source(GENERATOR), "engine_actor.py cuts where upstream's driver would"

@@ -31,19 +31,25 @@ from openrlhf.utils.deepspeed import deepspeed_utils
 
 from rpg_openrlhf import cpu_platform
 from rpg_openrlhf.runs import checkpointing
-from rpg_openrlhf.sampling import dynamic_sampling, samples
-from rpg_openrlhf.sampling import engine_actor as rollout_actor
-from rpg_openrlhf.sampling import generator as rollouts
+from rpg_openrlhf.sampling import dynamic_sampling, engine_actor, generator, samples
 from rpg_openrlhf.settings import memory
-from rpg_openrlhf.training import actors as actor
-from rpg_openrlhf.training import chunked_head, column_actors, measured_once, micro_batches, policy_loss, schedule_free
-from rpg_openrlhf.training import experience as experience_maker
-from rpg_openrlhf.training import trainer as rpg_trainer
+from rpg_openrlhf.training import (
+    actors,
+    chunked_head,
+    column_actors,
+    experience,
+    measured_once,
+    micro_batches,
+    policy_loss,
+    schedule_free,
+    trainer,
+)
 from rpg_openrlhf.weight_sync import engine, policy, receiver
 
+PACKAGE = Path(cpu_platform.__file__).parent
 OURS = (
-    actor, checkpointing, chunked_head, column_actors, dynamic_sampling, engine, experience_maker, measured_once,
-    micro_batches, policy, policy_loss, receiver, rollout_actor, rollouts, rpg_trainer, samples, schedule_free,
+    actors, checkpointing, chunked_head, column_actors, dynamic_sampling, engine, engine_actor, experience, generator,
+    measured_once, micro_batches, policy, policy_loss, receiver, samples, schedule_free, trainer,
 )  # fmt: skip
 
 
@@ -93,117 +99,117 @@ STRATEGY = "openrlhf/utils/deepspeed/deepspeed.py"
 
 SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a default)
     (
-        "policy_loss.py",
+        "training/policy_loss.py",
         "openrlhf/models/loss.py",
         "PolicyLoss.__init__",
         "self clip_eps_low= clip_eps_high= dual_clip= token_level_loss= policy_loss_type= is_correction_level= "
         "is_correction_mode= is_correction_gating= is_correction_threshold=",
     ),
     (
-        "policy_loss.py",
+        "training/policy_loss.py",
         "openrlhf/models/loss.py",
         "PolicyLoss.forward",
         "self log_probs old_log_probs advantages action_mask= rollout_log_probs= dp_size= batch_num_tokens= "
         "global_batch_size=",
     ),
     (
-        "policy_loss.py",
+        "training/policy_loss.py",
         "openrlhf/models/loss.py",
         "aggregate_loss",
         "loss loss_mask token_level_loss= dp_size= batch_num_tokens= global_batch_size=",
     ),
-    ("policy_loss.py", "openrlhf/models/utils.py", "masked_mean", "tensor mask dim="),
-    ("policy_loss.py", STRATEGY, "DeepspeedStrategy.all_reduce", "self data op="),
+    ("training/policy_loss.py", "openrlhf/models/utils.py", "masked_mean", "tensor mask dim="),
+    ("training/policy_loss.py", STRATEGY, "DeepspeedStrategy.all_reduce", "self data op="),
     (
-        "chunked_head.py",
+        "training/chunked_head.py",
         MODEL,
         "Actor.forward",
         "self sequences action_mask= attention_mask= return_output= allgather_logits= return_logprobs= "
         "ring_attn_group= packed_seq_lens= return_entropy= **mm_inputs",
     ),
     (
-        "actor.py",
+        "training/actors.py",
         PPO_ACTOR,
         "ActorPPOTrainer.__init__",
         "self strategy actor ema_model actor_optim actor_scheduler ema_beta= micro_train_batch_size= buffer_limit= "
         "buffer_cpu_offload= eps_clip= tokenizer= dataloader_pin_memory= vllm_engines= **kwargs",
     ),
-    ("actor.py", PPO_ACTOR, "ActorPPOTrainer.training_step", "self experience kl_ctl step loss_batch_info="),
-    ("actor.py", PPO_ACTOR, "ActorPPOTrainer.ppo_train", "self kl_ctl"),
+    ("training/actors.py", PPO_ACTOR, "ActorPPOTrainer.training_step", "self experience kl_ctl step loss_batch_info="),
+    ("training/actors.py", PPO_ACTOR, "ActorPPOTrainer.ppo_train", "self kl_ctl"),
     (
-        "actor.py",
+        "training/actors.py",
         PPO_ACTOR,
         "PolicyModelActor.init_model_from_pretrained",
         "self strategy pretrain max_steps= vllm_engines=",
     ),
     (
-        "actor.py",
+        "training/actors.py",
         "openrlhf/trainer/ray/launcher.py",
         "BaseModelActor.execute_batch",
         "self method_name all_data start_idx end_idx",
     ),
     (
-        "experience_maker.py",
+        "training/experience.py",
         "openrlhf/trainer/ray/launcher.py",
         "RayActorGroup.async_run_method_batch",
         "self method_name **kwargs",
     ),
     (
-        "experience_maker.py",
+        "training/experience.py",
         "openrlhf/trainer/ray/launcher.py",
         "RayActorGroup.async_run_method",
         "self method_name *args **kwargs",
     ),
     (
-        "reference_weights.py",
+        "reference/weights.py",
         "deepspeed/runtime/utils.py",
         "all_gather_dp_groups",
         "groups_flat partitioned_param_groups dp_process_group start_alignment_factor allgather_bucket_size",
     ),
     (
-        "rpg_trainer.py, experience_maker.py",
+        "training/trainer.py, training/micro_batches.py",
         MAKER,
         "RemoteExperienceMaker.__init__",
         f"self {MODELS} initial_model_group kl_controller strategy tokenizer **kwargs",
     ),
-    ("experience_maker.py", MAKER, "RemoteExperienceMaker.make_experience", "self samples_list"),
+    ("training/experience.py", MAKER, "RemoteExperienceMaker.make_experience", "self samples_list"),
     (
-        "experience_maker.py",
+        "training/experience.py",
         MAKER,
         "RemoteExperienceMaker._dispatch_forward",
         "self group sync_condition **kwargs",
     ),
-    ("experience_maker.py", MAKER, "RemoteExperienceMaker._flatten_results", "self refs duplicate_factor"),
+    ("training/experience.py", MAKER, "RemoteExperienceMaker._flatten_results", "self refs duplicate_factor"),
     (
-        "rpg_trainer.py",
+        "training/trainer.py",
         PPO_TRAINER,
         "PPOTrainer.__init__",
         f"self pretrain strategy {MODELS} reference_model_group vllm_engines **generate_kwargs",
     ),
-    ("rpg_trainer.py", PPO_TRAINER, "BasePPOTrainer.train_step", "self rollout_samples global_step"),
+    ("training/trainer.py", PPO_TRAINER, "BasePPOTrainer.train_step", "self rollout_samples global_step"),
     (
-        "rpg_trainer.py",
+        "training/trainer.py",
         PPO_TRAINER,
         "BasePPOTrainer.save_logs_and_checkpoints",
         "self global_step logs_dict= client_states=",
     ),
-    ("rpg_trainer.py", PPO_TRAINER, "PPOTrainer.evaluate", "self global_step **generate_kwargs"),
-    ("rpg_trainer.py", PPO_TRAINER, "BasePPOTrainer.restore_best_checkpoint_state", "self checkpoint_states"),
-    ("rpg_trainer.py", PPO_TRAINER, "PPOTrainer.get_max_steps", "self"),
+    ("training/trainer.py", PPO_TRAINER, "PPOTrainer.evaluate", "self global_step **generate_kwargs"),
+    ("training/trainer.py", PPO_TRAINER, "BasePPOTrainer.restore_best_checkpoint_state", "self checkpoint_states"),
+    ("training/trainer.py", PPO_TRAINER, "PPOTrainer.get_max_steps", "self"),
     (
-        "rollout_actor.py",
+        "sampling/engine_actor.py",
         ENGINE,
         "RolloutRayActor.__init__",
         "self *args bundle_indices= agent_func_path= remote_rm_url= mm_pad_token_ids= **kwargs",
     ),
     (
-        "rollout_actor.py",
+        "sampling/engine_actor.py",
         ENGINE,
         "RolloutRayActor.generate",
         "self prompt_token_ids sampling_params multi_modal_data=",
     ),
     (
-        "rollout_actor.py",
+        "sampling/engine_actor.py",
         ENGINE,
         "RolloutRayActor.generate_responses",
         "self prompt label sampling_params max_length hf_tokenizer num_samples= images=",
@@ -216,7 +222,7 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
     ),
     ("weight_sync/policy.py", PPO_ACTOR, "ActorPPOTrainer.broadcast_to_vllm", "self"),
     (
-        "weight_sync/transports.py",
+        "check/engine.py",
         "openrlhf/trainer/ray/vllm_worker_wrap.py",
         "WorkerWrap.init_process_group",
         "self master_address master_port rank_offset world_size group_name backend= use_ray=",
@@ -235,10 +241,10 @@ SIGNATURES = [  # our file, upstream's file, function, its parameters (= marks a
     ),
     ("cpu_platform.py", STRATEGY, "DeepspeedStrategy.get_ds_train_config", "self optim_dict= * max_norm="),
     ("cpu_platform.py", "openrlhf/utils/utils.py", "convert_to_torch_dtype", "param_dtype"),
-    ("install.py", "openrlhf/utils/utils.py", "get_strategy", "args"),
-    ("install.py", "openrlhf/cli/train_ppo_ray.py", "train", "args"),
+    ("launch/install.py", "openrlhf/utils/utils.py", "get_strategy", "args"),
+    ("launch/install.py", "openrlhf/cli/train_ppo_ray.py", "train", "args"),
     (
-        "weight_sync/transports.py",
+        "cpu_platform.py",
         "vllm/distributed/utils.py",
         "stateless_init_torch_distributed_process_group",
         "host port rank world_size backend group_name= return_store= listen_socket=",
@@ -257,18 +263,26 @@ def test_signature(ours, file, name, expected):
     assert found == expected, f"{ours} relies on {file} {name}({expected})"
 
 
+@pytest.mark.parametrize(("ours", "name"), [(row[0], row[2]) for row in SIGNATURES])
+def test_the_file_that_relies_on_a_signature_names_it(ours, name):
+    for file in ours.split(", "):
+        words = set(re.findall(r"\w+", (PACKAGE / file).read_text(encoding="utf-8")))
+        symbol = name.removesuffix(".__init__").rpartition(".")[2]
+        assert symbol in words, f"{file} does not name {name}"
+
+
 def test_policy_loss_has_five_results_of_which_the_loss_is_first():
-    """policy_loss.py hands the last two through and replaces the second and third."""
+    """training/policy_loss.py hands the last two through and replaces the second and third."""
     ones = torch.ones(1, 2)
     loss, clip_fraction, policy_kl, vllm_kl, filtered = PolicyLoss()(ones, ones, 3 * ones, ones)
     assert loss == -3, (
-        "at importance weight one the surrogate is the advantage: policy_loss.py hands losses in as such"
+        "at importance weight one the surrogate is the advantage: training/policy_loss.py hands losses in as such"
     )
     assert (clip_fraction, policy_kl, vllm_kl, filtered) == (0, 0, None, None)
 
 
 def test_training_step_calls_the_loss_once():
-    """actor.py replaces self.actor_loss_fn; policy_loss.py names the mask and takes the global totals by keyword."""
+    """training/actors.py replaces self.actor_loss_fn; training/policy_loss.py takes mask and totals by keyword."""
     step = definition(PPO_ACTOR, "ActorPPOTrainer.training_step")
     (call,) = calls(step, "self.actor_loss_fn")
     assert [ast.unparse(a) for a in call.args] == ["action_log_probs", "old_action_log_probs", "advantages"]
@@ -280,8 +294,8 @@ def test_training_step_calls_the_loss_once():
     }
     text = ast.unparse(step)
     assert "old_action_log_probs = experience.action_log_probs\n" in text
-    assert "self.replay_buffer.dynamic_optimizer_step[step]" in text, "actor.py asks it where a step ends"
-    assert "metrics['entropy_loss'] = entropy_loss.detach()" in text, "actor.py scales it"
+    assert "self.replay_buffer.dynamic_optimizer_step[step]" in text, "training/actors.py asks it where a step ends"
+    assert "metrics['entropy_loss'] = entropy_loss.detach()" in text, "training/actors.py scales it"
     assert "weights['entropy_loss'] = 'token'" in text
     assert "'num_action_tokens': float(experience.action_mask.sum().item())" in text
 
@@ -289,18 +303,18 @@ def test_training_step_calls_the_loss_once():
 def test_ppo_train_calls_training_step():
     train = definition(PPO_ACTOR, "ActorPPOTrainer.ppo_train")
     (call,) = calls(train, "self.training_step")
-    assert [ast.unparse(a) for a in call.args] == ["experience", "kl_ctl", "step", "loss_batch_info"], "actor.py"
+    assert [ast.unparse(a) for a in call.args] == ["experience", "kl_ctl", "step", "loss_batch_info"], "actors.py"
 
 
 def test_policy_actor_builds_its_trainer_by_a_global_name():
-    """actor.py rebinds ppo_actor.ActorPPOTrainer in the worker."""
+    """training/actors.py rebinds ppo_actor.ActorPPOTrainer in the worker."""
     build = ppo_actor.PolicyModelActor.__ray_actor_class__.init_model_from_pretrained
     assert "ActorPPOTrainer" in build.__code__.co_names
     assert build.__globals__ is vars(ppo_actor)
 
 
 def test_models_are_built_by_a_global_name():
-    """actor.py rebinds ppo_actor.Actor and launcher.Actor in the worker."""
+    """training/actors.py rebinds ppo_actor.Actor and launcher.Actor in the worker."""
     for module, kind in ((ppo_actor, ppo_actor.PolicyModelActor), (launcher, launcher.ReferenceModelActor)):
         build = kind.__ray_actor_class__.init_model_from_pretrained
         assert "Actor" in build.__code__.co_names
@@ -308,7 +322,7 @@ def test_models_are_built_by_a_global_name():
 
 
 def test_what_an_actor_does_around_the_output_layer():
-    """chunked_head.py: upstream's forward without an action mask returns the model's output, logits in float32."""
+    """training/chunked_head.py: upstream's forward without an action mask returns the output with float32 logits."""
     forward = ast.unparse(definition(MODEL, "Actor.forward"))
     order = [
         "unpad_and_slice_tensor(sequences, attention_mask, ring_attn_group)",
@@ -331,7 +345,7 @@ def test_what_an_actor_does_around_the_output_layer():
 
 
 def test_a_training_step_reads_nothing_of_the_output_but_entropy_and_aux_loss():
-    """chunked_head.py leaves no logits in it, and entropy for action tokens alone."""
+    """training/chunked_head.py leaves no logits in it, and entropy for action tokens alone."""
     step = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.training_step"))
     assert set(re.findall(r"\boutput\.(\w+)", step)) == {"entropy", "aux_loss"}
     assert len(re.findall(r"\boutput\b(?!\.)", step)) == 1, "where it is bound"
@@ -388,7 +402,7 @@ def test_the_package_keeps_what_we_keep_per_tensor():
 
 
 def test_experience_maker_dispatches_the_policy_by_its_group():
-    """experience_maker.py answers for the policy's forward pass and passes its own result through _flatten_results."""
+    """training/experience.py replaces the policy's forward pass and sends its result through _flatten_results."""
     make = definition(MAKER, "RemoteExperienceMaker.make_experience")
     groups = [ast.unparse(call.args[0]) for call in calls(make, "self._dispatch_forward")]
     assert groups.count("self.actor_model_group") == 1
@@ -400,7 +414,7 @@ def test_experience_maker_dispatches_the_policy_by_its_group():
 
 
 def test_reference_log_probs_are_kept_for_a_kl_loss_alone():
-    """rpg_trainer.py: the launcher therefore sets algo.kl.use_loss where a reference model is wanted."""
+    """training/trainer.py: the launcher therefore sets algo.kl.use_loss where a reference model is wanted."""
     make = definition(MAKER, "RemoteExperienceMaker.make_experience")
     assert "if not args.algo.kl.use_loss:\n            base_action_log_probs = None" in ast.unparse(make)
     step = ast.unparse(definition(PPO_ACTOR, "ActorPPOTrainer.training_step"))
@@ -408,7 +422,7 @@ def test_reference_log_probs_are_kept_for_a_kl_loss_alone():
 
 
 def test_reference_is_asked_as_the_policy_is():
-    """experience_maker.py PolicyAsReference stands where upstream has a group, and takes what the policy's takes."""
+    """training/experience.py PolicyAsReference replaces upstream's group and takes the arguments of the policy's."""
     make = definition(MAKER, "RemoteExperienceMaker.make_experience")
     asked = {
         ast.unparse(call.args[0]): ast.unparse(call.keywords[-1]) for call in calls(make, "self._dispatch_forward")
@@ -418,7 +432,7 @@ def test_reference_is_asked_as_the_policy_is():
     assert "group.async_run_method_batch(method_name='forward', **kwargs)" in dispatch
     assert "group.async_run_method(method_name='empty_cache')" in dispatch
     execute = ast.unparse(definition("openrlhf/trainer/ray/launcher.py", "BaseModelActor.execute_batch"))
-    assert "getattr(self, method_name)" in execute, "actor.py execute_batch calls it with `forward`"
+    assert "getattr(self, method_name)" in execute, "training/actors.py execute_batch calls it with `forward`"
     both = [
         ast.unparse(definition("openrlhf/trainer/ray/ppo_actor.py", "PolicyModelActor.forward")),
         ast.unparse(definition("openrlhf/trainer/ray/launcher.py", "ReferenceModelActor.forward")),
@@ -427,7 +441,7 @@ def test_reference_is_asked_as_the_policy_is():
 
 
 def test_where_deepspeed_keeps_the_weights_in_use():
-    """reference_weights.py reads and writes this rank's part of them and spreads it as a step does."""
+    """reference/weights.py reads and writes this rank's part of them and spreads it as a step does."""
     step12 = source("deepspeed/runtime/zero/stage_1_and_2.py")
     assert "bit16_partitions[partition_id].data.copy_(fp32_partition.data)" in step12
     update = ast.unparse(
@@ -443,12 +457,12 @@ def test_where_deepspeed_keeps_the_weights_in_use():
     assert "def empty_partition_cache(self):" in step3
     assert "param.ds_tensor" in step3
     engine = source("deepspeed/runtime/engine.py")
-    assert engine.count("self.global_steps += 1") == 1, "actor.py counts optimizer steps by it"
+    assert engine.count("self.global_steps += 1") == 1, "training/actors.py counts optimizer steps by it"
     offload = source("openrlhf/utils/deepspeed/deepspeed_utils.py")
     assert "# OffloadStateTypeEnum.lp_params," in offload, "a sleeping policy keeps the weights that are copied"
 
 
-def maker(estimator: str, kl_coefficient: float) -> experience_maker.RPGExperienceMaker:
+def maker(estimator: str, kl_coefficient: float) -> experience.RPGExperienceMaker:
     """Ours, with what compute_advantages_and_returns reads: two samples a prompt, no length penalty, no clip."""
     args = Namespace(
         algo=Namespace(advantage=Namespace(estimator=estimator, gamma=1.0, lambd=1.0, no_std_norm=False)),
@@ -457,7 +471,7 @@ def maker(estimator: str, kl_coefficient: float) -> experience_maker.RPGExperien
     )
     args.algo.kl = Namespace(use_loss=False)
     groups = [None] * 4
-    return experience_maker.RPGExperienceMaker(*groups, FixedKLController(kl_coefficient), Namespace(args=args), None)
+    return experience.RPGExperienceMaker(*groups, FixedKLController(kl_coefficient), Namespace(args=args), None)
 
 
 def advantages(estimator: str, kl_coefficient: float = 0.0) -> list[list[float]]:
@@ -477,15 +491,15 @@ def advantages(estimator: str, kl_coefficient: float = 0.0) -> list[list[float]]
 
 
 def test_no_baseline_spreads_the_reward_as_it_is():
-    """experience_maker.py: baselines and normalization go by args' name, the spread by the maker's own attribute."""
+    """training/experience.py: baselines and normalization follow args, the spread the maker's own attribute."""
     assert advantages("none") == [[1, 1, 1], [-1, -1, None], [None, 2, 2], [None, 5, None]]
-    assert advantages("none", kl_coefficient=0.5)[0] == [-0.5, 0, 0.5], "rpg_trainer.py sets the coefficient to zero"
+    assert advantages("none", kl_coefficient=0.5)[0] == [-0.5, 0, 0.5], "trainer.py sets the coefficient to zero"
     assert advantages("dr_grpo") == [[-0.5] * 3, [-3, -3, None], [None, 0.5, 0.5], [None, 3, None]]
     assert advantages("reinforce") != advantages("none"), "upstream's own plain estimator normalizes"
 
 
 def test_engines_are_made_with_the_arguments_we_override():
-    """install.py engine_overrides names what upstream hard-codes; the class is looked up when engines are made."""
+    """launch/install.py engine_overrides: upstream hard-codes these, and looks the class up when it makes engines."""
     create = definition(ENGINE, "create_vllm_engines")
     (call,) = calls(
         create,
@@ -504,15 +518,15 @@ def test_engines_are_made_with_the_arguments_we_override():
     assert arguments["worker_extension_cls"] == "'openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap'"
     assert arguments["dtype"] == "'bfloat16'"
     assert arguments["trust_remote_code"] == "True"
-    assert arguments["full_determinism"] == "full_determinism", "rollout_actor.py reads it"
-    assert arguments["seed"] == "seed + i", "rollout_actor.py draws from it"
+    assert arguments["full_determinism"] == "full_determinism", "sampling/engine_actor.py reads it"
+    assert arguments["seed"] == "seed + i", "sampling/engine_actor.py draws from it"
     assert "logprobs_mode" not in arguments
     assert "RolloutRayActor" in vllm_engine.create_vllm_engines.__code__.co_names
     assert vllm_engine.create_vllm_engines.__globals__ is vars(vllm_engine)
 
 
 def test_rollout_actor_keeps_the_engines_arguments():
-    """rollout_actor.py reads self.kwargs["seed"] and self.kwargs.get("logprobs_mode")."""
+    """sampling/engine_actor.py reads self.kwargs["seed"] and self.kwargs.get("logprobs_mode")."""
     build = ast.unparse(definition(ENGINE, "RolloutRayActor.__init__"))
     assert "self.kwargs = kwargs" in build
     assert "SingleTurnAgentExecutor(remote_rm_url)" in build
@@ -528,7 +542,7 @@ class Engine:
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, None), (1, [0.0, 0.0, -0.5, -0.25])])
 def test_executor_keeps_log_probs_iff_they_were_asked_for(asked, expected):
-    """rollout_actor.py asks by sampling_params.logprobs."""
+    """sampling/engine_actor.py asks by sampling_params.logprobs."""
     execution = SingleTurnAgentExecutor().execute(
         prompt="1+",
         label="2",
@@ -595,7 +609,7 @@ def test_vllm_refuses_the_names_of_adapters():
 
 
 def test_responses_are_asked_for_by_keyword():
-    """rollout_actor.py generate_responses takes nothing else."""
+    """sampling/engine_actor.py generate_responses takes nothing else."""
     file = "openrlhf/trainer/ppo_utils/samples_generator.py"
     (call,) = calls(ast.parse(source(file)), "llm_engine.generate_responses.remote")
     assert not call.args
@@ -652,14 +666,14 @@ def test_replay_buffer_names_a_cuda_device():
 
 
 def test_strategy_names_a_cuda_mesh():
-    """cpu_platform.py replaces init_device_mesh; actor.py asks the mesh for the data-parallel size."""
+    """cpu_platform.py replaces init_device_mesh; training/actors.py asks the mesh for the data-parallel size."""
     (call,) = calls(definition(STRATEGY, "DeepspeedStrategy.setup_distributed"), "init_device_mesh")
     assert ast.literal_eval(call.args[0]) == "cuda"
     assert "'dp'" in ast.unparse(call)
 
 
 def test_train_looks_its_actors_up_by_global_names():
-    """install.py rebinds them in openrlhf.cli.train_ppo_ray, PPOTrainer in openrlhf.trainer.ppo_trainer."""
+    """launch/install.py rebinds them in openrlhf.cli.train_ppo_ray, PPOTrainer in openrlhf.trainer.ppo_trainer."""
     names = train_ppo_ray.train.__code__.co_names
     for name in ("PolicyModelActor", "get_strategy", "create_vllm_engines"):
         assert name in names, f"rpg_openrlhf/launch/install.py relies on train() naming {name}"
@@ -671,7 +685,7 @@ def test_train_looks_its_actors_up_by_global_names():
 
 
 def test_trainers_loop_calls_what_we_override():
-    """rpg_trainer.py: one train_step, one record and one evaluation a rollout; get_max_steps before them."""
+    """training/trainer.py: one train_step, one record and one evaluation a rollout; get_max_steps before them."""
     fit = definition(PPO_TRAINER, "PPOTrainer.fit")
     for name in ("train_step", "save_logs_and_checkpoints", "evaluate"):
         assert len(calls(fit, f"self.{name}")) == 1, f"rpg_openrlhf/training/trainer.py overrides {name}"
@@ -683,7 +697,7 @@ def test_trainers_loop_calls_what_we_override():
 
 
 def test_the_loggers_are_two_attributes():
-    """loggers.py stands in for them: built by rpg_trainer.py where upstream would, and asked no more than this."""
+    """runs/loggers.py replaces them: training/trainer.py builds it where upstream would build its own."""
     build = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer.__init__"))
     assert "self.wandb_logger = WandbLogger(self.args) if self.args.logger.wandb.key else None" in build
     tensorboard = "TensorboardLogger(self.args) if self.args.logger.tensorboard_dir else None"
@@ -696,7 +710,7 @@ def test_the_loggers_are_two_attributes():
 
 
 def test_the_best_checkpoint_goes_by_a_name_of_ours():
-    """eval_sets.py always gives one; restored from a checkpoint it would win, which rpg_trainer.py prevents."""
+    """preflight/eval_sets.py sets the name; training/trainer.py keeps a checkpoint from restoring another one."""
     text = ast.unparse(definition(PPO_TRAINER, "BasePPOTrainer._detect_eval_metric_key"))
     assert "return self.best_eval_metric_key if self.best_eval_metric_key in eval_metrics else None" in text
     assert "self.best_eval_metric_key == 'none'" in text
@@ -707,7 +721,7 @@ def test_the_best_checkpoint_goes_by_a_name_of_ours():
 
 
 def test_a_rows_benchmark_is_its_datasource():
-    """eval_sets.py writes the column; evaluation.py reads what collate_fn gives, in this order."""
+    """preflight/eval_sets.py writes the column; runs/evaluation.py reads what collate_fn gives, in this order."""
     file = "openrlhf/datasets/prompts_dataset.py"
     assert "self.datasources.append(data.get('datasource', 'default'))" in ast.unparse(
         definition(file, "PromptDataset.__init__")
@@ -804,7 +818,7 @@ def test_an_engine_needs_to_be_told_how_many_sequences_to_decode():
     context = inspect.signature(AsyncLLM.from_engine_args).parameters["usage_context"].default
     assert context == UsageContext.ENGINE_CONTEXT
     assert context not in EngineArgs.get_batch_defaults(1)[1]
-    assert SchedulerConfig.DEFAULT_MAX_NUM_SEQS == 128, "why install.py asks for more"
+    assert SchedulerConfig.DEFAULT_MAX_NUM_SEQS == 128, "why launch/install.py asks for more"
     source = inspect.getsource(vllm_engine)
     assert "max_num_seqs" not in source
     assert "usage_context" not in source
