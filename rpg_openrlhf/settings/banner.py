@@ -1,4 +1,4 @@
-"""The block printed at start: the objective as it will be optimized, and the run's arithmetic."""
+"""Banner printed at the start of a run: objective, batch sizes, step counts and layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECOMPUTED = "recomputed by the actor after each rollout"
 
 
 def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
-    """Upstream's own count (`prepare_datasets`), which the learning-rate schedule is laid over."""
+    """Number of optimizer steps, by upstream's count (`prepare_datasets`) and at most up to --train.max_rollouts."""
     per_episode = prompts * args.rollout.n_samples_per_prompt // args.train.batch_size
     steps = per_episode * args.train.num_episodes * args.train.max_epochs
     return min(steps, (args.train.max_rollouts or steps) * layout.plan(args).steps)
@@ -29,7 +29,7 @@ def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
 def banner(
     args: SimpleNamespace, prompts: int | None, notes: list[str], evaluation: Sequence[tuple[str, str]] = ()
 ) -> str:
-    """The whole block. `prompts` is the length of an episode, None where the data set does not tell it beforehand."""
+    """Format the banner. `prompts`: prompts in an episode; None if unknown before the data set is loaded."""
     facts = _rpg_facts(args) if args.algo.objective == "rpg" else _baseline_facts(args)
     facts += [*_loss_facts(args), *_run_facts(args, prompts), *evaluation]
     width = max(len(name) for name, _ in facts)

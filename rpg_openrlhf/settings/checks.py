@@ -1,5 +1,6 @@
-"""Combinations of flags that cannot work or cannot act, refused before anything starts: tables of rules, in the order
-in which they are tried. Ranges of single flags are in ranges.py; files are checked in preflight/.
+"""Rules that refuse combinations of flags that cannot work or have no effect, before anything starts.
+
+The rules of a table are tried in order. Ranges of single flags are in ranges.py; preflight/ checks files.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from rpg_openrlhf.settings.ranges import check_ranges
 from rpg_openrlhf.settings.rules import Settings, enforce, nested, rule, where
 
 GROUP_BASELINES = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
-BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # nccl is upstream's default: on the CPU, not chosen
+BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # CPU: nccl, upstream's default, becomes shm
 BESIDE_SCHEDULE_FREE = {
     "ds.adam_offload": "DeepSpeed's CPU Adam is another optimizer",
     "ds.deepcompile": "it has not been tried with an optimizer that DeepSpeed does not know",
@@ -25,7 +26,7 @@ BESIDE_SCHEDULE_FREE = {
 
 
 def check_flags(parsed: Parsed, platform: str) -> Settings:
-    """Refuse what any rule refuses -> the settings, nested."""
+    """Apply all rules and return the settings, nested; the first violated rule is a Refusal."""
     if parsed.values["vllm.num_engines"] is None:
         raise Refusal("--vllm.num_engines is missing: rollouts need vLLM; give at least 1")
     check_ranges(parsed.values)
@@ -69,7 +70,7 @@ def _lower_bound(s: Settings) -> str | None:
 
 def _is_overridden_clip(s: Settings) -> bool:
     both, bounds = s.actor.eps_clip, s.actor.eps_clip_low_high
-    upstreams = 0.2  # its default, which a config.yaml of an earlier version holds
+    upstreams = 0.2  # its default, which a config.yaml of an older version contains
     return "actor.eps_clip" in s.explicit and both != upstreams and bounds and list(bounds) != [both, both]
 
 
@@ -81,7 +82,7 @@ def _overlong_buffer(s: Settings) -> str | None:
 
 
 def _raises_a_wrong_reward(s: Settings) -> bool:
-    """Upstream multiplies a cut-off reply's reward by a coefficient of 0 to 1, or sets it to a negative one."""
+    """True if a wrong, truncated reply gains: a coefficient >= 0 multiplies its reward, a negative one replaces it."""
     coefficient = s.reward.stop_properly_penalty_coef
     return coefficient is not None and coefficient >= 0 and _default_reward(s)
 
@@ -128,7 +129,7 @@ def _divides(s: Settings) -> str | None:
 
 
 def _shared_gpus(s: Settings) -> str | None:
-    """Refuse models of different sizes on the same GPUs."""
+    """Refuse two models that share GPUs but ask for different numbers of them."""
     pairs = []
     if layout.has_reference_group(s) and (s.train.colocate_all or s.train.colocate_actor_ref):
         pairs.append(("ref", "actor"))
@@ -162,7 +163,7 @@ def _gpus(s: Settings) -> str | None:
 
 
 # fmt: off
-WEIGHTS = (  # that engines cannot load, and ways that do not lead to them
+WEIGHTS = (  # weights that engines cannot load, and transports that do not exist
     where(lambda s: s.ds.load_in_4bit,
         rule(lambda s: not s.ds.lora.rank,
              "--ds.load_in_4bit: 4-bit weights cannot be trained; give --ds.lora.rank 32, or leave it out"),

@@ -13,7 +13,7 @@ BLACKWELL = 10.0  # compute capability
 
 
 def gpu_memory_gib() -> list[float | None]:
-    """One entry per visible CUDA device: its memory in GiB, None where the driver does not tell."""
+    """One entry per visible CUDA device: its memory in GiB, or None if the driver does not report it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     sizes = [float(line) / 1024 if line.isdigit() else None for line in _ask_nvidia_smi("memory.total")]
     devices = sizes or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
@@ -38,7 +38,7 @@ def has_flash_attn() -> bool:
 
 
 def compute_capabilities() -> list[float]:
-    """Compute capabilities of the GPUs seen here: 9.0 is Hopper, 10 and up Blackwell."""
+    """Compute capabilities of the visible GPUs: 9.0 is Hopper, 10 and up Blackwell."""
     return [float(line) for line in _ask_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
 
 
@@ -47,7 +47,7 @@ def host_memory_gib() -> float:
 
 
 def in_a_ray_cluster() -> bool:
-    """True if ray.init() would join a running cluster, whose GPUs are not ours to count."""
+    """True if ray.init() would join a running cluster, whose GPUs cannot be counted from here."""
     return "RAY_ADDRESS" in os.environ or Path("/tmp/ray/ray_current_cluster").exists()
 
 

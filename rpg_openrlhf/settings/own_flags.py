@@ -1,8 +1,8 @@
 """Flags that this project adds to OpenRLHF's, and the ranges of numbers.
 
 The YAML key, the dotted flag and the attribute path are the same words: `--rpg.beta` is `args.rpg.beta` and
-`rpg: {beta: ...}` in a layer. A flag has one home, its entry here: parser, --help, docs/flags.md and the check of its
-range follow from it.
+`rpg: {beta: ...}` in a layer. A flag is defined once, in FLAGS: the parser, --help, docs/flags.md and the range check
+are derived from it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rpg_openrlhf.reference.schedule import RULES
 
 class Range(NamedTuple):
     says: str
-    holds: Callable[[float], bool]  # False for NaN; infinity is refused by who asks
+    holds: Callable[[float], bool]  # False for NaN; check_ranges refuses infinity
 
 
 COUNT = Range("at least 1", lambda x: x >= 1)
@@ -38,7 +38,7 @@ class Flag(NamedTuple):
     name: str
     default: Any
     type: type
-    allowed: Range | tuple[str, ...] | None  # of a number, or the words it takes
+    allowed: Range | tuple[str, ...] | None  # range of a number, or choices of a text
     sentence: str
 
     @property
@@ -57,7 +57,7 @@ FLAGS = (
     Flag("actor.gradient_checkpointing_layers", None, int, COUNT,
         "So many layers recompute their activations, the others keep them; all, if left out."),
 
-    # A new divergence or refresh rule is an entry of its table; the flags take it from there.
+    # The choices are the entries of DIVERGENCES and RULES: a new entry there is a new choice.
     Flag("rpg.divergence", "urkl", str, tuple(DIVERGENCES),
         "Divergence: KL(ref || policy) (fkl), KL(policy || ref) (rkl), or an unnormalized form (ufkl, urkl)."),
     Flag("rpg.gradient_estimator", "reinforce", str, ("differentiable", "reinforce"),

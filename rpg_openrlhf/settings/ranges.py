@@ -1,6 +1,6 @@
-"""The range of every numeric flag, and the names of every text flag that has a fixed set. A test walks the parser.
+"""Ranges of all numeric flags, and the learning-rate schedulers. A test checks that no flag of the parser is missing.
 
-Rules that combine flags are in checks.py and its neighbours; both stand in front of a run and of `--dry_run` alike.
+Rules that combine flags are in checks.py and its neighbours. A run and `--dry_run` apply both.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.settings import own_flags as config
 
-# transformers.SchedulerType, which is slow to import; a test compares.
+# The values of transformers.SchedulerType, which is slow to import; a test compares them.
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
 )  # fmt: skip
-NEED_MORE = {  # schedulers that need arguments for which OpenRLHF has no flag, or a metric
+NEED_MORE = {  # schedulers that OpenRLHF cannot run, and the reason
     "reduce_lr_on_plateau": "it needs a metric at every step",
     "warmup_stable_decay": "it needs a number of decay steps, for which OpenRLHF has no flag",
     "greedy": "it needs a metric at every step",
 }
-UPSTREAMS = (  # flags of upstream's, by range
+UPSTREAMS = (  # upstream's flags, by range
     (config.COUNT, """
         actor.muon.ns_steps actor.num_gpus_per_node actor.num_nodes algo.kl.horizon ckpt.max_num critic.muon.ns_steps
         critic.num_gpus_per_node critic.num_nodes data.max_len data.max_samples ds.lora.alpha ds.ring_attn_head_stride
@@ -52,11 +52,11 @@ UPSTREAMS = (  # flags of upstream's, by range
 )  # fmt: skip
 RANGES = {name: allowed for allowed, names in UPSTREAMS for name in names.split()}
 RANGES |= {flag.name: flag.allowed for flag in config.FLAGS if isinstance(flag.allowed, config.Range)}
-MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB, without end by default
+MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB; infinite by default
 
 
 def check_ranges(values: dict[str, Any]) -> None:
-    """Refuse the first flag whose number is out of its range, or whose text is none of its names."""
+    """Refuse the first number out of its range, and a scheduler that is unknown or cannot be used."""
     for name, allowed in RANGES.items():
         numbers = values[name] if isinstance(values[name], list | tuple) else [values[name]]
         for number in numbers:

@@ -1,4 +1,4 @@
-"""Rules of the reference's schedule: arguments that could not act, and weights that could not be held."""
+"""Rules for `--ref.*`: arguments without effect, and settings that do not support a reference's weights."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ REFERENCE = (
         rule(lambda s: s.ref.kl_target is not None and _moves_every_rollout(s),
              "--ref.kl_target {ref.kl_target}: cannot act, as --ref.interval {ref.interval} moves the reference after "
              "every rollout of {plan.steps} optimizer steps; raise --ref.interval"),
-        # Layouts that the reference's weights, held in the policy's own partition, cannot follow.
+        # Settings not supported for the reference's weights, which are partitioned as the policy's are.
         rule(lambda s: s.ds.zpg > 1,
              "--ds.zpg {ds.zpg}: ZeRO++ keeps a second partition that a reference model's weights would not reach; "
              "set 1, or use --ref.refresh rollout"),
@@ -78,13 +78,13 @@ REFERENCE = (
 
 
 def check_run_length(s: Settings, prompts: int | None) -> list[str]:
-    """Intervals longer than the run are refused; a note where the reference moves after every rollout."""
+    """Refuse intervals longer than the run; return a note if the reference moves after every rollout."""
     if not holds_reference(s):
         return []
     if prompts is not None:
         rollouts = layout.rollouts(s, prompts)
         for name, value in (("interval", s.ref.interval), ("min_interval", s.ref.min_interval)):
-            # A reference that moves after the last rollout is one that nothing reads.
+            # Nothing reads a reference that moves after the last rollout.
             if value is not None and first_rollout_of(value, s.plan.steps) >= rollouts:
                 raise Refusal(
                     f"--ref.{name} {value}: cannot act, as the run has {rollouts} rollouts of {s.plan.steps} "
@@ -99,7 +99,7 @@ def check_run_length(s: Settings, prompts: int | None) -> list[str]:
 
 
 def check_same_architecture(name: str, reference: dict[str, Any], policy: dict[str, Any]) -> None:
-    """Two config.json: what decides the shapes of weights, or what they mean, must agree where both say it."""
+    """Compare two config.json: the keys that decide shapes or meaning of weights must agree if both have them."""
     for key in ARCHITECTURE:
         if key in reference and key in policy and reference[key] != policy[key]:
             raise Refusal(

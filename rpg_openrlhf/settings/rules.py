@@ -1,7 +1,7 @@
-"""The form of a rule: a function of all settings that returns the text of a refusal, or None where it does not apply.
+"""Rules: a rule is a function of all settings that returns the text of a refusal, or None if it does not apply.
 
-Settings are nested: `s.rpg.beta` is `--rpg.beta`. Beside the flags they have `s.plan` (layout.py), the numbers that
-follow from them; `s.explicit`, the flags that the user gave; and `s.dry_run`.
+Settings are nested: `s.rpg.beta` is `--rpg.beta`. They also contain `s.plan`, the numbers that follow from the flags
+(layout.py); `s.explicit`, the flags that the user gave; and `s.dry_run`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Check = Callable[[Settings], str | None]
 
 
 def nested(flags: dict[str, Any]) -> Settings:
-    """Flags by dotted name -> settings by attribute, with their plan. Numbers must be in their ranges."""
+    """Flags by dotted name -> settings by attribute, with their plan. Check ranges first: the plan divides."""
 
     def section(tree: dict[str, Any]) -> Settings:
         return Settings(**{key: section(value) if isinstance(value, dict) else value for key, value in tree.items()})
@@ -30,7 +30,7 @@ def nested(flags: dict[str, Any]) -> Settings:
 
 
 def rule(when: Callable[[Settings], Any], text: str) -> Check:
-    """Refuse with `text`, in which {rpg.beta} stands for that flag's value, where `when` is true."""
+    """Rule that refuses with `text` if `when` is true. {rpg.beta} in the text is replaced by that flag's value."""
     return lambda s: text.format_map(vars(s)) if when(s) else None
 
 

@@ -1,7 +1,4 @@
-"""Default names of a run in W&B and TensorBoard: by its layers, which are its settings.
-
-And whether W&B would take the run at all.
-"""
+"""Default names of a run in W&B and TensorBoard, from its layers; and a check of the W&B mode and key."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from rpg_openrlhf.settings.layers import read_layers
 
 METHOD = ("algo.objective", "algo.advantage.estimator", "rpg.divergence", "rpg.gradient_estimator")
 MODES, SHORTEST_KEY = ("online", "offline", "disabled"), 40
-LONGEST = {"group": 128, "tag": 64}  # characters that W&B takes
-# These decide where a run computes and what every run shares, not what it is compared with.
+LONGEST = {"group": 128, "tag": 64}  # W&B's limits, in characters
+# Layers that do not distinguish a run from the runs it is compared with.
 NO_DIFFERENCE = ("base", "hardware")
 
 
 def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
-    """W&B itself refuses a mode or a key when the engines have started; the key is not repeated."""
+    """Refuse a W&B mode or key that W&B would refuse only after the engines have started. Never print the key."""
     mode, key = environ.get("WANDB_MODE") or "online", flags["logger.wandb.key"]
     if not key:
         return
@@ -37,7 +34,7 @@ def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) 
 
 
 def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[str, ...]) -> None:
-    """`--logger.wandb.run_name` and `--logger.wandb.group` into the flags, where they were not given."""
+    """Fill `--logger.wandb.run_name` and `--logger.wandb.group` if they were not given."""
     if "logger.wandb.run_name" not in explicit:
         now = datetime.now().strftime("%m%dT%H:%M")
         flags["logger.wandb.run_name"] = f"{algorithm(flags, layers)}_seed{flags['train.seed']}_{now}"
@@ -47,7 +44,7 @@ def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[str, 
 
 
 def algorithm(flags: dict[str, Any], layers: tuple[str, ...]) -> str:
-    """The layer of `configs/algorithm/`, unless what is over it has made it another; without one, what flags say."""
+    """Name of the layer from `configs/algorithm/`; without one, or if flags changed its method, a name from flags."""
     for path in reversed(layers):
         if Path(path).absolute().parent.name == "algorithm":
             layer = read_layers([path])
@@ -61,7 +58,7 @@ def algorithm(flags: dict[str, Any], layers: tuple[str, ...]) -> str:
 
 
 def tags(layers: tuple[str, ...]) -> list[str]:
-    """One a layer, in order: `base`, `model/qwen3_4b`, `algorithm/grpo`; a file elsewhere by its name."""
+    """One tag per layer, in order: `base`, `model/qwen3_4b`, `algorithm/grpo`; a file outside configs/ by its name."""
     names = []
     for path in map(Path, layers):
         folder = path.absolute().parent
