@@ -1,4 +1,4 @@
-"""The stage about a running Ray cluster: all nodes have the versions and the files of this one."""
+"""Stage `cluster`: all nodes of a running Ray cluster have the same versions and files as this one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rpg_openrlhf.check.stages import Failed, Skipped
 
 
 def identity() -> tuple[dict[str, str], str]:
-    """Versions, and a hash of this package's sources."""
+    """Versions of packages, and a hash of this package's sources."""
     digest = hashlib.sha256()
     root = Path(rpg_openrlhf.__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -20,7 +20,7 @@ def identity() -> tuple[dict[str, str], str]:
 
 
 def cluster(platform: str, address: str = "") -> str:
-    """Ask every node, in a task that has to run there."""
+    """Compare every node with this one, through a task pinned to that node."""
     if not address:
         raise Skipped("no --address of a Ray cluster")
     import ray

@@ -1,4 +1,4 @@
-"""Stages about engines: the transport of weights, and a tiny engine that generates, sleeps, wakes and is synced."""
+"""Stages `transport` and `engine`: send weights between processes; run, sleep, wake and sync a tiny engine."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _memory(platform: str, nbytes: int) -> SharedMemory | CudaIpc:
         return SharedMemory(nbytes)
     from openrlhf.trainer.ray.utils import get_physical_gpu_id
 
-    if not dist.is_initialized():  # CudaIpc asks for a process group
+    if not dist.is_initialized():  # CudaIpc needs a process group
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return CudaIpc(nbytes, get_physical_gpu_id())
 
 
 def transport(platform: str) -> str:
-    """A buffer that another process maps, as policy and engine do; then two ranks that add up a number."""
+    """Map a buffer in another process, as policy and engine do; then all-reduce a number over two ranks."""
     memory = _memory(platform, NBYTES)
     memory.buffers[0].fill_(FILL)
     memory.fence()
@@ -96,7 +96,7 @@ def _two_ranks(backend: str) -> str:
 
 
 def engine(platform: str) -> str:
-    """Greedy answers before and after sleep, after a sync of the same weights, and of other ones."""
+    """Compare greedy answers after sleep, after a sync of the same weights, and after a sync of other weights."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     with tempfile.TemporaryDirectory(prefix="rpg_check_") as folder:
         first, second = _models(platform, Path(folder))
@@ -154,7 +154,7 @@ def _answers(llm: LLM) -> list[list[int]]:
 
 
 def _push(platform: str, llm: LLM, model: Qwen3ForCausalLM, version: int) -> None:
-    """A weight sync as the policy makes it, without Ray."""
+    """Sync weights as the policy does, without Ray."""
     named = dict(model.named_parameters())
     plan = make_plan(((name, weight.shape, weight.dtype) for name, weight in named.items()), 1 << 16)
     memory = _memory(platform, max(bucket.nbytes for bucket in plan))

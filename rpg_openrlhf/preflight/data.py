@@ -1,4 +1,4 @@
-"""The training set on the command line: its rows, the mixture, and whether prompts fit. Rows are read in problems."""
+"""Checks of the training set: its rows, its mixture and the length of its prompts. problems/ reads the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, read_sets, split_names
 from rpg_openrlhf.settings import defaults as settle
 
-FIRST_ROWS = 100  # whose prompts are tokenized
+FIRST_ROWS = 100  # rows per data set whose prompts are tokenized
 
 
 def columns_of(flags: dict[str, Any]) -> Columns:
@@ -23,17 +23,17 @@ def columns_of(flags: dict[str, Any]) -> Columns:
 
 
 def room_for_prompts(max_len: int, max_new_tokens: int | None) -> int:
-    """Tokens beside a response's."""
+    """Number of tokens left for the prompt."""
     return max_len - (max_new_tokens or 1)
 
 
 def is_upstreams(flags: dict[str, Any]) -> bool:
-    """True where upstream reads the data by itself: ModelScope's hub, and images."""
+    """True if upstream reads the data itself: from ModelScope's hub, or with images."""
     return flags["use_ms"] or flags["data.max_images_per_prompt"] > 0
 
 
 def check_data(flags: dict[str, Any]) -> list[PromptSet]:
-    """The training set's parts, every row read; none where upstream reads them."""
+    """Read and check every row of the training sets; no sets if upstream reads them."""
     if not flags["data.prompt_dataset"]:
         raise Refusal(
             "--data.prompt_dataset is missing: give a file (json, jsonl, csv, parquet, arrow), a folder or a hub id"
@@ -60,7 +60,7 @@ def check_data(flags: dict[str, Any]) -> list[PromptSet]:
 
 
 def count_prompts(flags: dict[str, Any], sets: list[PromptSet]) -> int | None:
-    """Prompts in an episode. Mixed by probability, upstream repeats the small sets, so this is then a lower bound."""
+    """Number of prompts in an episode; a lower bound with --data.prompt_probs, as upstream then repeats small sets."""
     if not sets:
         return None
     return min(flags["data.max_samples"], sum(min(flags["data.max_samples"], len(part.rows)) for part in sets))
@@ -86,7 +86,7 @@ def _check_template(flags: dict[str, Any]) -> None:
 
 
 def _check_mixture(flags: dict[str, Any], count: int) -> None:
-    """Probabilities of the sets: one each, positive, and 1 in all, as the library that draws by them wants."""
+    """Check the sets' probabilities: one each, positive, with sum 1, as the datasets library requires."""
     text = flags["data.prompt_probs"]
     if text is None:
         return
@@ -101,7 +101,7 @@ def _check_mixture(flags: dict[str, Any], count: int) -> None:
 
 
 def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:
-    """Refuse a run all of whose first prompts are longer than the room, so that each would lose its beginning."""
+    """Refuse the run if all of the first prompts are too long, because each would lose its beginning."""
     room = room_for_prompts(flags["data.max_len"], flags["rollout.max_new_tokens"])
     prompts = [row[flags["data.input_key"]] for part in sets for row in part.rows[:FIRST_ROWS]]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]

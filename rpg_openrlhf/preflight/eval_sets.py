@@ -1,7 +1,7 @@
-"""`--eval.dataset`: files, folders, hub ids and benchmarks by name, read whole and made one before anything starts.
+"""Sets of `--eval.dataset` (files, folders, hub ids, benchmarks by name), checked and merged before anything starts.
 
-Upstream joins the sets as they are, which needs the same columns in all of them, and names a metric by a row's
-`datasource`, which few files have. So the run is given one file of its own, with the columns it trains on.
+Upstream concatenates the sets, which needs the same columns in all of them, and names metrics by the column
+`datasource`, which few files have. So the launcher writes one file with the training columns and `datasource`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ NO_BEST = "none"  # upstream's word for no best checkpoint
 
 
 class EvalSets(NamedTuple):
-    """`rows` have the training set's columns and `datasource`, the benchmark's name in the logs."""
+    """Merged rows, with the training set's columns and `datasource`, the benchmark's name in the logs."""
 
     rows: list[dict[str, Any]]
-    sizes: dict[str, int]  # problems of each benchmark
-    worded: bool  # is the published prompt around the problems of files that have no prompts
+    sizes: dict[str, int]  # number of problems per benchmark
+    worded: bool  # problems without a prompt column get the published prompt
 
 
 def check_flags(flags: dict[str, Any], explicit: set[str]) -> None:
-    """Refuse flags of an evaluation that never comes, or cannot be made."""
+    """Refuse evaluation flags that have no effect or cannot work."""
     steps, sets, best = flags["eval.steps"], flags[FLAG], flags["ckpt.best_metric_key"]
     if sets and steps == -1 and "eval.steps" not in explicit:
         raise Refusal(f"--{FLAG} {sets}: would never be used; give --eval.steps, the rollouts from one to the next")
@@ -51,7 +51,7 @@ def check_flags(flags: dict[str, Any], explicit: set[str]) -> None:
 
 
 def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
-    """Every row, checked. None where there is no set, or upstream is to read it: ModelScope's hub, and images."""
+    """Read and check every row; None without a set, or if upstream reads it (ModelScope's hub, or images)."""
     if not flags[FLAG] or data.is_upstreams(flags):
         return None
     worded = _is_worded(flags, training)
@@ -81,20 +81,20 @@ def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
 
 
 def _is_worded(flags: dict[str, Any], training: list[PromptSet]) -> bool:
-    """A benchmark's problem is asked as a training problem is: in the published words, or as it stands."""
+    """True if benchmark problems get the published prompt: they are asked in the same form as training problems."""
     if flags["data.input_template"] and not flags["data.apply_chat_template"]:
-        return False  # upstream puts its words around every prompt
+        return False  # upstream applies the template to every prompt
     prompts = [str(row[flags["data.input_key"]]) for part in training for row in part.rows[: data.FIRST_ROWS]]
     return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
 
 
 def _read_one(name: str, folder: str | None, flags: dict[str, Any], worded: bool) -> list[dict[str, Any]]:
-    if name in HUB:  # a file or folder of that name here has become an absolute path
+    if name in HUB:  # not a local path: files.make_absolute made those absolute
         fix = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets
 
-            datasets.config.HF_HUB_OFFLINE = True  # without it, a minute of retries before the cache is looked at
+            datasets.config.HF_HUB_OFFLINE = True  # otherwise a minute of retries before the cache is read
         return [_row(name, place, row, flags, worded) for place, row in from_hub(name, f"--{FLAG}", fix)]
     called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
     rows, columns = [], data.columns_of(flags)
@@ -116,12 +116,12 @@ def _read_one(name: str, folder: str | None, flags: dict[str, Any], worded: bool
 
 def _kept(name: str, row: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     columns = (flags["data.input_key"], flags["data.label_key"])
-    # The name is a part of a metric's: what W&B and TensorBoard would take for something else becomes _.
+    # The name becomes part of a metric's name: characters with a meaning in W&B or TensorBoard become _.
     return {"datasource": re.sub(r"[^\w.+-]", "_", name)} | {key: row[key] for key in columns if key in row}
 
 
 def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -> dict[str, Any]:
-    """A row of a benchmark, problem and answer, in the columns of the training set."""
+    """Convert a benchmark's row (problem and answer) to the columns of the training set."""
     key = flags["data.input_key"]
     try:
         problem = read_row(raw)
@@ -153,19 +153,19 @@ def settle(args: Any, sets: EvalSets | None) -> None:
     if sets is None:
         return
     args.eval.dataset, args.eval.split = str(Path(args.logger.run_dir, FILE)), "train"
-    if not args.train.async_enable:  # whose trainer is upstream's, with upstream's names
+    if not args.train.async_enable:  # an asynchronous run has upstream's trainer, with other metric names
         args.ckpt.best_metric_key = args.ckpt.best_metric_key or evaluation.overall(args.eval.n_samples_per_prompt)
 
 
 def write(run_dir: Path, sets: EvalSets | None) -> None:
-    """The one set, as the trainer reads it."""
+    """Write the merged set as the file that the trainer reads."""
     if sets is not None:
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in sets.rows)
         (run_dir / FILE).write_text(text, encoding="utf-8")
 
 
 def facts(args: Any, sets: EvalSets | None) -> list[tuple[str, str]]:
-    """Lines of the banner."""
+    """Lines about the evaluation for the banner."""
     if sets is None or args.eval.steps == -1:
         return []
     listed = ", ".join(f"{name} ({size} problems)" for name, size in sets.sizes.items())
