@@ -43,12 +43,12 @@ def cluster(platform: str, address: str = "") -> str:
             ) from None
         for package, version in mine[0].items():
             if versions.get(package) != version:
-                wrong = f"node {name} has {package} {versions.get(package, 'not')}, this one {version}"
+                wrong = f"{package} is {versions.get(package, 'not installed')} on node {name}, but {version} here"
                 raise Failed(wrong, "install the same lock on every node")
         if files != mine[1]:
-            fix = "one checkout under the same path on every node"
+            fix = "use one checkout under the same path on every node"
             raise Failed(f"node {name} has other files of rpg_openrlhf", fix)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if platform != "cpu" and not gpus:
-        raise Failed("the cluster has no GPU", "ray start on nodes that have")
-    return f"{len(nodes)} nodes alike, {gpus} GPUs"
+        raise Failed("the cluster has no GPU", "start Ray on nodes with GPUs")
+    return f"{len(nodes)} identical nodes, {gpus} GPUs"

@@ -68,7 +68,7 @@ def transport(platform: str) -> str:
     kind = "shared memory" if platform == "cpu" else "CUDA IPC"
     if done.stdout.strip() != str(FILL * NBYTES):
         print(done.stderr, file=sys.stderr)
-        fix = "look at /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
+        fix = "check /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
         raise Failed(f"{kind}: the other process read {done.stdout.strip() or 'nothing'}", fix)
     if platform != "cpu" and torch.cuda.device_count() < 2:
         return f"{kind}; one GPU, so no NCCL between ranks"
@@ -82,7 +82,7 @@ def _two_ranks(backend: str) -> str:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     commands = [[sys.executable, "-c", RANKS, rank, port, backend] for rank in "01"]
     ranks = [subprocess.Popen(command, **pipes) for command in commands]
-    fix = "NCCL_DEBUG=INFO rpg-check --verbose shows where"
+    fix = "run NCCL_DEBUG=INFO rpg-check --verbose to see where"
     try:
         lines = [rank.communicate(timeout=90) for rank in ranks]
     except subprocess.TimeoutExpired:
@@ -105,8 +105,8 @@ def engine(platform: str) -> str:
         if platform != "cpu":
             llm.sleep(level=1)
             llm.wake_up()
-            _expect(_answers(llm), before, "after sleep and wake", "runs without --vllm.enable_sleep")
-        fix = "--vllm.sync_backend: another transport, and a report with the output of --verbose"
+            _expect(_answers(llm), before, "after sleep and wake", "run without --vllm.enable_sleep")
+        fix = "use another --vllm.sync_backend, and report the output of --verbose"
         _push(platform, llm, first, 1)
         _expect(_answers(llm), before, "after a sync of the same weights", fix)
         _push(platform, llm, second, 2)
@@ -114,7 +114,7 @@ def engine(platform: str) -> str:
         fresh = _answers(_engine(platform, Path(folder, "second")))
         _expect(synced, fresh, "after a sync of other weights, against a fresh engine's", fix)
         if synced == before:
-            raise Failed("another model's answers are the same: the stage tells nothing", "a report")
+            raise Failed("two different models give the same answers, so this stage tests nothing", "report it")
     slept = "slept, woke, " if platform != "cpu" else ""
     return f"{slept}took the same weights and others"
 

@@ -46,7 +46,7 @@ def attention(platform: str) -> str:
         if not off < bound:
             raise Failed(
                 f"{kind}: log-probs of packed samples are off by {off:.2g} (allowed {bound:g})",
-                "--ds.attn_implementation eager, or runs without --ds.packing_samples",
+                "use --ds.attn_implementation eager, or run without --ds.packing_samples",
             )
         says.append(f"{kind} within {off:.1g}")
     return ", ".join(says) + ("" if len(kinds) == 2 or platform == "cpu" else "; flash-attn is not installed")
@@ -97,7 +97,8 @@ def log_probs(platform: str) -> str:
         slope = float((hidden.grad.double() - gradient).abs().max() / gradient.abs().max())
         if not (off < bound and slope < bound):
             raise Failed(
-                f"{dtype}: log-probs are off by {off:.2g}, their gradient by {slope:.2g}", "--actor.chunked_head off"
+                f"{dtype}: log-probs are off by {off:.2g}, their gradient by {slope:.2g}",
+                "use --actor.chunked_head off",
             )
         says.append(f"{str(dtype).removeprefix('torch.')} within {off:.1g}, gradient {slope:.1g}")
     return "; ".join(says)

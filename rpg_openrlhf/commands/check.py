@@ -22,10 +22,10 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 0, 1 if a stage fails, 2 for bad flags."""
     parser = argparse.ArgumentParser(prog="rpg-check", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--platform", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    parser.add_argument("--address", default="", help="of a running Ray cluster, whose nodes are compared")
-    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="those alone")
-    parser.add_argument("--json", action="store_true", help="one JSON object a stage, instead of lines")
-    parser.add_argument("--verbose", action="store_true", help="the whole output of every stage, on stderr")
+    parser.add_argument("--address", default="", help="address of a running Ray cluster, whose nodes are compared")
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="stages to run (all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per stage")
+    parser.add_argument("--verbose", action="store_true", help="print the whole output of every stage to stderr")
     args = parser.parse_args(argv)
     platform, failed = resolve_platform(args.platform), 0
     if not args.json:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         failed += result["status"] == "failed"
         print(json.dumps(result) if args.json else line_of(result), flush=True)
     if not args.json:
-        print("all is well" if not failed else f"{failed} of {len(args.stages)} stages failed")
+        print("all stages passed" if not failed else f"{failed} of {len(args.stages)} stages failed")
     return 1 if failed else 0
 
 

@@ -70,10 +70,10 @@ def plan(name: str, hardware: str | None, configs: Path) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit status: 0, or 2 for a refusal."""
     parser = argparse.ArgumentParser(prog="python -m rpg_openrlhf.commands.tables", description=__doc__)
-    parser.add_argument("table", nargs="?", help="one of configs/tables.yaml; none: list them")
+    parser.add_argument("table", nargs="?", help="a table of configs/tables.yaml; without it, list the tables")
     parser.add_argument("--hardware", help=f"layer below configs/, such as hardware/8xh200 ({HARDWARE})")
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the layers (the package's checkout)")
-    plain = "folder, layers and evaluation, tab-separated, for scripts"
+    plain = "print folder, layers and evaluation, tab-separated, for scripts"
     parser.add_argument("--plain", action="store_true", help=plain)
     args = parser.parse_args(argv)
     try:

@@ -59,7 +59,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     block = banner(args, prompts, notes + more_notes + resumption.notes, eval_sets.facts(args, sets))
     resume.check_work_left(args, resumption, prompts)
     if resumption.finished:
-        print(block, f"this run has ended well already: nothing to do  ({args.ckpt.output_dir})", sep="\n")
+        print(block, f"this run has already finished: nothing to do  ({args.ckpt.output_dir})", sep="\n")
         return 0
     if parsed.dry_run:
         from rpg_openrlhf.preflight.dry_run import report

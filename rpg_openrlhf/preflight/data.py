@@ -72,7 +72,7 @@ def _check_template(flags: dict[str, Any]) -> None:
         return
     if flags["data.apply_chat_template"]:
         raise Refusal(
-            f"--data.input_template {template!r}: is not used where --data.apply_chat_template is on; leave it out, "
+            f"--data.input_template {template!r}: is not used with --data.apply_chat_template; leave it out, "
             "or use --data.apply_chat_template=false"
         )
     try:
@@ -80,9 +80,7 @@ def _check_template(flags: dict[str, Any]) -> None:
     except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         fits = False
     if not fits:
-        raise Refusal(
-            f"--data.input_template {template!r}: the prompt goes where {{}} stands; write other braces doubled"
-        )
+        raise Refusal(f"--data.input_template {template!r}: must contain {{}} for the prompt; double all other braces")
 
 
 def _check_mixture(flags: dict[str, Any], count: int) -> None:
@@ -97,7 +95,7 @@ def _check_mixture(flags: dict[str, Any], count: int) -> None:
     if len(probabilities) != count:
         raise Refusal(f"--data.prompt_probs {text}: {len(probabilities)} numbers for {count} data sets; give one each")
     if not all(0 < probability <= 1 for probability in probabilities) or abs(sum(probabilities) - 1) > 1e-6:
-        raise Refusal(f"--data.prompt_probs {text}: must be above 0 and 1 in all, such as 0.7,0.3")
+        raise Refusal(f"--data.prompt_probs {text}: must be above 0 and sum to 1, such as 0.7,0.3")
 
 
 def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:

@@ -54,7 +54,7 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
     if len(tokenizer) > vocabulary:
         raise Refusal(
             f"--actor.model_name_or_path {name}: its tokenizer has {len(tokenizer)} tokens, its model only "
-            f"{vocabulary}; save the two that belong together"
+            f"{vocabulary}; save the model with its own tokenizer"
         )
     return config, tokenizer
 
@@ -72,14 +72,14 @@ def _prompts(args: SimpleNamespace, flag: str, sources: list[PromptSet], tokeniz
                     row, args.data.input_template, args.data.input_key, args.data.label_key, template
                 )
             except Exception as error:  # a chat template is code and may raise anything
-                raise Refusal(f"--{flag} {source.name}: row {len(prompts) + 1} makes no prompt: {error}") from None
+                raise Refusal(f"--{flag} {source.name}: row {len(prompts) + 1} cannot be rendered: {error}") from None
             prompts.append(prompt)
     return prompts
 
 
 def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> list[str]:
     if not prompts:
-        return ["  prompts: not looked at, as the data set is on ModelScope's hub"]
+        return ["  prompts: not checked, as OpenRLHF reads this data set itself (ModelScope's hub, or images)"]
     median, most, room = _lengths(args, prompts, tokenizer)
     shown = [f"    | {line}" for line in prompts[0].splitlines() or [""]]
     return [

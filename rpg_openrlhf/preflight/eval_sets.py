@@ -39,7 +39,9 @@ def check_flags(flags: dict[str, Any], explicit: set[str]) -> None:
     """Refuse evaluation flags that have no effect or cannot work."""
     steps, sets, best = flags["eval.steps"], flags[FLAG], flags["ckpt.best_metric_key"]
     if sets and steps == -1 and "eval.steps" not in explicit:
-        raise Refusal(f"--{FLAG} {sets}: would never be used; give --eval.steps, the rollouts from one to the next")
+        raise Refusal(
+            f"--{FLAG} {sets}: would never be used; give --eval.steps, the number of rollouts between two evaluations"
+        )
     if best not in ("", NO_BEST) and (steps == -1 or not sets):
         raise Refusal(f"--ckpt.best_metric_key {best}: nothing is evaluated; give --{FLAG} and --eval.steps")
     temperature, n = flags["eval.temperature"], flags["eval.n_samples_per_prompt"]
@@ -69,8 +71,8 @@ def read(flags: dict[str, Any], training: list[PromptSet]) -> EvalSets | None:
         rows += added
     if len(rows) > flags["data.max_samples"] and len(owner) > 1:
         raise Refusal(
-            f"--data.max_samples {flags['data.max_samples']}: upstream cuts the evaluation by it too, to the first of "
-            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+            f"--data.max_samples {flags['data.max_samples']}: also truncates the evaluation's {len(rows)} problems, "
+            "so the last benchmarks would be missing; raise it, or give fewer benchmarks"
         )
     rows, key = rows[: flags["data.max_samples"]], flags["data.input_key"]
     if len({type(row[key]) for row in rows}) > 1:
@@ -170,6 +172,6 @@ def facts(args: Any, sets: EvalSets | None) -> list[tuple[str, str]]:
         return []
     listed = ", ".join(f"{name} ({size} problems)" for name, size in sets.sizes.items())
     how = f"{args.eval.n_samples_per_prompt} samples each at temperature {args.eval.temperature:g}"
-    words = ", the published prompt around what has none" if sets.worded else ""
+    words = ", with the published prompt if a set has none" if sets.worded else ""
     lines = [("evaluation", f"{listed}: {how}, every {args.eval.steps} rollouts{words}")]
     return [*lines, ("best checkpoint", f"by {args.ckpt.best_metric_key}")]

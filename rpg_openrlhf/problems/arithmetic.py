@@ -45,7 +45,7 @@ def distinct(split: str, count: int, seed: int, digits: int = DIGITS) -> list[Pr
             break
         repeats = repeats + 1 if problem in found else 0
         if repeats > ENOUGH_REPEATS:
-            raise ValueError(f"{count} different sums of {digits}-digit numbers asked for: there are {len(found)}")
+            raise ValueError(f"there are only {len(found)} different sums of {digits}-digit numbers")
         found[problem] = None
     return list(found)
 

@@ -49,8 +49,8 @@ def rows(family: str, count: int, seed: int, difficulty: int | None) -> Iterator
         if len(names) == count:
             return
     raise Refusal(
-        f"--rows {count}: {len(names)} different problems of {family} were found in {TRIES * count} draws; lower it, "
-        "or raise --difficulty"
+        f"--rows {count}: only {len(names)} different problems of {family} were found in {TRIES * count} draws; "
+        "lower it, or raise --difficulty"
     )
 
 

@@ -78,7 +78,7 @@ def _from_hub(source: str, name: str, revision: str | None) -> tuple[list[Path],
         names = [each.rfilename for each in info.siblings or [] if Path(each.rfilename).suffix in KINDS]
         files = [Path(hf_hub_download(name, each, repo_type="dataset", revision=info.sha)) for each in sorted(names)]
     except Exception as error:  # the library raises a dozen types
-        raise Refusal(f"{source}: {name} cannot be had: {' '.join(str(error).split())[:160]}; {fix}") from None
+        raise Refusal(f"{source}: {name} cannot be downloaded: {' '.join(str(error).split())[:160]}; {fix}") from None
     if not files:
         raise Refusal(f"{source}: {name} at {info.sha} holds no file of a known kind ({', '.join(KINDS)}); {fix}")
     return files, [("from the hub", f"{name} at {info.sha}")]

@@ -39,7 +39,7 @@ def rows_of(path: Path, flag: str, fields: Sequence[str] | None = ()) -> Iterato
     fields: columns to read from a parquet file; (): the usual ones; None: all.
     """
     if path.suffix not in KINDS:
-        raise Refusal(f"{flag} {path}: is none of the known kinds: {', '.join(KINDS)}")
+        raise Refusal(f"{flag} {path}: must be of a known kind: {', '.join(KINDS)}")
     try:
         if path.suffix in (".parquet", ".arrow"):
             yield from _columns(path, flag, fields)
@@ -54,7 +54,7 @@ def rows_of(path: Path, flag: str, fields: Sequence[str] | None = ()) -> Iterato
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -96,7 +96,7 @@ def _csv(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
         try:
             for row in reader:
                 has_more = None in row or None in row.values()
-                yield reader.line_num, BadRow("has not as many fields as the header") if has_more else row
+                yield reader.line_num, BadRow("has more or fewer fields than the header") if has_more else row
         except (csv.Error, UnicodeDecodeError) as error:
             place, why = f"{flag} {path}:{reader.line_num + 1}", " ".join(str(error).split())
             raise Refusal(f"{place} is not CSV: {why}; correct it, because no row after it can be read") from None

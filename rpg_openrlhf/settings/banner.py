@@ -46,9 +46,9 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
     facts.append(("old policy", sampled if rpg.old_policy == "rollout" else RECOMPUTED))
     if train.asynchronous:
         size = train.async_queue_size
-        ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "when training asks"
-        sync = "; replies continue under new weights" if train.partial_rollout_enable else ""
-        facts.append(("asynchronous", f"engines draw {ahead}, on devices of their own{sync}"))
+        ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "on demand"
+        sync = "; replies continue with new weights" if train.partial_rollout_enable else ""
+        facts.append(("asynchronous", f"engines sample {ahead}, on their own devices{sync}"))
     return [*facts, ("reference", "none (beta is 0)" if rpg.beta == 0 else _reference(args.ref))]
 
 
@@ -105,7 +105,7 @@ def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, An
         ("rollout", f"{rollout.batch_size} prompts x {rollout.n_samples_per_prompt} samples = {plan.samples}"),
         ("steps per rollout", f"{plan.steps} of {args.train.batch_size} samples"),
         ("tokens per step", f"at most {args.train.batch_size * args.data.max_len:,}, prompts included"),
-        ("in all", total + (", fewer with dynamic filtering" if args.algo.dynamic_filtering_enable else "")),
+        ("total", total + (", fewer with dynamic filtering" if args.algo.dynamic_filtering_enable else "")),
         ("policy", args.actor.model_name_or_path + _adapters(args.ds.lora)),
         ("reward", ", ".join(args.reward.remote_url or [args.reward.model_name_or_path])),
         ("layout", f"actor ranks {plan.world} (ZeRO-{args.ds.zero_stage}, {args.ds.param_dtype}), vLLM engines "

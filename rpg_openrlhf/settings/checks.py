@@ -20,8 +20,8 @@ BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # CPU: nccl, ups
 BESIDE_SCHEDULE_FREE = {
     "ds.adam_offload": "DeepSpeed's CPU Adam is another optimizer",
     "ds.deepcompile": "it has not been tried with an optimizer that DeepSpeed does not know",
-    "ds.use_universal_ckpt": "that format knows the states of Adam alone",
-    "train.enable_ema": "it would average the training weights, and what is saved is an average already",
+    "ds.use_universal_ckpt": "that format contains only Adam's states",
+    "train.enable_ema": "it would average the training weights, and the saved model is already an average",
 }
 
 
@@ -90,7 +90,7 @@ def _raises_a_wrong_reward(s: Settings) -> bool:
 def _chunked_head(s: Settings) -> str | None:
     for name in layout.splits_output_layer(s) if s.actor.chunked_head == "on" else ():
         value = attrgetter(name)(s)
-        return f"--actor.chunked_head on: not with --{name} {value}, under which whole logits are computed; use auto"
+        return f"--actor.chunked_head on: cannot be used with --{name} {value}, which computes whole logits; use auto"
     return None
 
 
@@ -103,7 +103,7 @@ def _splits_muons_step(s: Settings) -> bool:
 def _beside_schedule_free(s: Settings) -> str | None:
     for name, reason in BESIDE_SCHEDULE_FREE.items():
         if attrgetter(name)(s):
-            return f"--{name}: not with --actor.optim schedulefree: {reason}; leave it out"
+            return f"--{name}: cannot be used with --actor.optim schedulefree, because {reason}; leave it out"
     return None
 
 
@@ -170,7 +170,7 @@ WEIGHTS = (  # weights that engines cannot load, and transports that do not exis
         rule(lambda s: s.ds.param_dtype != "bf16",
              "--ds.param_dtype {ds.param_dtype}: with --ds.load_in_4bit OpenRLHF computes in bf16; set bf16"),
         rule(lambda s: s.ds.zero_stage == 3,
-             "--ds.zero_stage 3: packed 4-bit weights are not cut into parts; set 2, or leave --ds.load_in_4bit out"),
+             "--ds.zero_stage 3: packed 4-bit weights cannot be sharded; set 2, or leave --ds.load_in_4bit out"),
         rule(lambda s: s.critic.model_name_or_path,
              "--critic.model_name_or_path: the critic would be packed to 4 bits too; leave one of the two out"),
         rule(lambda s: _is_missing("bitsandbytes"),
@@ -186,7 +186,7 @@ WEIGHTS = (  # weights that engines cannot load, and transports that do not exis
              "--ref.model_name_or_path {ref.model_name_or_path}: with --ds.lora.rank the reference is the base model "
              "or an earlier adapter; leave it out")),
     rule(lambda s: s.vllm.sync_with_ray,
-         "--vllm.sync_with_ray: weights do not travel by Ray's collectives here; leave it out"),
+         "--vllm.sync_with_ray: Ray's collectives are not supported as a transport of weights; leave it out"),
     _backend,
 )
 CORRECTION = (
@@ -204,7 +204,7 @@ CORRECTION = (
         _lower_bound),
     rule(_is_overridden_clip,
          "--actor.eps_clip {actor.eps_clip}: --actor.eps_clip_low_high {actor.eps_clip_low_high[0]} "
-         "{actor.eps_clip_low_high[1]} wins over it; give --actor.eps_clip_low_high {actor.eps_clip} "
+         "{actor.eps_clip_low_high[1]} overrides it; give --actor.eps_clip_low_high {actor.eps_clip} "
          "{actor.eps_clip}"),
 )
 SAMPLES = (
@@ -216,9 +216,8 @@ SAMPLES = (
          "{data.max_len}; lower it"),
     _overlong_buffer,
     rule(_raises_a_wrong_reward,
-         "--reward.stop_properly_penalty_coef {reward.stop_properly_penalty_coef}: multiplies the reward of replies "
-         "that are cut off, and would raise the -1 of a wrong one; give a negative number, which is their reward, "
-         "such as -1"),
+         "--reward.stop_properly_penalty_coef {reward.stop_properly_penalty_coef}: multiplies the reward of a "
+         "truncated reply, and so raises the -1 of a wrong one; give a negative number instead, such as -1"),
     where(lambda s: s.algo.dynamic_filtering_enable,
         rule(lambda s: not s.algo.dynamic_filtering_range[0] < s.algo.dynamic_filtering_range[1],
              "--algo.dynamic_filtering_range {algo.dynamic_filtering_range[0]} {algo.dynamic_filtering_range[1]}: the "
@@ -237,20 +236,20 @@ SAMPLES = (
 MODEL = (
     rule(lambda s: s.platform != "cpu" and "ds.attn_implementation" in s.explicit
          and s.ds.attn_implementation == machine.FLASH_ATTENTION and not machine.has_flash_attn(),
-         "--ds.attn_implementation {ds.attn_implementation}: the package flash-attn is not installed here "
-         "(docs/scaling.md); install it, or leave the flag out, which takes sdpa"),
+         "--ds.attn_implementation {ds.attn_implementation}: the package flash-attn is not installed "
+         "(docs/scaling.md); install it, or leave the flag out to use sdpa"),
     _chunked_head,
     where(lambda s: s.actor.gradient_checkpointing_layers is not None,
         rule(lambda s: not s.actor.gradient_checkpointing_enable,
              "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: has no effect without "
-             "--actor.gradient_checkpointing_enable"),
+             "--actor.gradient_checkpointing_enable; give it, or leave this out"),
         rule(lambda s: s.ds.deepcompile,
-             "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: not with "
-             "--ds.deepcompile, which chooses by itself")),
+             "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: cannot be used with "
+             "--ds.deepcompile, which chooses layers itself; leave one of them out")),
 )
 OPTIMIZER = (
     rule(_splits_muons_step,
-         "--actor.optim muon: under --ds.zero_stage 3 DeepSpeed is wrong for steps of several micro-batches; use "
+         "--actor.optim muon: DeepSpeed computes a wrong step for several micro-batches under --ds.zero_stage 3; use "
          "--ds.zero_stage 2"),
     where(lambda s: s.actor.optim == "schedulefree",
         rule(lambda s: _is_missing("schedulefree"),
@@ -260,7 +259,7 @@ OPTIMIZER = (
              "rate; use constant_with_warmup or constant"),
         _beside_schedule_free,
         rule(lambda s: s.ref.refresh == "ema",
-             "--ref.refresh ema: mixes at every step, where --actor.optim schedulefree holds its training weights, "
+             "--ref.refresh ema: mixes at every step, at which --actor.optim schedulefree has its training weights, "
              "not the average; use --ref.refresh interval --ref.interval 1 --ref.mix for a mix per rollout"),
         rule(lambda s: not all(0 < beta < 1 for beta in s.actor.adam.betas),
              "--actor.adam.betas {actor.adam.betas[0]} {actor.adam.betas[1]}: with --actor.optim schedulefree both "

@@ -91,5 +91,5 @@ def _settle_cpu(args: SimpleNamespace) -> list[str]:
     for section, name in ((args.vllm, "vllm"), (args.ds, "ds")):
         if section.enable_sleep:
             section.enable_sleep = False
-            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to give back")
+            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to free")
     return notes

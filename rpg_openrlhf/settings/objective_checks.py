@@ -45,11 +45,11 @@ RPG = where(lambda s: s.algo.objective == "rpg",
          "--algo.advantage.estimator gae: RPG has no critic; use dr_grpo (group mean), flash_reinforce (batch mean), "
          "rloo or none"),
     rule(lambda s: s.actor.policy_loss_type != "ppo",
-         "--actor.policy_loss_type {actor.policy_loss_type}: it does not reach RPG's loss; use "
+         "--actor.policy_loss_type {actor.policy_loss_type}: has no effect on RPG's loss; use "
          "--rpg.importance_level sequence"),
     rule(lambda s: s.rpg.clip_mode == "truncate" and s.rpg.gradient_estimator != "reinforce",
-         "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable a bound has no "
-         "gradient, which is the gate"),
+         "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable a truncated "
+         "weight has no gradient, as with --rpg.clip_mode gate"),
     rule(lambda s: s.rpg.reward_weight == "sequence" and s.rpg.importance_level != "prefix",
          "--rpg.reward_weight sequence: cannot act with --rpg.importance_level {rpg.importance_level}; use "
          "--rpg.importance_level prefix"),

@@ -53,8 +53,8 @@ REFERENCE = (
         rule(lambda s: s.ref.refresh == "ema" and s.ref.mix == 1,
              "--ref.mix 1: with --ref.refresh ema the reference would be the policy; use --ref.refresh rollout"),
         rule(lambda s: s.ref.interval is not None and (s.ref.min_interval or 0) > s.ref.interval,
-             "--ref.min_interval {ref.min_interval}: the KL could move nothing before --ref.interval {ref.interval} "
-             "does; lower it"),
+             "--ref.min_interval {ref.min_interval}: the KL cannot act, as --ref.interval {ref.interval} moves the "
+             "reference before; lower it"),
         rule(lambda s: s.ref.min_interval is not None and s.ref.min_interval <= s.plan.steps,
              "--ref.min_interval {ref.min_interval}: cannot act, as the reference moves between rollouts and a "
              "rollout takes {plan.steps} optimizer steps; give more than {plan.steps}, or leave it out"),
@@ -71,8 +71,8 @@ REFERENCE = (
              "--ref.model_name_or_path {ref.model_name_or_path}: cannot be split over --ds.tensor_parallel_size "
              "{ds.tensor_parallel_size}; leave it out, or set that to 1"),
         rule(lambda s: s.ref.reset_optimizer and s.actor.optim != "adam",
-             "--ref.reset_optimizer: knows Adam's moments, not those of --actor.optim {actor.optim}; leave it out, or "
-             "use --actor.optim adam")),
+             "--ref.reset_optimizer: clears Adam's moments, not those of --actor.optim {actor.optim}; leave it out, "
+             "or use --actor.optim adam")),
 )
 # fmt: on
 

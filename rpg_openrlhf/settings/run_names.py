@@ -24,7 +24,7 @@ def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) 
     if not key:
         return
     if mode not in MODES:
-        raise Refusal(f"--logger.wandb.key: WANDB_MODE={mode} is none of {', '.join(MODES)}")
+        raise Refusal(f"--logger.wandb.key: WANDB_MODE={mode} must be one of {', '.join(MODES)}")
     netrc = Path(environ.get("NETRC") or "~/.netrc").expanduser()  # where `wandb login` leaves one
     if mode == "online" and len(key) < SHORTEST_KEY and not (environ.get("WANDB_API_KEY") or netrc.exists()):
         raise Refusal(

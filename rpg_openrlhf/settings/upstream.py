@@ -18,7 +18,7 @@ from typing import Any
 from rpg_openrlhf.errors import Refusal
 
 VERSION = "0.11.2"
-CHANGED = f"openrlhf's cli/train_ppo_ray.py has not the shape of {VERSION}: install openrlhf=={VERSION}"
+CHANGED = f"openrlhf's cli/train_ppo_ray.py differs from that of version {VERSION}: install openrlhf=={VERSION}"
 
 
 class Parser(argparse.ArgumentParser):

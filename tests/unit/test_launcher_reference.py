@@ -80,7 +80,7 @@ def test_accepted(good, capsys, change):
         ({**EMA, "ref.mix": "1.5"}, "--ref.mix 1.5: must be above 0 and at most 1"),
         # combinations that cannot act
         ({**EMA, "ref.mix": "1"}, "--ref.mix 1: with --ref.refresh ema the reference would be the policy"),
-        ({**KL, "ref.interval": "8", "ref.min_interval": "9"}, "--ref.min_interval 9: the KL could move nothing"),
+        ({**KL, "ref.interval": "8", "ref.min_interval": "9"}, "--ref.min_interval 9: the KL cannot act"),
         ({**KL, "ref.min_interval": "4"}, "--ref.min_interval 4: cannot act, .* a rollout takes 4 optimizer steps"),
         ({**KL, "ref.interval": "4"}, "--ref.kl_target 0.01: cannot act, as --ref.interval 4 moves"),
         ({**INTERVAL, "ref.interval": "9"}, "--ref.interval 9: cannot act, as the run has 3 rollouts of 4"),
