@@ -257,7 +257,7 @@ BAD = {
     "no column": (["{tmp}/other.parquet"], "SOURCE {tmp}/other.parquet: has only the columns foo"),
     "unknown flag": (["arithmetic", "--bogus"], "unrecognized arguments: --bogus"),
     "no rows": (["arithmetic", "--rows", "0"], "--rows 0: must be at least 1"),
-    "too few problems": (["arithmetic", "--rows", "900", "--difficulty", "1"], "there are 27"),
+    "too few problems": (["arithmetic", "--rows", "900", "--difficulty", "1"], "there are only 27"),
     "digits": (["arithmetic", "--difficulty", "0"], "--difficulty 0: must be 1 to 18"),
     "difficulty of a file": (["{tmp}/raw.jsonl", "--difficulty", "2"], "--difficulty 2: only arithmetic"),
     "input of a file": (["{tmp}/raw.jsonl", "--input", "x.jsonl"], "--input x.jsonl: is only for"),
