@@ -61,15 +61,15 @@ def transport(platform: str) -> str:
     memory.fence()
     device = "cpu" if platform == "cpu" else "cuda:0"
     code = RECEIVER.format(nbytes=NBYTES)
-    done = subprocess.run(
+    receiver = subprocess.run(
         [sys.executable, "-c", code, pickle.dumps(memory.address).hex(), device],
         capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     kind = "shared memory" if platform == "cpu" else "CUDA IPC"
-    if done.stdout.strip() != str(FILL * NBYTES):
-        print(done.stderr, file=sys.stderr)
+    if receiver.stdout.strip() != str(FILL * NBYTES):
+        print(receiver.stderr, file=sys.stderr)
         fix = "check /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
-        raise Failed(f"{kind}: the other process read {done.stdout.strip() or 'nothing'}", fix)
+        raise Failed(f"{kind}: the other process read {receiver.stdout.strip() or 'nothing'}", fix)
     if platform != "cpu" and torch.cuda.device_count() < 2:
         return f"{kind}; one GPU, so no NCCL between ranks"
     return f"{kind}; {_two_ranks('gloo' if platform == 'cpu' else 'nccl')}"

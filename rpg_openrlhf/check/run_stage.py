@@ -11,7 +11,7 @@ import json
 import sys
 import traceback
 
-from rpg_openrlhf.check.stages import NO_WORD, STAGES, Failed, Skipped
+from rpg_openrlhf.check.stages import DEFAULT_FIX, STAGES, Failed, Skipped
 
 
 def main(argv: list[str]) -> int:
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> int:
     try:
         stage = getattr(importlib.import_module(f"rpg_openrlhf.check.{STAGES[name].module}"), name)
         result["says"] = stage(platform, *argv[2:])
-    except Skipped as nothing:
-        result |= {"status": "skipped", "says": str(nothing)}
+    except Skipped as skipped:
+        result |= {"status": "skipped", "says": str(skipped)}
     except Failed as failure:
         result |= {"status": "failed", "says": str(failure), "fix": failure.fix}
     except Exception as error:
         result |= {"status": "failed", "says": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        result["fix"] = NO_WORD
+        result["fix"] = DEFAULT_FIX
         traceback.print_exc()
     print("\n" + json.dumps(result), flush=True)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-NO_WORD = "rpg-check --verbose shows the whole output"  # the fix if a stage names none
+DEFAULT_FIX = "rpg-check --verbose shows the whole output"  # the fix if a stage names none
 
 
 class Failed(Exception):

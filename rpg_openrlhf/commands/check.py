@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from rpg_openrlhf.check.stages import NO_WORD, STAGES
+from rpg_openrlhf.check.stages import DEFAULT_FIX, STAGES
 from rpg_openrlhf.settings.machine import resolve_platform
 
 
@@ -63,7 +63,7 @@ def run(name: str, platform: str, address: str = "", verbose: bool = False) -> d
         says = f"did not end in {limit} s" if status is None else f"ended with status {status} and no result"
         if status is not None and error.strip():
             says += f": {error.strip().splitlines()[-1].strip()[:200]}"
-        result = {"stage": name, "status": "failed", "says": says, "fix": NO_WORD}
+        result = {"stage": name, "status": "failed", "says": says, "fix": DEFAULT_FIX}
     return result | {"seconds": round(time.monotonic() - began, 1)}
 
 

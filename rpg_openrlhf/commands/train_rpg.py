@@ -64,7 +64,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     if parsed.dry_run:
         from rpg_openrlhf.preflight.dry_run import report
 
-        print(block, report(args, sources, prompts, sets.rows if sets else []), sep="\n")
+        print(block, report(args, sources, sets.rows if sets else []), sep="\n")
         return 0
     _write_config(parsed, sets)
     print(block, flush=True)

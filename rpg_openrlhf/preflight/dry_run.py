@@ -17,9 +17,7 @@ from rpg_openrlhf.problems.prompt_sets import PromptSet
 from rpg_openrlhf.settings import memory
 
 
-def report(
-    args: SimpleNamespace, sources: list[PromptSet], prompts: int | None, evaluated: Sequence[dict[str, Any]] = ()
-) -> str:
+def report(args: SimpleNamespace, sources: list[PromptSet], evaluated: Sequence[dict[str, Any]] = ()) -> str:
     """Report printed below the banner. `evaluated`: all rows of the evaluation set.
 
     A Refusal if the model, tokenizer and prompts do not fit together.

@@ -142,8 +142,8 @@ def _row(name: str, place: str, raw: Any, flags: dict[str, Any], worded: bool) -
 
 def _check_best(flags: dict[str, Any], sets: EvalSets) -> None:
     best, known = flags["ckpt.best_metric_key"], evaluation.scores(sets.sizes, flags["eval.n_samples_per_prompt"])
-    names_are_ours = flags["algo.objective"] == "rpg" or not flags["train.async_enable"]
-    if best not in ("", NO_BEST, *known) and names_are_ours:
+    has_our_metrics = flags["algo.objective"] == "rpg" or not flags["train.async_enable"]
+    if best not in ("", NO_BEST, *known) and has_our_metrics:
         raise Refusal(
             f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
             f"{NO_BEST} for no best checkpoint"

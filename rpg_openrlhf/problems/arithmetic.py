@@ -38,16 +38,16 @@ def problems(split: str, seed: int, digits: int = DIGITS) -> Iterator[Problem]:
 
 def distinct(split: str, count: int, seed: int, digits: int = DIGITS) -> list[Problem]:
     """The first `count` different problems of a split; ValueError if it has fewer."""
-    found: dict[Problem, None] = {}
+    seen: dict[Problem, None] = {}
     repeats = 0
     for problem in problems(split, seed, digits):
-        if len(found) == count:
+        if len(seen) == count:
             break
-        repeats = repeats + 1 if problem in found else 0
+        repeats = repeats + 1 if problem in seen else 0
         if repeats > ENOUGH_REPEATS:
-            raise ValueError(f"there are only {len(found)} different sums of {digits}-digit numbers")
-        found[problem] = None
-    return list(found)
+            raise ValueError(f"there are only {len(seen)} different sums of {digits}-digit numbers")
+        seen[problem] = None
+    return list(seen)
 
 
 def prompt(problem: Problem) -> str:

@@ -75,7 +75,7 @@ class Comparison:
         sides = answer.sides[:-1]
         if isinstance(last, Bag):  # {1, 1 + 1} = {1, 2}, S = {1, 2}
             sides = tuple(side for side in sides if isinstance(side, Bag))
-            if not all(self.quietly_same(last, side) for side in sides):
+            if not all(self.same_or_false(last, side) for side in sides):
                 raise Ambiguous
         constant = last.constant if isinstance(last, Leaf) else None
         if constant is not None:
@@ -91,7 +91,7 @@ class Comparison:
     def same_side(self, gold: Equation, answer: Value) -> bool:
         """True if a bare value equals the last side of x = 5 or AB/CD = 2, or either side of 0.56 = 56 %."""
         if all(isinstance(side, Leaf) and side.constant is not None for side in gold.sides):
-            return any(self.quietly_same(side, answer) for side in gold.sides)
+            return any(self.same_or_false(side, answer) for side in gold.sides)
         if all(isinstance(side, Bag | Row) for side in gold.sides):
             return self.same(gold.last, answer)
         return is_quantity(gold.sides[0]) and self.same(gold.last, answer)
@@ -103,14 +103,14 @@ class Comparison:
         if isinstance(left, Leaf) and isinstance(right, Leaf):
             if is_quantity(left) and left.tokens == right.tokens:
                 return self.same(gold.last, self.last_side(answer))
-            wanted, given = _APPLICATION.fullmatch(text_of(left.tokens)), _APPLICATION.fullmatch(text_of(right.tokens))
-            if wanted and given and wanted.group(1) == given.group(1) and isinstance(answer.last, Leaf):
-                return self.same(gold.last, _renamed(answer.last, given.group(2), wanted.group(2)))
+            call, other = (_APPLICATION.fullmatch(text_of(side.tokens)) for side in (left, right))
+            if call and other and call.group(1) == other.group(1) and isinstance(answer.last, Leaf):
+                return self.same(gold.last, _renamed(answer.last, other.group(2), call.group(2)))
         if len(gold.sides) != len(answer.sides):
             return False
         if self.same_zero(gold, answer):
             return True
-        return all(self.quietly_same(g, a) for g, a in zip(gold.sides, answer.sides, strict=True))
+        return all(self.same_or_false(g, a) for g, a in zip(gold.sides, answer.sides, strict=True))
 
     def same_zero(self, gold: Equation, answer: Equation) -> bool:
         """True if both equations contain letters and their differences of sides are proportional."""
@@ -158,13 +158,13 @@ class Comparison:
         if len(wanted) != len(offered):
             return False
         for item in wanted:
-            match = next((i for i, other in enumerate(offered) if self.quietly_same(item, other)), None)
+            match = next((i for i, other in enumerate(offered) if self.same_or_false(item, other)), None)
             if match is None:
                 return False
             offered.pop(match)
         return True
 
-    def quietly_same(self, gold: Value, answer: Value) -> bool:
+    def same_or_false(self, gold: Value, answer: Value) -> bool:
         try:
             return self.same(gold, answer)
         except (Ambiguous, NotExact):
@@ -173,7 +173,7 @@ class Comparison:
     def distinct(self, items: list[Value]) -> list[Value]:
         kept: list[Value] = []
         for item in items:
-            if not any(self.quietly_same(other, item) for other in kept):
+            if not any(self.same_or_false(other, item) for other in kept):
                 kept.append(item)
         return kept
 
@@ -183,7 +183,7 @@ class Comparison:
             if answer.kind != "list" or any(isinstance(item, Row) for item in answer.items):
                 raise Ambiguous
             return all(self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
-        if answer.items and all(self.quietly_same(gold, item) for item in answer.items):
+        if answer.items and all(self.same_or_false(gold, item) for item in answer.items):
             return True
         raise Ambiguous
 

@@ -133,8 +133,8 @@ class _Lexer:
 
     def letters(self, text: str, words: bool) -> None:
         name = _PLAIN_NAMES.get(text, text)
-        called = self.text[self.position : self.position + 1] == "("
-        if name == "infty" or (name in _FUNCTIONS and (called or name not in _ALSO_WORDS)):
+        is_call = self.text[self.position : self.position + 1] == "("
+        if name == "infty" or (name in _FUNCTIONS and (is_call or name not in _ALSO_WORDS)):
             self.add("command", "\\" + _RENAMED.get(name, name))
         elif words or len(text) > 3 or text.lower() in _SHORT_WORDS:
             self.add("word", text)

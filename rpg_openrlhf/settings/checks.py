@@ -17,7 +17,7 @@ from rpg_openrlhf.settings.rules import Settings, enforce, nested, rule, where
 
 GROUP_BASELINES = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # CPU: nccl, upstream's default, becomes shm
-BESIDE_SCHEDULE_FREE = {
+NOT_WITH_SCHEDULE_FREE = {
     "ds.adam_offload": "DeepSpeed's CPU Adam is another optimizer",
     "ds.deepcompile": "it has not been tried with an optimizer that DeepSpeed does not know",
     "ds.use_universal_ckpt": "that format contains only Adam's states",
@@ -70,8 +70,8 @@ def _lower_bound(s: Settings) -> str | None:
 
 def _is_overridden_clip(s: Settings) -> bool:
     both, bounds = s.actor.eps_clip, s.actor.eps_clip_low_high
-    upstreams = 0.2  # its default, which a config.yaml of an older version contains
-    return "actor.eps_clip" in s.explicit and both != upstreams and bounds and list(bounds) != [both, both]
+    upstream_default = 0.2  # a config.yaml of an older version contains it
+    return "actor.eps_clip" in s.explicit and both != upstream_default and bounds and list(bounds) != [both, both]
 
 
 def _overlong_buffer(s: Settings) -> str | None:
@@ -81,7 +81,7 @@ def _overlong_buffer(s: Settings) -> str | None:
     return None
 
 
-def _raises_a_wrong_reward(s: Settings) -> bool:
+def _rewards_truncation(s: Settings) -> bool:
     """True if a wrong, truncated reply gains: a coefficient >= 0 multiplies its reward, a negative one replaces it."""
     coefficient = s.reward.stop_properly_penalty_coef
     return coefficient is not None and coefficient >= 0 and _default_reward(s)
@@ -94,14 +94,14 @@ def _chunked_head(s: Settings) -> str | None:
     return None
 
 
-def _splits_muons_step(s: Settings) -> bool:
+def _is_muon_wrong(s: Settings) -> bool:
     """DeepSpeed 0.19.6 orthogonalizes each micro-batch's gradient under ZeRO-3, not their sum (its issue 8443)."""
     several = s.train.dynamic_batch_enable or s.train.micro_batch_size * s.plan.ranks < s.train.batch_size
     return s.actor.optim == "muon" and s.ds.zero_stage == 3 and several
 
 
-def _beside_schedule_free(s: Settings) -> str | None:
-    for name, reason in BESIDE_SCHEDULE_FREE.items():
+def _not_with_schedule_free(s: Settings) -> str | None:
+    for name, reason in NOT_WITH_SCHEDULE_FREE.items():
         if attrgetter(name)(s):
             return f"--{name}: cannot be used with --actor.optim schedulefree, because {reason}; leave it out"
     return None
@@ -138,9 +138,9 @@ def _shared_gpus(s: Settings) -> str | None:
     for pair in pairs:
         for leaf in ("num_nodes", "num_gpus_per_node"):
             first, second = (f"{model}.{leaf}" for model in pair)
-            mine, theirs = attrgetter(first, second)(s)
-            if mine != theirs:
-                return f"--{first} {mine}: must be {theirs}, as --{second}, when the two share their GPUs"
+            first_value, second_value = attrgetter(first, second)(s)
+            if first_value != second_value:
+                return f"--{first} {first_value}: must be {second_value}, as --{second}, when the two share their GPUs"
     return None
 
 
@@ -215,7 +215,7 @@ SAMPLES = (
          "--rollout.max_new_tokens {rollout.max_new_tokens}: leaves no room for a prompt in --data.max_len "
          "{data.max_len}; lower it"),
     _overlong_buffer,
-    rule(_raises_a_wrong_reward,
+    rule(_rewards_truncation,
          "--reward.stop_properly_penalty_coef {reward.stop_properly_penalty_coef}: multiplies the reward of a "
          "truncated reply, and so raises the -1 of a wrong one; give a negative number instead, such as -1"),
     where(lambda s: s.algo.dynamic_filtering_enable,
@@ -248,7 +248,7 @@ MODEL = (
              "--ds.deepcompile, which chooses layers itself; leave one of them out")),
 )
 OPTIMIZER = (
-    rule(_splits_muons_step,
+    rule(_is_muon_wrong,
          "--actor.optim muon: DeepSpeed computes a wrong step for several micro-batches under --ds.zero_stage 3; use "
          "--ds.zero_stage 2"),
     where(lambda s: s.actor.optim == "schedulefree",
@@ -257,7 +257,7 @@ OPTIMIZER = (
         rule(lambda s: s.actor.lr_scheduler not in ("constant_with_warmup", "constant"),
              "--actor.lr_scheduler {actor.lr_scheduler}: --actor.optim schedulefree averages instead of lowering the "
              "rate; use constant_with_warmup or constant"),
-        _beside_schedule_free,
+        _not_with_schedule_free,
         rule(lambda s: s.ref.refresh == "ema",
              "--ref.refresh ema: mixes at every step, at which --actor.optim schedulefree has its training weights, "
              "not the average; use --ref.refresh interval --ref.interval 1 --ref.mix for a mix per rollout"),

@@ -15,7 +15,7 @@ BLACKWELL = 10.0  # compute capability
 def gpu_memory_gib() -> list[float | None]:
     """One entry per visible CUDA device: its memory in GiB, or None if the driver does not report it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    sizes = [float(line) / 1024 if line.isdigit() else None for line in _ask_nvidia_smi("memory.total")]
+    sizes = [float(line) / 1024 if line.isdigit() else None for line in _query_nvidia_smi("memory.total")]
     devices = sizes or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
     if visible is None:
         return devices
@@ -24,13 +24,13 @@ def gpu_memory_gib() -> list[float | None]:
     return [devices[i] for i in indices if i < len(devices)] if len(indices) == len(wanted) else devices[: len(wanted)]
 
 
-def _ask_nvidia_smi(what: str) -> list[str]:
-    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+def _query_nvidia_smi(field: str) -> list[str]:
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.split() if done.returncode == 0 else []
+    return result.stdout.split() if result.returncode == 0 else []
 
 
 def has_flash_attn() -> bool:
@@ -39,7 +39,7 @@ def has_flash_attn() -> bool:
 
 def compute_capabilities() -> list[float]:
     """Compute capabilities of the visible GPUs: 9.0 is Hopper, 10 and up Blackwell."""
-    return [float(line) for line in _ask_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
+    return [float(line) for line in _query_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
 
 
 def host_memory_gib() -> float:

@@ -9,7 +9,7 @@ from rpg_openrlhf.settings.reference_checks import OURS, REFERENCE
 from rpg_openrlhf.settings.rules import Settings, rule, where
 
 
-def _not_of_rpg(s: Settings) -> str | None:
+def _kl_and_critic_flags(s: Settings) -> str | None:
     for name in sorted(name for name in s.explicit if name.startswith(("algo.kl.", "critic."))):
         value = attrgetter(name)(s)
         if name.startswith("algo.kl."):
@@ -22,7 +22,7 @@ def _not_of_rpg(s: Settings) -> str | None:
     return None
 
 
-def _of_rpg_alone(s: Settings) -> str | None:
+def _rpg_flags(s: Settings) -> str | None:
     for name in sorted(s.explicit):
         if name.startswith("rpg.") or (name in OURS and name != "ref.refresh"):
             value = attrgetter(name)(s)
@@ -34,13 +34,13 @@ def _of_rpg_alone(s: Settings) -> str | None:
 
 
 def _kl_cannot_act(s: Settings) -> bool:
-    anchored_anew = s.ref.refresh == "rollout" or (s.ref.interval == 1 and s.ref.mix in (None, 1))
-    return s.rpg.beta > 0 and layout.is_on_policy(s) and anchored_anew and s.rpg.old_policy == "recompute"
+    moves_every_rollout = s.ref.refresh == "rollout" or (s.ref.interval == 1 and s.ref.mix in (None, 1))
+    return s.rpg.beta > 0 and layout.is_on_policy(s) and moves_every_rollout and s.rpg.old_policy == "recompute"
 
 
 # fmt: off
 RPG = where(lambda s: s.algo.objective == "rpg",
-    _not_of_rpg,
+    _kl_and_critic_flags,
     rule(lambda s: s.algo.advantage.estimator == "gae",
          "--algo.advantage.estimator gae: RPG has no critic; use dr_grpo (group mean), flash_reinforce (batch mean), "
          "rloo or none"),
@@ -72,7 +72,7 @@ RPG = where(lambda s: s.algo.objective == "rpg",
          "--train.batch_size, or --ref.refresh never"),
 )
 BASELINE = where(lambda s: s.algo.objective != "rpg",
-    _of_rpg_alone,
+    _rpg_flags,
     rule(lambda s: s.ref.refresh not in ("never", "rollout"),
          "--ref.refresh {ref.refresh}: with --algo.objective openrlhf the reference is fixed (never) or the policy "
          "that sampled (rollout)"),

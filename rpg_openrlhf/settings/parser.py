@@ -91,7 +91,7 @@ def _scalar(name: str, value: Any, action: argparse.Action) -> Any:
     return typed
 
 
-def _turned_off(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[list[str], dict[str, Any]]:
+def _take_switches(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[list[str], dict[str, Any]]:
     """Take `--switch=false` and `--switch=true` out of the command line: argparse knows only `--switch`."""
     rest, values = [], {}
     for word in argv:
@@ -117,7 +117,7 @@ def parse(argv: list[str]) -> Parsed:
     """Command line over YAML layers over defaults -> every flag's value, and which of them the user gave."""
     parser = build_parser()
     actions = by_flag(parser)
-    argv, switched = _turned_off(argv, actions)
+    argv, switched = _take_switches(argv, actions)
     dests = {a.dest for a in parser._actions if a.dest != "help"}
     unset = dict.fromkeys(dests - set(LAUNCHER_ONLY), _UNSET)  # argparse sets a default only if none is there
     namespace, extra = parser.parse_known_args(argv, argparse.Namespace(**unset))

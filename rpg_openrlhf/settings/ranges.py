@@ -16,12 +16,12 @@ SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
 )  # fmt: skip
-NEED_MORE = {  # schedulers that OpenRLHF cannot run, and the reason
+UNUSABLE_SCHEDULERS = {  # schedulers that OpenRLHF cannot run, and the reason
     "reduce_lr_on_plateau": "it needs a metric at every step",
     "warmup_stable_decay": "it needs a number of decay steps, for which OpenRLHF has no flag",
     "greedy": "it needs a metric at every step",
 }
-UPSTREAMS = (  # upstream's flags, by range
+UPSTREAM_RANGES = (  # upstream's flags, by range
     (config.COUNT, """
         actor.muon.ns_steps actor.num_gpus_per_node actor.num_nodes algo.kl.horizon ckpt.max_num critic.muon.ns_steps
         critic.num_gpus_per_node critic.num_nodes data.max_len data.max_samples ds.lora.alpha ds.ring_attn_head_stride
@@ -50,7 +50,7 @@ UPSTREAMS = (  # upstream's flags, by range
     (config.NOT_ABOVE_1, "reward.stop_properly_penalty_coef"),
     (config.STAGE, "ds.zero_stage"),
 )  # fmt: skip
-RANGES = {name: allowed for allowed, names in UPSTREAMS for name in names.split()}
+RANGES = {name: allowed for allowed, names in UPSTREAM_RANGES for name in names.split()}
 RANGES |= {flag.name: flag.allowed for flag in config.FLAGS if isinstance(flag.allowed, config.Range)}
 MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB; infinite by default
 
@@ -67,5 +67,5 @@ def check_ranges(values: dict[str, Any]) -> None:
     for name in ("actor.lr_scheduler", "critic.lr_scheduler"):
         if values[name] not in SCHEDULERS:
             raise Refusal(f"--{name} {values[name]}: must be one of {', '.join(SCHEDULERS)}")
-        if values[name] in NEED_MORE:
-            raise Refusal(f"--{name} {values[name]}: cannot be used, as {NEED_MORE[values[name]]}")
+        if values[name] in UNUSABLE_SCHEDULERS:
+            raise Refusal(f"--{name} {values[name]}: cannot be used, as {UNUSABLE_SCHEDULERS[values[name]]}")

@@ -15,7 +15,7 @@ METHOD = ("algo.objective", "algo.advantage.estimator", "rpg.divergence", "rpg.g
 MODES, SHORTEST_KEY = ("online", "offline", "disabled"), 40
 LONGEST = {"group": 128, "tag": 64}  # W&B's limits, in characters
 # Layers that do not distinguish a run from the runs it is compared with.
-NO_DIFFERENCE = ("base", "hardware")
+NOT_IN_GROUP = ("base", "hardware")
 
 
 def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) -> None:
@@ -39,7 +39,7 @@ def fill_defaults(flags: dict[str, Any], explicit: set[str], layers: tuple[str, 
         now = datetime.now().strftime("%m%dT%H:%M")
         flags["logger.wandb.run_name"] = f"{algorithm(flags, layers)}_seed{flags['train.seed']}_{now}"
     if flags["logger.wandb.group"] is None:
-        parts = [tag.rpartition("/")[2] for tag in tags(layers) if tag.partition("/")[0] not in NO_DIFFERENCE]
+        parts = [tag.rpartition("/")[2] for tag in tags(layers) if tag.partition("/")[0] not in NOT_IN_GROUP]
         flags["logger.wandb.group"] = "+".join(parts or [algorithm(flags, layers)])[: LONGEST["group"]]
 
 
