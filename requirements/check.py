@@ -1,4 +1,4 @@
-"""The end of the installation: is this the CPU stack, or did pip fetch a CUDA build of torch without its libraries?"""
+"""Last step of the installation: check that torch is the CPU build, not a CUDA build without its libraries."""
 
 import importlib.metadata
 import sys
