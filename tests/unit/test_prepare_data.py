@@ -264,7 +264,7 @@ BAD = {
     "revision of a file": (["{tmp}/raw.jsonl", "--revision", "main"], "--revision main: nothing is read"),
     "family": (["gym:sudoku", "--rows", "5"], "gym:sudoku: must be one of"),
     "benchmark": (["{tmp}/raw.jsonl", "--decontaminate", "aime99"], "--decontaminate aime99: must be a file"),
-    "benchmark folder": (["{tmp}/raw.jsonl", "--benchmark_dir", "."], "--benchmark_dir .: cannot act"),
+    "benchmark folder": (["{tmp}/raw.jsonl", "--benchmark_dir", "."], "--benchmark_dir .: has no effect"),
     "all held out": (
         ["{tmp}/raw.jsonl", "--validation", "1"],
         "1 of 2 rows remain, which must be more than --validation 1 (1 is not JSON)",
