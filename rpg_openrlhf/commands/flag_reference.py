@@ -18,7 +18,7 @@ together. `python -m rpg_openrlhf.commands.flag_reference` generates this page, 
 
 
 def reference() -> str:
-    """The whole page."""
+    """Text of docs/flags.md."""
     ours = {flag.name for flag in FLAGS} | set(flags.LAUNCHER_ONLY)
     sections: dict[str, list[str]] = {}
     for name, action in sorted(flags.by_flag(flags.build_parser()).items()):

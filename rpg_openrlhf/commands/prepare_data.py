@@ -85,7 +85,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace, words: str) -> str:
-    """Do all the work and return the text of DATA.md. Files have temporary names until all are complete."""
+    """Write the output files and return the text of DATA.md. Files have temporary names until all are complete."""
     source = open_source(args)
     chosen = pipeline.Settings(
         english=args.language == "english",

@@ -20,7 +20,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """kind: number, letter, word, command, mark, begin or end. `spaced`: white space stands before it."""
+    """Token of kind number, letter, word, command, mark, begin or end. `spaced`: white space is before it."""
 
     kind: str
     text: str
