@@ -50,5 +50,5 @@ def cluster(platform: str, address: str = "") -> str:
             raise Failed(f"node {name} has other files of rpg_openrlhf", fix)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if platform != "cpu" and not gpus:
-        raise Failed("the cluster has no GPU", "start Ray on nodes with GPUs")
+        raise Failed("no node of the cluster has a GPU", "start Ray on nodes with GPUs")
     return f"{len(nodes)} identical nodes, {gpus} GPUs"

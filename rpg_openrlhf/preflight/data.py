@@ -113,5 +113,5 @@ def _check_room(flags: dict[str, Any], sets: list[PromptSet]) -> None:
     if all(len(tokenizer.encode(text, add_special_tokens=False).ids) > room for text in texts):
         raise Refusal(
             f"--data.max_len {flags['data.max_len']}: all of the first {len(texts)} prompts are longer than the "
-            f"{room} tokens left beside --rollout.max_new_tokens; raise it"
+            f"{room} tokens that --rollout.max_new_tokens leaves for them; raise it"
         )

@@ -83,15 +83,15 @@ def check_model(flag: str, name: str, flags: dict[str, Any], dry_run: bool) -> d
     if not path.is_dir():
         raise Refusal(f"--{flag} {name}: no such folder; {wanted} or hub id (organisation/name)")
     if not (path / "config.json").is_file():
-        raise Refusal(f"--{flag} {name}: holds no config.json; {wanted}")
+        raise Refusal(f"--{flag} {name}: contains no config.json; {wanted}")
     for file in CODE_FILES:
         if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not flags["trust_remote_code"]:
             raise _needs_code(flag, name)
     if flag.startswith("actor") and not any((path / file).is_file() for file in TOKENIZER_FILES):
-        raise Refusal(f"--{flag} {name}: holds no tokenizer; save the tokenizer beside the model")
+        raise Refusal(f"--{flag} {name}: contains no tokenizer; save the tokenizer in the model's folder")
     weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
     if not (weights or dry_run):  # a dry run needs only the shapes, in config.json
-        raise Refusal(f"--{flag} {name}: holds no weights (*.safetensors or *.bin); give a complete model folder")
+        raise Refusal(f"--{flag} {name}: contains no weights (*.safetensors or *.bin); give a complete model folder")
     return _read_json(flag, path / "config.json")
 
 
@@ -120,7 +120,7 @@ def _tensor_names(file: Path) -> list[str]:
 
 def _needs_code(flag: str, name: str) -> Refusal:
     return Refusal(
-        f"--{flag} {name}: asks to run Python code from its own repository (auto_map); read it, then give "
+        f"--{flag} {name}: requires Python code from its own repository (auto_map); read it, then give "
         "--trust_remote_code"
     )
 
@@ -149,9 +149,9 @@ def _from_hub(flag: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         tokenizer = get_tokenizer_config(name, local_files_only=offline)
     except (OSError, ValueError) as error:
         why = "the hub cannot be reached and it is not cached" if offline else str(error).split("\n")[0]
-        raise Refusal(f"--{flag} {name}: neither a folder here nor a model on the hub: {why}") from None
+        raise Refusal(f"--{flag} {name}: is neither a local folder nor a model on the hub: {why}") from None
     if not config:
-        raise Refusal(f"--{flag} {name}: neither a folder here nor a model on the hub")
+        raise Refusal(f"--{flag} {name}: is neither a local folder nor a model on the hub")
     return config, tokenizer
 
 

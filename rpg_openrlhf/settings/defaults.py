@@ -77,7 +77,7 @@ def _settle_chunked_head(args: SimpleNamespace) -> list[str]:
     if not splits:
         return []
     args.actor.chunked_head = "off"
-    return [f"--actor.chunked_head is off: with --{splits[0]} whole logits are computed"]
+    return [f"--actor.chunked_head is off: --{splits[0]} needs whole logits"]
 
 
 def _settle_cpu(args: SimpleNamespace) -> list[str]:

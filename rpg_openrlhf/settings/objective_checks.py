@@ -77,7 +77,7 @@ BASELINE = where(lambda s: s.algo.objective != "rpg",
          "--ref.refresh {ref.refresh}: with --algo.objective openrlhf the reference is fixed (never) or the policy "
          "that sampled (rollout)"),
     rule(lambda s: "ref.refresh" in s.explicit and not s.algo.kl.init_coef > 0,
-         "--ref.refresh {ref.refresh}: with --algo.kl.init_coef {algo.kl.init_coef:g} no reference is read; leave it "
+         "--ref.refresh {ref.refresh}: no reference is used with --algo.kl.init_coef {algo.kl.init_coef:g}; leave it "
          "out, or give a coefficient"),
     rule(lambda s: s.ref.refresh == "rollout" and s.algo.kl.target is not None,
          "--algo.kl.target {algo.kl.target}: has no effect with --ref.refresh rollout, whose coefficient is fixed; "

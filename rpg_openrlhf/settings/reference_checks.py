@@ -49,7 +49,7 @@ REFERENCE = (
     _arguments,
     where(holds_reference,
         rule(lambda s: s.rpg.beta == 0,
-             "--ref.refresh {ref.refresh}: with --rpg.beta 0 no reference is read; leave it out, or give --rpg.beta"),
+             "--ref.refresh {ref.refresh}: no reference is used with --rpg.beta 0; leave it out, or give --rpg.beta"),
         rule(lambda s: s.ref.refresh == "ema" and s.ref.mix == 1,
              "--ref.mix 1: with --ref.refresh ema the reference would be the policy; use --ref.refresh rollout"),
         rule(lambda s: s.ref.interval is not None and (s.ref.min_interval or 0) > s.ref.interval,

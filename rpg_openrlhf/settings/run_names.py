@@ -28,8 +28,8 @@ def check_wandb(flags: dict[str, Any], environ: Mapping[str, str] = os.environ) 
     netrc = Path(environ.get("NETRC") or "~/.netrc").expanduser()  # where `wandb login` leaves one
     if mode == "online" and len(key) < SHORTEST_KEY and not (environ.get("WANDB_API_KEY") or netrc.exists()):
         raise Refusal(
-            f"--logger.wandb.key: has {len(key)} characters, and W&B's keys have {SHORTEST_KEY} or more; give a whole "
-            "one, or set WANDB_MODE to offline or disabled"
+            f"--logger.wandb.key: has {len(key)} characters, and W&B's keys have {SHORTEST_KEY} or more; give the "
+            "complete key, or set WANDB_MODE to offline or disabled"
         )
 
 

@@ -85,8 +85,8 @@ def test_accepted(good, capsys, change):
         ({**KL, "ref.interval": "4"}, "--ref.kl_target 0.01: cannot act, as --ref.interval 4 moves"),
         ({**INTERVAL, "ref.interval": "9"}, "--ref.interval 9: cannot act, as the run has 3 rollouts of 4"),
         ({**KL, "ref.min_interval": "9"}, "--ref.min_interval 9: cannot act, as the run has 3 rollouts"),
-        ({**INTERVAL, "rpg.beta": "0"}, "--ref.refresh interval: with --rpg.beta 0 no reference is read"),
-        ({**NEVER, "rpg.beta": "0"}, "--ref.refresh never: with --rpg.beta 0 no reference is read"),
+        ({**INTERVAL, "rpg.beta": "0"}, "--ref.refresh interval: no reference is used with --rpg.beta 0"),
+        ({**NEVER, "rpg.beta": "0"}, "--ref.refresh never: no reference is used with --rpg.beta 0"),
         ({**INTERVAL, "ref.interval": "1", "train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
         # weights that a snapshot cannot follow
         ({**NEVER, "ds.zpg": "2"}, "--ds.zpg 2: ZeRO"),

@@ -77,7 +77,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ),
         (
             {**BASELINE, "ref.refresh": "never", "algo.kl.init_coef": "0"},
-            "--ref.refresh never: with --algo.kl.init_coef 0 no reference is read",
+            "--ref.refresh never: no reference is used with --algo.kl.init_coef 0",
         ),
         ({**BASELINE, "algo.advantage.estimator": "none"}, "--algo.advantage.estimator none"),
         ({**BASELINE, "algo.kl.use_loss": "", "algo.kl.init_coef": "0"}, "--algo.kl.use_loss: cannot act"),
@@ -296,14 +296,14 @@ def test_data_sets_that_bring_code_need_the_users_word(good, tmp_path, capsys):
 def test_incomplete_model_folders(good, tmp_path, capsys):
     folder = tmp_path / "model"
     (folder / "model.safetensors").unlink()
-    assert "holds no weights" in refused(capsys, good)
+    assert "contains no weights" in refused(capsys, good)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert "holds no tokenizer" in refused(capsys, good)
+    assert "contains no tokenizer" in refused(capsys, good)
     (folder / "config.json").write_text("{")
     assert "config.json cannot be read" in refused(capsys, good)
     (folder / "config.json").unlink()
-    assert "holds no config.json" in refused(capsys, good)
+    assert "contains no config.json" in refused(capsys, good)
 
 
 def test_more_gpus_than_this_machine_has(good, capsys, monkeypatch):
