@@ -1,9 +1,9 @@
-# Commands, each does all of its own set-up:
+# Commands. Each does its own set-up:
 #   make quickstart            train, evaluate and report on this machine's CPU   (ALGO=grpo, SEED=1, MODEL=PATH, WANDB=offline)
 #   make test                  lint and every test, the real stack included
 #   make bench                 every table of docs/performance.md that a CPU can make   (BENCH=out/bench, BENCH_FLAGS=--quick)
 #   make install-gpu           the CUDA stack of requirements/gpu.txt                     (GPU_VENV=.venv-gpu)
-#   make bench-gpu             the tables that need one GPU, in that environment
+#   make bench-gpu             the tables that need one GPU, in the environment of install-gpu
 PYTHON ?= python3.11
 VENV ?= .venv
 export ALGO ?= rpg-reinforce-urkl
@@ -45,8 +45,8 @@ bench: $(STAMP)
 bench-gpu: $(GPU_STAMP)
 	@$(GPU_VENV)/bin/python benchmarks/run.py --out "$(BENCH)-gpu" --device cuda $(BENCH_FLAGS)
 
-# A run of the stack waits more than it computes, so two run side by side: the longest first, and at the end what needs
-# no stack, so that both workers end together (tests/integration/conftest.py). A run needs up to 7 GiB.
+# Real runs wait more than they compute, so two workers run them side by side: the longest run first and the unit tests
+# last, so that both workers end together (tests/integration/conftest.py). A run needs up to 7 GiB.
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
@@ -68,8 +68,8 @@ estimators: $(STAMP)
 oracle: $(STAMP)
 	$(BIN)/python -m tests.oracle
 
-# A study of docs/: objective (comparison.md), staleness (asynchronous.md). Hours on two cores; the same command resumes.
-# (STUDY=objective COMPARE=FOLDER JOBS=2 SEEDS=12)
+# Run a study of docs/: objective (comparison.md) or staleness (asynchronous.md). It takes hours on two cores; the same
+# command resumes. (STUDY=objective COMPARE=FOLDER JOBS=2 SEEDS=12)
 compare: $(STAMP)
 	$(BIN)/python -m examples.comparison.train --study $(STUDY) --out "$(COMPARE)" --jobs $(JOBS) $(if $(SEEDS),--seeds $(SEEDS))
 	$(BIN)/python -m examples.comparison.report --study $(STUDY) --out "$(COMPARE)" $(if $(SEEDS),--seeds $(SEEDS))

@@ -31,7 +31,7 @@ setup(
     },
     install_requires=["mpmath>=1.3", "pyyaml>=6"],
     extras_require={
-        # What the harness needs beside an engine (requirements/cpu.txt or gpu.txt), or alone with --server.
+        # For the evaluation, with an engine (requirements/cpu.txt or gpu.txt), or without one through --server.
         "evaluation": [
             "datasets>=3",
             "huggingface_hub>=0.30",
@@ -43,7 +43,7 @@ setup(
             "tqdm>=4.66",
             "transformers>=4.51",
         ],
-        # prepare_data: the hub, parquet files, and procedural families.
+        # For prepare_data: the hub, parquet files, and procedural families.
         "data": ["datasets>=3", "huggingface_hub>=0.30", "pyarrow>=15", "reasoning-gym>=0.1.25"],
         "quickstart": ["matplotlib>=3.9", "scipy>=1.13"],
         "test": ["hypothesis>=6", "basedpyright>=1.31", "pytest>=8", "pytest-xdist>=3", "ruff>=0.12", "uv>=0.9"],

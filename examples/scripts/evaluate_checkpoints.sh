@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Evaluate every Hugging Face checkpoint of a training run: AIME24, AIME25 and AMC23, 32 samples a problem, one engine a GPU.
+# Evaluate every Hugging Face checkpoint of a training run: AIME24, AIME25 and AMC23, 32 samples per problem, one engine per GPU.
 #   evaluate_checkpoints.sh RUN_DIR [flags of python -m evaluation.run, e.g. --watch --data-dir DIR --n 8]
 # Environment: OUT (default RUN_DIR/evaluation), DP (engines; default: the GPUs of this machine, or 1).
-# The same command resumes where it stopped, and takes up new checkpoints.
+# The same command resumes where it stopped and also evaluates new checkpoints.
 set -euo pipefail
 case "${1:-}" in
   -h | --help) sed -n '2,5s/^# //p' "$0" && exit ;;

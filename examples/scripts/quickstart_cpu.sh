@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a small model with RPG on this machine's CPU: warm up, RL as a Ray job, evaluation of its checkpoints, report.
 # Environment: ALGO (a file of configs/algorithm, default rpg-reinforce-urkl), OUT (folder), SEED, WANDB (offline or disabled),
-#   MODEL (a Hugging Face folder or id instead of the tiny model; a long run), FLAGS (more flags of the launcher).
+#   MODEL (a Hugging Face folder or id instead of the tiny model; takes much longer), FLAGS (more flags of the launcher).
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,4s/^# //p' "$0" && exit ;; esac
 cd "$(dirname "$0")/../.."
@@ -13,7 +13,7 @@ EVAL=(--prompt raw --max-tokens 64)
 mkdir -p "$OUT" && rm -rf "$OUT/rl" "$OUT/evaluation"
 [ "${WANDB:-}" != offline ] || { export WANDB_MODE=offline WANDB_DIR=$OUT; FLAGS="${FLAGS:-} --logger.wandb.key offline"; }
 
-. examples/scripts/ray_head.sh # a head of our own, on loopback alone; it and what it started end with this script
+. examples/scripts/ray_head.sh # start our own Ray head, only on loopback; it ends with this script, and so do its processes
 trap stop_ray_head EXIT
 trap 'echo interrupted >&2; exit 130' INT TERM
 start_ray_head "$OUT/ray.log" 3 5
@@ -21,7 +21,7 @@ start_ray_head "$OUT/ray.log" 3 5
 [ -n "$MODEL" ] || { MODEL=$OUT/warm_up && python $TASK/warm_up.py --out "$MODEL" --seed "$SEED"; }
 python $TASK/arithmetic.py --out "$OUT/data" --rl 1024 --seed "$SEED" "${CHAT[@]}"
 await_ray_head "$OUT/ray.log"
-# shellcheck disable=SC2086  # FLAGS is a list of words; what is left out of the output is Ray's own talk about the job
+# shellcheck disable=SC2086  # FLAGS is a list of words. The grep removes Ray's own messages about the job.
 ray job submit --address "$RAY_JOBS" -- python -m rpg_openrlhf.commands.train_rpg --config "$LAYER,$SIZE" --platform cpu \
   --actor.model_name_or_path "$MODEL" --data.prompt_dataset "$OUT/data/rl.jsonl" --train.seed "$SEED" --ckpt.path "$OUT/rl/checkpoints" \
   --ckpt.output_dir "$OUT/rl/model" --logger.run_dir "$OUT/rl/logs" --logger.tensorboard_dir "$OUT/rl/tensorboard" ${FLAGS:-} 2>&1 | grep --line-buffered -vE "(INFO|SUCC) (cli|job_manager)\.py:|^Running entrypoint"

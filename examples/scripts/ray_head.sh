@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: a Ray head on loopback alone, which ends with the script that started it.
+# Functions for the scripts of this folder: a Ray head only on loopback, which ends with the script that started it.
 #   start_ray_head LOG GPUS CPUS     sets RAY_JOBS, the address for `ray job submit`, and does not wait for it
-#   await_ray_head LOG               until it answers; returns 1 if it did not come up
-#   stop_ray_head                    stops it and what it started; nothing if none was started
-#   job_state ID                     of a job at RAY_JOBS: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; empty if it cannot be had
+#   await_ray_head LOG               waits until it answers; returns 1 if it did not start
+#   stop_ray_head                    stops it and its processes, if it was started
+#   job_state ID                     prints a job's state: PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED; empty if Ray does not answer
 export RAY_USAGE_STATS_ENABLED=0 no_proxy="127.0.0.1${no_proxy:+,$no_proxy}"
 RAY_HEAD='' RAY_TMP=''
 
@@ -11,7 +11,7 @@ start_ray_head() {
   local port client agent
   read -r port client agent < <(python -c 'import socket as s; a = [s.create_server(("127.0.0.1", 0)) for _ in "abc"]; print(*[x.getsockname()[1] for x in a])')
   RAY_TMP=$(mktemp -d /tmp/rpg.XXXXXX) RAY_JOBS=http://127.0.0.1:$port
-  export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 # Ray's name for: no other machine joins, so it listens on loopback
+  export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 # with 0, Ray allows no other machine and listens on loopback
   setsid ray start --head --block --temp-dir "$RAY_TMP" --node-ip-address 127.0.0.1 --port 0 --num-gpus "$2" \
     --num-cpus "$3" --dashboard-host 127.0.0.1 --dashboard-port "$port" --ray-client-server-port "$client" \
     --dashboard-agent-listen-port "$agent" >"$1" 2>&1 &

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Reproduce a table of arXiv 2505.17508: print its runs, then train and evaluate each.
-#   reproduce_table.sh TABLE [--dry_run] [flags of the launcher]    TABLE: 3, 5, 6, 7, 8, figure8, ...; without one: the list
+#   reproduce_table.sh TABLE [--dry_run] [flags of the launcher]    TABLE: 3, 5, 6, 7, 8, figure8, ...; without TABLE: print the list
 # Environment: HARDWARE (layer below configs/, default hardware/8xh100), OUT (folder, default out/tables), EVAL (flags of
 #   python -m evaluation.run; default: the paper's benchmarks, 32 samples), RAY_JOBS, GPUS (see train_rpg.sh).
-# The data comes first: prepare_data.sh. The same command resumes where it stopped. --dry_run: the plan alone.
+# Run prepare_data.sh before. The same command resumes where it stopped. --dry_run: only print the runs.
 set -euo pipefail
 case "${1:-}" in
   -h | --help) sed -n '2,6s/^# //p' "$0" && exit ;;

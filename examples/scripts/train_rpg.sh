@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train one run as a Ray job: start a cluster or join one, submit, follow the logs, return the job's exit status.
-#   train_rpg.sh CONFIG... [flags of the launcher]    CONFIG: a layer below configs/, as base or model/qwen3_4b, or a YAML file
+#   train_rpg.sh CONFIG... [flags of the launcher]    CONFIG: a layer below configs/, such as base or model/qwen3_4b, or a YAML file
 # Environment: OUT (folder of the run, default out/LAST_CONFIG), RAY_JOBS (http://HEAD:8265 of a cluster to join; without it, a
-#   head on this machine that ends with the script), GPUS (of that head; default: the machine's, or 3 virtual ones for a CPU).
+#   head is started here and ends with the script), GPUS (of that head; default: the machine's, or 3 virtual ones on a CPU).
 # A finished run is skipped, an interrupted one resumes from its last checkpoint (--ckpt.save_steps). Ctrl-C stops the job.
 set -euo pipefail
 case "${1:-}" in
@@ -17,7 +17,7 @@ while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
 done
 OUT=$(realpath -m "${OUT:-out/$(basename "$LAYER" .yaml)}") && export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 FINISHED='import pathlib, sys; from evaluation.checkpoints import finished; sys.exit(not finished(pathlib.Path(sys.argv[1])))'
-! { [ -d "$OUT" ] && python -c "$FINISHED" "$OUT"; } || { echo "$OUT: finished before, skipped" && exit; }
+! { [ -d "$OUT" ] && python -c "$FINISHED" "$OUT"; } || { echo "$OUT: already finished, skipped" && exit; }
 RUN=(python -m rpg_openrlhf.commands.train_rpg --config "$LAYERS" --ckpt.path "$OUT/checkpoints" --ckpt.output_dir "$OUT/model" --logger.run_dir "$OUT/logs")
 . "$ROOT/examples/scripts/ray_head.sh"
 stop() {
@@ -30,7 +30,7 @@ mkdir -p "$OUT" && GPUS=${GPUS:-$({ nvidia-smi --list-gpus 2>/dev/null || true; 
 [ -n "${RAY_JOBS:-}" ] || { start_ray_head "$OUT/ray.log" "$GPUS" $((GPUS + 2 > $(nproc) ? GPUS + 2 : $(nproc))) && await_ray_head "$OUT/ray.log"; }
 ray job submit --address "$RAY_JOBS" --submission-id "$ID" -- env -C "$PWD" "${RUN[@]}" "$@" &
 SUBMIT=$! && { wait "$SUBMIT" || STATUS=$?; }
-# The log may end before the job does (ray-project/ray#60665), and a stopped job's status is 0: Ray is asked, five times if need be.
+# The log may end before the job does (ray-project/ray#60665), and a stopped job's status is 0, so ask Ray for the state, up to five times.
 for _ in 1 2 3 4 5; do
   while STATE=$(job_state "$ID") && [ "${STATE/PENDING/RUNNING}" = RUNNING ]; do sleep 2; done
   if [ -n "$STATE" ]; then break; else sleep 2; fi

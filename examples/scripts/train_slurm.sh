@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train on several nodes under Slurm: a Ray head on the first, workers on the others, then train_rpg.sh as a job there.
-#   sbatch --nodes 2 --gpus-per-node 8 train_slurm.sh CONFIG... [flags of the launcher]    e.g. base ... hardware/2x8xh100
+# Train on several nodes under Slurm: start a Ray head on the first node and workers on the others, then run train_rpg.sh.
+#   sbatch --nodes 2 --gpus-per-node 8 train_slurm.sh CONFIG... [flags of the launcher]    such as base ... hardware/2x8xh100
 # Environment: OUT (as for train_rpg.sh), ROOT (this checkout, default: the folder sbatch was called in), PORT (6379), JOBS_PORT
 #   (8265), IP (the first node's, default: the first of `hostname -I`). Checkout, Python environment, data and OUT must be under
 #   the same paths on every node. Ray has no password: anyone who reaches these ports can run code. Use a closed network.
@@ -16,10 +16,10 @@ esac
 [ -n "${SLURM_JOB_NODELIST:-}" ] || { echo "train_slurm.sh: no Slurm job here: sbatch --nodes N --gpus-per-node G $0 ..." >&2 && exit 2; }
 ROOT=${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}} PORT=${PORT:-6379} JOBS_PORT=${JOBS_PORT:-8265} STATUS=0 RUN='' RAYS=()
 [ -f "$ROOT/examples/scripts/train_rpg.sh" ] || { echo "ROOT=$ROOT: not the checkout; call sbatch there, or give ROOT" >&2 && exit 2; }
-export RAY_USAGE_STATS_ENABLED=0 PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} RAY_TMPDIR=/tmp # where it puts sockets: Slurm's TMPDIR is too long
-on() { exec srun --overlap --nodes 1 --ntasks 1 --nodelist "$@"; } # NODE COMMAND..., as a process that can be ended: with & or | only
+export RAY_USAGE_STATS_ENABLED=0 PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} RAY_TMPDIR=/tmp # for Ray's sockets: Slurm's TMPDIR is too long a path
+on() { exec srun --overlap --nodes 1 --ntasks 1 --nodelist "$@"; } # on NODE COMMAND...: it replaces its shell, so call it only with & or |
 all_alive() { for RAY in "${RAYS[@]}"; do kill -0 "$RAY" 2>/dev/null || { echo "train_slurm.sh: Ray ended on a node; its output is above" >&2 && exit 1; }; done; }
-end() { # the job first, while there is a cluster to stop it on; then the srun steps, with which Ray ends
+end() { # stop the job first, while the cluster is alive, and then the srun steps, which ends Ray
   trap '' INT TERM
   for PID in $RUN "${RAYS[@]}"; do kill "$PID" 2>/dev/null && { [ "$PID" != "$RUN" ] || wait "$PID"; } || true; done
   wait

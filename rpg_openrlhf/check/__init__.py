@@ -1,1 +1,1 @@
-"""`rpg-check`: can this installation and this machine train? Two minutes, before a run costs anything."""
+"""Stages of `rpg-check`, which tests in two minutes that this installation and this machine can train."""

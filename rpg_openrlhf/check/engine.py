@@ -1,4 +1,4 @@
-"""Stages about engines: the transport of weights, and a tiny engine that generates, sleeps, wakes and is synced."""
+"""Stages `transport` and `engine`: send weights between processes; run, sleep, wake and sync a tiny engine."""
 
 from __future__ import annotations
 
@@ -49,27 +49,27 @@ def _memory(platform: str, nbytes: int) -> SharedMemory | CudaIpc:
         return SharedMemory(nbytes)
     from openrlhf.trainer.ray.utils import get_physical_gpu_id
 
-    if not dist.is_initialized():  # CudaIpc asks for a process group
+    if not dist.is_initialized():  # CudaIpc needs a process group
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return CudaIpc(nbytes, get_physical_gpu_id())
 
 
 def transport(platform: str) -> str:
-    """A buffer that another process maps, as policy and engine do; then two ranks that add up a number."""
+    """Map a buffer in another process, as policy and engine do; then all-reduce a number over two ranks."""
     memory = _memory(platform, NBYTES)
     memory.buffers[0].fill_(FILL)
     memory.fence()
     device = "cpu" if platform == "cpu" else "cuda:0"
     code = RECEIVER.format(nbytes=NBYTES)
-    done = subprocess.run(
+    receiver = subprocess.run(
         [sys.executable, "-c", code, pickle.dumps(memory.address).hex(), device],
         capture_output=True, text=True, timeout=90,
     )  # fmt: skip
     kind = "shared memory" if platform == "cpu" else "CUDA IPC"
-    if done.stdout.strip() != str(FILL * NBYTES):
-        print(done.stderr, file=sys.stderr)
-        fix = "look at /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
-        raise Failed(f"{kind}: the other process read {done.stdout.strip() or 'nothing'}", fix)
+    if receiver.stdout.strip() != str(FILL * NBYTES):
+        print(receiver.stderr, file=sys.stderr)
+        fix = "check /dev/shm" if platform == "cpu" else "--vllm.sync_backend nccl without --train.colocate_all"
+        raise Failed(f"{kind}: the other process read {receiver.stdout.strip() or 'nothing'}", fix)
     if platform != "cpu" and torch.cuda.device_count() < 2:
         return f"{kind}; one GPU, so no NCCL between ranks"
     return f"{kind}; {_two_ranks('gloo' if platform == 'cpu' else 'nccl')}"
@@ -82,7 +82,7 @@ def _two_ranks(backend: str) -> str:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     commands = [[sys.executable, "-c", RANKS, rank, port, backend] for rank in "01"]
     ranks = [subprocess.Popen(command, **pipes) for command in commands]
-    fix = "NCCL_DEBUG=INFO rpg-check --verbose shows where"
+    fix = "run NCCL_DEBUG=INFO rpg-check --verbose to see where"
     try:
         lines = [rank.communicate(timeout=90) for rank in ranks]
     except subprocess.TimeoutExpired:
@@ -96,7 +96,7 @@ def _two_ranks(backend: str) -> str:
 
 
 def engine(platform: str) -> str:
-    """Greedy answers before and after sleep, after a sync of the same weights, and of other ones."""
+    """Compare greedy answers after sleep, after a sync of the same weights, and after a sync of other weights."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     with tempfile.TemporaryDirectory(prefix="rpg_check_") as folder:
         first, second = _models(platform, Path(folder))
@@ -105,8 +105,8 @@ def engine(platform: str) -> str:
         if platform != "cpu":
             llm.sleep(level=1)
             llm.wake_up()
-            _expect(_answers(llm), before, "after sleep and wake", "runs without --vllm.enable_sleep")
-        fix = "--vllm.sync_backend: another transport, and a report with the output of --verbose"
+            _expect(_answers(llm), before, "after sleep and wake", "run without --vllm.enable_sleep")
+        fix = "use another --vllm.sync_backend, and report the output of --verbose"
         _push(platform, llm, first, 1)
         _expect(_answers(llm), before, "after a sync of the same weights", fix)
         _push(platform, llm, second, 2)
@@ -114,7 +114,7 @@ def engine(platform: str) -> str:
         fresh = _answers(_engine(platform, Path(folder, "second")))
         _expect(synced, fresh, "after a sync of other weights, against a fresh engine's", fix)
         if synced == before:
-            raise Failed("another model's answers are the same: the stage tells nothing", "a report")
+            raise Failed("two different models give the same answers, so this stage tests nothing", "report it")
     slept = "slept, woke, " if platform != "cpu" else ""
     return f"{slept}took the same weights and others"
 
@@ -154,7 +154,7 @@ def _answers(llm: LLM) -> list[list[int]]:
 
 
 def _push(platform: str, llm: LLM, model: Qwen3ForCausalLM, version: int) -> None:
-    """A weight sync as the policy makes it, without Ray."""
+    """Sync weights as the policy does, without Ray."""
     named = dict(model.named_parameters())
     plan = make_plan(((name, weight.shape, weight.dtype) for name, weight in named.items()), 1 << 16)
     memory = _memory(platform, max(bucket.nbytes for bucket in plan))

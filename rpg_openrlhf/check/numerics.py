@@ -1,4 +1,4 @@
-"""Stages about numbers: attention, the optimizer, log-probs without logits."""
+"""Stages `attention`, `optimizer` and `log_probs`: numerical comparisons with exact or reference results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOCABULARY, HIDDEN = 128, 64
 
 
 def tiny_config() -> Qwen3Config:
-    """A Qwen3 of a hundred thousand parameters."""
+    """Config of a Qwen3 with a hundred thousand parameters."""
     return Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=32, max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=0,
@@ -28,7 +28,7 @@ def _device(platform: str) -> tuple[str, torch.dtype, float]:
 
 @torch.no_grad()
 def attention(platform: str) -> str:
-    """Log-probs of two samples packed into one row against those of each alone, in every attention that is here."""
+    """Compare log-probs of two samples packed into one row with those of each alone, in every installed attention."""
     device, dtype, bound = _device(platform)
     kinds = ["sdpa"] + (["flash_attention_2"] if device == "cuda" and has_flash_attn() else [])
     says = []
@@ -46,14 +46,14 @@ def attention(platform: str) -> str:
         if not off < bound:
             raise Failed(
                 f"{kind}: log-probs of packed samples are off by {off:.2g} (allowed {bound:g})",
-                "--ds.attn_implementation eager, or runs without --ds.packing_samples",
+                "use --ds.attn_implementation eager, or run without --ds.packing_samples",
             )
         says.append(f"{kind} within {off:.1g}")
     return ", ".join(says) + ("" if len(kinds) == 2 or platform == "cpu" else "; flash-attn is not installed")
 
 
 def optimizer(platform: str) -> str:
-    """Three steps of FusedAdam against torch's AdamW, or which other the run will use."""
+    """Compare three steps of FusedAdam with torch's AdamW, or name the optimizer that a run uses instead."""
     if platform == "cpu":
         return "torch's AdamW"
     problem = problem_of_fused_adam()
@@ -80,7 +80,7 @@ def optimizer(platform: str) -> str:
 
 
 def log_probs(platform: str) -> str:
-    """linear_log_probs_and_entropy and its gradient in float32 and bfloat16, against whole logits in float64."""
+    """Compare linear_log_probs_and_entropy and its gradient, in float32 and bfloat16, with float64 logits."""
     device, says = _device(platform)[0], []
     for dtype, bound in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
         torch.manual_seed(0)
@@ -97,7 +97,8 @@ def log_probs(platform: str) -> str:
         slope = float((hidden.grad.double() - gradient).abs().max() / gradient.abs().max())
         if not (off < bound and slope < bound):
             raise Failed(
-                f"{dtype}: log-probs are off by {off:.2g}, their gradient by {slope:.2g}", "--actor.chunked_head off"
+                f"{dtype}: log-probs are off by {off:.2g}, their gradient by {slope:.2g}",
+                "use --actor.chunked_head off",
             )
         says.append(f"{str(dtype).removeprefix('torch.')} within {off:.1g}, gradient {slope:.1g}")
     return "; ".join(says)

@@ -1,7 +1,7 @@
-"""One stage as a process: `python -m rpg_openrlhf.check.run_stage NAME PLATFORM [ADDRESS]`.
+"""Run one stage as a process: `python -m rpg_openrlhf.check.run_stage NAME PLATFORM [ADDRESS]`.
 
-A stage is a function of the platform that returns what it found, on one line. It raises Failed with what is wrong and
-what to do, or Skipped where there is nothing to try; any other exception is a failure too.
+A stage is a function of the platform that returns its result in one line. It raises Failed with the problem and its
+fix, or Skipped if there is nothing to test; any other exception counts as a failure too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 import traceback
 
-from rpg_openrlhf.check.stages import NO_WORD, STAGES, Failed, Skipped
+from rpg_openrlhf.check.stages import DEFAULT_FIX, STAGES, Failed, Skipped
 
 
 def main(argv: list[str]) -> int:
@@ -25,13 +25,13 @@ def main(argv: list[str]) -> int:
     try:
         stage = getattr(importlib.import_module(f"rpg_openrlhf.check.{STAGES[name].module}"), name)
         result["says"] = stage(platform, *argv[2:])
-    except Skipped as nothing:
-        result |= {"status": "skipped", "says": str(nothing)}
+    except Skipped as skipped:
+        result |= {"status": "skipped", "says": str(skipped)}
     except Failed as failure:
         result |= {"status": "failed", "says": str(failure), "fix": failure.fix}
     except Exception as error:
         result |= {"status": "failed", "says": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        result["fix"] = NO_WORD
+        result["fix"] = DEFAULT_FIX
         traceback.print_exc()
     print("\n" + json.dumps(result), flush=True)
     return 0

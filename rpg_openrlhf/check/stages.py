@@ -1,14 +1,14 @@
-"""The stages by name, and how one ends other than well."""
+"""Stages by name, and the exceptions that end one."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-NO_WORD = "rpg-check --verbose shows the whole output"  # what to do where a stage itself does not say
+DEFAULT_FIX = "rpg-check --verbose shows the whole output"  # the fix if a stage names none
 
 
 class Failed(Exception):
-    """A stage found something wrong; `fix` says what to do."""
+    """The stage found a problem; `fix` says what to do."""
 
     def __init__(self, wrong: str, fix: str):
         super().__init__(wrong)
@@ -16,12 +16,12 @@ class Failed(Exception):
 
 
 class Skipped(Exception):
-    """There is nothing to try here."""
+    """The stage has nothing to test here."""
 
 
 class Stage(NamedTuple):
-    module: str  # below rpg_openrlhf.check; imported in the stage's own process alone
-    seconds: int  # after which it counts as hung
+    module: str  # in rpg_openrlhf.check; imported only in the stage's own process
+    seconds: int  # time limit
     about: str
 
 

@@ -1,7 +1,7 @@
-"""`rpg-check`: can this installation and this machine train? A line for each stage; status 1 if a needed one fails.
+"""`rpg-check`: test that this installation and this machine can train. One line per stage; status 1 if any fails.
 
-Run it after installing and before the first job. Each stage is a process of its own with a time limit, so that a hang
-or a crash is one line too.
+Run it after installing and before the first job. Each stage runs in its own process with a time limit, so that a hang
+or a crash is also reported in one line.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import subprocess
 import sys
 import time
 
-from rpg_openrlhf.check.stages import NO_WORD, STAGES
+from rpg_openrlhf.check.stages import DEFAULT_FIX, STAGES
 from rpg_openrlhf.settings.machine import resolve_platform
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, 1 if a stage fails, 2 for bad flags."""
+    """Return the exit status: 0, 1 if a stage fails, 2 for bad flags."""
     parser = argparse.ArgumentParser(prog="rpg-check", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--platform", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    parser.add_argument("--address", default="", help="of a running Ray cluster, whose nodes are compared")
-    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="those alone")
-    parser.add_argument("--json", action="store_true", help="one JSON object a stage, instead of lines")
-    parser.add_argument("--verbose", action="store_true", help="the whole output of every stage, on stderr")
+    parser.add_argument("--address", default="", help="address of a running Ray cluster, whose nodes are compared")
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), default=list(STAGES), help="stages to run (all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per stage")
+    parser.add_argument("--verbose", action="store_true", help="print the whole output of every stage to stderr")
     args = parser.parse_args(argv)
     platform, failed = resolve_platform(args.platform), 0
     if not args.json:
@@ -35,12 +35,12 @@ def main(argv: list[str] | None = None) -> int:
         failed += result["status"] == "failed"
         print(json.dumps(result) if args.json else line_of(result), flush=True)
     if not args.json:
-        print("all is well" if not failed else f"{failed} of {len(args.stages)} stages failed")
+        print("all stages passed" if not failed else f"{failed} of {len(args.stages)} stages failed")
     return 1 if failed else 0
 
 
 def run(name: str, platform: str, address: str = "", verbose: bool = False) -> dict[str, str | float]:
-    """One stage in its own process: its status (ok, failed, skipped), what it says and what to do, and its seconds."""
+    """Run one stage in its own process; return its status (ok, failed, skipped), message, fix and seconds."""
     limit, began = STAGES[name].seconds, time.monotonic()
     command = [sys.executable, "-m", "rpg_openrlhf.check.run_stage", name, platform, *([address] if address else [])]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -50,7 +50,7 @@ def run(name: str, platform: str, address: str = "", verbose: bool = False) -> d
         output, error = process.communicate(timeout=limit)
         status = process.returncode
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # engines have processes of their own
+        os.killpg(process.pid, signal.SIGKILL)  # the group, because engines start processes of their own
         output, error = process.communicate()
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGKILL)
@@ -63,12 +63,12 @@ def run(name: str, platform: str, address: str = "", verbose: bool = False) -> d
         says = f"did not end in {limit} s" if status is None else f"ended with status {status} and no result"
         if status is not None and error.strip():
             says += f": {error.strip().splitlines()[-1].strip()[:200]}"
-        result = {"stage": name, "status": "failed", "says": says, "fix": NO_WORD}
+        result = {"stage": name, "status": "failed", "says": says, "fix": DEFAULT_FIX}
     return result | {"seconds": round(time.monotonic() - began, 1)}
 
 
 def line_of(result: dict[str, str | float]) -> str:
-    """Line for a person: stage, status, seconds, what it says, and what to do where it failed."""
+    """Format a result for the terminal: stage, status, seconds, message, and the fix of a failure."""
     mark = {"ok": "ok", "failed": "FAILED", "skipped": "-"}[str(result["status"])]
     line = f"{result['stage']:<10} {mark:<7} {result['seconds']:>5} s  {result['says']}"
     return f"{line}\n{'':<26}to do: {result['fix']}" if result["status"] == "failed" else line

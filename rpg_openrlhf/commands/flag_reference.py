@@ -1,4 +1,4 @@
-"""docs/flags.md, generated from the parser."""
+"""Generator of docs/flags.md, from the parser."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rpg_openrlhf.settings.own_flags import FLAGS
 
 HEAD = f"""# All flags
 
-Every flag of the launcher with its default and what its own help says, by its first word. Made from the parser by
-`python -m rpg_openrlhf.commands.flag_reference`; a test holds this page to it. **Bold**: of this project,
-all others are OpenRLHF {upstream.VERSION}'s. What they do together: [configuration.md](configuration.md).
+All flags of the launcher with their defaults and help texts, grouped by their first word. Flags in **bold** belong to
+this project, all others to OpenRLHF {upstream.VERSION}. [configuration.md](configuration.md) explains how they work
+together. `python -m rpg_openrlhf.commands.flag_reference` generates this page, and a test compares it with the parser.
 """
 
 
 def reference() -> str:
-    """The whole page."""
+    """Text of docs/flags.md."""
     ours = {flag.name for flag in FLAGS} | set(flags.LAUNCHER_ONLY)
     sections: dict[str, list[str]] = {}
     for name, action in sorted(flags.by_flag(flags.build_parser()).items()):

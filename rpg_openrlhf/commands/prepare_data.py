@@ -1,7 +1,8 @@
-"""Raw problem sets to the JSONL that the trainer reads: `python -m rpg_openrlhf.commands.prepare_data SOURCE`.
+"""Convert a raw problem set to training data in JSONL: `python -m rpg_openrlhf.commands.prepare_data SOURCE`.
 
 SOURCE: dapo-math-17k or deepscaler (from the hub, or a copy with --input), arithmetic, gym:FAMILY, or a file (JSONL,
-JSON, parquet). Writes train.jsonl, validation.jsonl where asked for, and DATA.md, which counts what was left out.
+JSON, CSV, parquet, Arrow). Writes train.jsonl, validation.jsonl (with --validation), and DATA.md, which counts the
+dropped rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rpg_openrlhf.problems.rows import Row
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are raised, to be said in one line."""
+    """Raise errors, so that main can print them in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise Refusal(message.removeprefix("argument "))
@@ -29,27 +30,27 @@ def build_parser() -> Parser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add, named = parser.add_argument, ", ".join(benchmarks.HUB)
     add("source", metavar="SOURCE", help=f"{', '.join(HUB)}, arithmetic, FILE, gym:FAMILY ({', '.join(gym.FAMILIES)})")
-    add("--input", type=Path, help="a copy of the hub's file, instead of downloading it")
+    add("--input", type=Path, help="local copy of the hub's file, read instead of downloading it")
     add("--revision", help="commit, tag or branch on the hub (its newest)")
-    add("--output", type=Path, help="folder for what is written (data/SOURCE)")
-    add("--overwrite", action="store_true", help="replace what an earlier run left there")
-    add("--language", choices=("english", "any"), default="english", help="english, by script, or any (%(default)s)")
-    kinds = "integer; gradable: the grader accepts the answer as its own; any"
+    add("--output", type=Path, help="output folder (data/SOURCE)")
+    add("--overwrite", action="store_true", help="replace the files of a previous run")
+    add("--language", choices=("english", "any"), default="english", help="kept rows, judged by script (%(default)s)")
+    kinds = "kept answers: integer, gradable (the grader accepts the answer as its own), or any"
     add("--answers", choices=("integer", "gradable", "any"), help=f"{kinds} (gradable; dapo-math-17k: integer)")
-    add("--problem_key", help="column of the problem (looked for)")
-    add("--answer_key", help="column of the answer (looked for)")
+    add("--problem_key", help="column of the problem (found by its name)")
+    add("--answer_key", help="column of the answer (found by its name)")
     add("--decontaminate", metavar="BENCHMARKS", help=f"files, folders, or {named}; separated by commas")
     add("--benchmark_dir", type=Path, help="folder with NAME.jsonl of the benchmarks named (the hub)")
     add("--validation", type=int, default=0, help="rows held out in validation.jsonl (%(default)s)")
-    add("--prompt", choices=("published", "raw"), default="published", help="words around the problem (%(default)s)")
-    add("--seed", type=int, default=0, help="which rows are held out or generated (%(default)s)")
+    add("--prompt", choices=("published", "raw"), default="published", help="text around the problem (%(default)s)")
+    add("--seed", type=int, default=0, help="seed for the rows held out or generated (%(default)s)")
     add("--rows", type=int, default=1024, help="arithmetic, gym: training rows (%(default)s)")
     add("--difficulty", type=int, help="arithmetic: digits (4); gym: level from 1 (the family's own setting)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, 1 where the disk fails, 2 for a refusal, 130 for Ctrl-C."""
+    """Return the exit status: 0, 1 if the disk fails, 2 for a refusal, 130 for Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     try:
         args = build_parser().parse_args(words)
@@ -68,11 +69,11 @@ def _check(args: argparse.Namespace) -> None:
     if args.difficulty is not None and not generated:
         raise Refusal(f"--difficulty {args.difficulty}: only arithmetic and gym: problems have one; leave it out")
     if args.input and args.source not in HUB:
-        raise Refusal(f"--input {args.input}: goes with {', '.join(HUB)}; give the file itself as SOURCE")
+        raise Refusal(f"--input {args.input}: is only for {', '.join(HUB)}; give the file itself as SOURCE")
     if args.revision and (args.input or args.source not in HUB):
         raise Refusal(f"--revision {args.revision}: nothing is read from the hub; leave it out")
     if args.benchmark_dir and not args.decontaminate:
-        raise Refusal(f"--benchmark_dir {args.benchmark_dir}: cannot act without --decontaminate")
+        raise Refusal(f"--benchmark_dir {args.benchmark_dir}: has no effect without --decontaminate; leave it out")
     if args.rows < 1:
         raise Refusal(f"--rows {args.rows}: must be at least 1")
     if args.validation < 0:
@@ -84,7 +85,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace, words: str) -> str:
-    """All of the work, and DATA.md's text. Files stand under temporary names until all are whole."""
+    """Write the output files and return the text of DATA.md. Files have temporary names until all are complete."""
     source = open_source(args)
     chosen = pipeline.Settings(
         english=args.language == "english",
@@ -116,8 +117,8 @@ def _write(args: argparse.Namespace, rows: list[Row], source: Source, counts: pi
     if len(rows) <= args.validation:
         reasons = "; ".join(f"{number:,} {reason}" for reason, number in output.in_order(counts))
         raise Refusal(
-            f"{args.source}: {len(rows):,} of {counts.read:,} rows are left, with --validation {args.validation}"
-            f" ({reasons or 'none dropped'}); nothing is written"
+            f"{args.source}: {len(rows):,} of {counts.read:,} rows remain, which must be more than "
+            f"--validation {args.validation} ({reasons or 'none dropped'}); nothing is written"
         )
     parts = {output.TRAIN: rows}
     if args.validation:

@@ -1,4 +1,4 @@
-"""The published tables as sums of layers: `python -m rpg_openrlhf.commands.tables [TABLE]` prints a plan."""
+"""Runs of the published tables, as layers: `python -m rpg_openrlhf.commands.tables [TABLE]` prints them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HARDWARE = "hardware/8xh100"
 
 
 class Run(NamedTuple):
-    name: str  # of its folder, the same in every table that has the run
+    name: str  # name of its folder, the same in all tables that share the run
     method: str
-    layers: list[str]  # below configs/, without .yaml
-    evaluation: str  # flags of evaluation.run that the table needs
+    layers: list[str]  # paths below configs/, without .yaml
+    evaluation: str  # the table's flags for evaluation.run
 
 
 def read(configs: Path = CONFIGS) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def read(configs: Path = CONFIGS) -> dict[str, Any]:
 
 
 def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> list[Run]:
-    """Every run of a table, in its order."""
+    """All runs of a table, in its order."""
     content = read(configs)
     table = content["tables"].get(name)
     if table is None:
@@ -46,7 +46,7 @@ def runs(name: str, hardware: str | None = None, configs: Path = CONFIGS) -> lis
 
 
 def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list[str]:
-    """A method's layers, and those of the variants behind its plus signs. REINFORCE++ has two of its own."""
+    """Layers of a method and of its variants (RPG-RKL+schedule-free). The ++ of REINFORCE++ is part of its name."""
     own = table["runs"] if isinstance(table["runs"], dict) else content["methods"]
     if method in own:
         return own[method]
@@ -55,7 +55,7 @@ def _layers(method: str, table: dict[str, Any], content: dict[str, Any]) -> list
 
 
 def plan(name: str, hardware: str | None, configs: Path) -> str:
-    """Print layers of a table's runs, a line each."""
+    """Text that lists the layers of a table's runs, one run per line."""
     table, rows = read(configs)["tables"], runs(name, hardware, configs)
     width = max(len(run.method) for run in rows)
     shared = [layer for layer in rows[0].layers if all(layer in run.layers for run in rows)]
@@ -68,12 +68,12 @@ def plan(name: str, hardware: str | None, configs: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit status: 0, or 2 for a refusal."""
+    """Return the exit status: 0, or 2 for a refusal."""
     parser = argparse.ArgumentParser(prog="python -m rpg_openrlhf.commands.tables", description=__doc__)
-    parser.add_argument("table", nargs="?", help="one of configs/tables.yaml; none: list them")
+    parser.add_argument("table", nargs="?", help="a table of configs/tables.yaml; without it, list the tables")
     parser.add_argument("--hardware", help=f"layer below configs/, such as hardware/8xh200 ({HARDWARE})")
     parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the layers (the package's checkout)")
-    plain = "folder, layers and evaluation, tab-separated, for scripts"
+    plain = "print folder, layers and evaluation, tab-separated, for scripts"
     parser.add_argument("--plain", action="store_true", help=plain)
     args = parser.parse_args(argv)
     try:

@@ -1,7 +1,7 @@
 """Train with RPG on OpenRLHF: `python -m rpg_openrlhf.commands.train_rpg --config FILE.yaml --flag value ...`.
 
-Every flag of `openrlhf.cli.train_ppo_ray` keeps its name and meaning, ours stand beside them. A setting that cannot
-work is refused in one line, with status 2, before Ray or any model is touched.
+Every flag of `openrlhf.cli.train_ppo_ray` keeps its name and meaning; this project adds its own flags. A setting that
+cannot work is refused in one line, with status 2, before Ray starts or a model is loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rpg_openrlhf.settings.saved import as_yaml, resolved
 
 
 def main(argv: list[str] | None = None, launch: Callable[[SimpleNamespace], int] | None = None) -> int:
-    """The exit status: 0, 1 for a failed run, 2 for a refusal, 130 for Ctrl-C. Tests pass a `launch` of their own."""
+    """Return the exit status: 0, 1 for a failed run, 2 for a refusal, 130 for Ctrl-C. Tests pass `launch`."""
     try:
         return _run(sys.argv[1:] if argv is None else argv, launch)
     except Refusal as refusal:
@@ -42,7 +42,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
         return 0
     checks.check(settings)
     inputs = inspect(settings)
-    if not settings.dry_run:  # the checkpoint is known once nobody writes there any more
+    if not settings.dry_run:  # an earlier process of this run may still write a checkpoint
         await_earlier(Path(settings.ckpt.path))
     resumption = resuming.choose(settings, inputs.training.prompts, inputs.architecture, inputs.fingerprints)
     args, notes = arguments(settings)
@@ -53,7 +53,7 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     notes = [*inputs.notes, *notes, *resumption.notes]
     block = banner(args, inputs.training.prompts, notes, evaluated)
     if resumption.finished:
-        print(block, f"this run has ended well already: nothing to do  ({args.ckpt.output_dir})", sep="\n")
+        print(block, f"this run has already finished: nothing to do  ({args.ckpt.output_dir})", sep="\n")
         return 0
     if settings.dry_run:
         from rpg_openrlhf.preflight.dry_run import report

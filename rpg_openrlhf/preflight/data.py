@@ -1,4 +1,4 @@
-"""The training set that the command line names: every row read, prompts counted, their length against the room."""
+"""Checks of the training set: its rows, their number and the length of its prompts. problems/ reads the rows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, read_sets
 from rpg_openrlhf.settings.data_checks import grades_by_default
 from rpg_openrlhf.settings.run_settings import Settings
 
-FIRST_ROWS = 100  # whose prompts are tokenized
+FIRST_ROWS = 100  # rows per data set whose prompts are tokenized
 
 
 class Training(NamedTuple):
-    """Without sets and without a count where upstream reads the data itself."""
+    """Training sets. Without sets and without a count if upstream reads the data itself."""
 
     sets: list[PromptSet]
-    prompts: int | None  # of an episode. Mixed by probability, upstream repeats the small sets: a lower bound
+    prompts: int | None  # in an episode; a lower bound with --data.prompt_probs, as upstream then repeats small sets
 
 
 def columns_of(s: Settings) -> Columns:
@@ -31,17 +31,17 @@ def columns_of(s: Settings) -> Columns:
 
 
 def room_for_prompts(max_len: int, max_new_tokens: int | None) -> int:
-    """Tokens beside a response's."""
+    """Number of tokens left for the prompt."""
     return max_len - (max_new_tokens or 1)
 
 
 def is_upstreams(s: Settings) -> bool:
-    """True where upstream reads the data by itself: ModelScope's hub, and images."""
+    """True if upstream reads the data itself: from ModelScope's hub, or with images."""
     return s.use_ms or s.data.max_images_per_prompt > 0
 
 
 def read(s: Settings) -> Training:
-    """Read every row of the training set. A Refusal where there are too few, or all are too long."""
+    """Read and check every row of the training sets; no sets if upstream reads them."""
     if is_upstreams(s):
         return Training([], None)
     name, split = s.data.prompt_dataset, s.data.prompt_split
@@ -57,7 +57,7 @@ def read(s: Settings) -> Training:
 
 
 def _check_room(s: Settings, sets: list[PromptSet]) -> None:
-    """Refuse a run all of whose first prompts are longer than the room, so that each would lose its beginning."""
+    """Refuse the run if all of the first prompts are too long, because each would lose its beginning."""
     room = room_for_prompts(s.data.max_len, s.rollout.max_new_tokens)
     prompts = [row[s.data.input_key] for part in sets for row in part.rows[:FIRST_ROWS]]
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
@@ -71,5 +71,5 @@ def _check_room(s: Settings, sets: list[PromptSet]) -> None:
     if all(len(tokenizer.encode(text, add_special_tokens=False).ids) > room for text in texts):
         raise Refusal(
             f"--data.max_len {s.data.max_len}: all of the first {len(texts)} prompts are longer than the "
-            f"{room} tokens left beside --rollout.max_new_tokens; raise it"
+            f"{room} tokens that --rollout.max_new_tokens leaves for them; raise it"
         )

@@ -1,4 +1,4 @@
-"""`--dry_run`: what can be known without starting an engine or touching a GPU."""
+"""Report of `--dry_run`: everything that can be checked without an engine or a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rpg_openrlhf.settings import memory
 
 
 def report(args: SimpleNamespace, sources: list[PromptSet], sets: EvalSets | None) -> str:
-    """The report printed under the banner. A Refusal where the model, tokenizer or prompts do not go together."""
+    """Report printed below the banner. A Refusal if the model, tokenizer and prompts do not fit together."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         config, tokenizer = _load(args)
@@ -40,7 +40,7 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(name, **how)
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=not args.data.disable_fast_tokenizer, **how)
-    except Exception as error:  # transformers lets through whatever a broken file makes its parsers raise
+    except Exception as error:  # with a broken file, transformers' parsers may raise anything
         why = " ".join(str(error).split())[:300]
         raise Refusal(f"--actor.model_name_or_path {name}: cannot be loaded: {why}") from None
     if args.data.apply_chat_template and not tokenizer.chat_template:
@@ -49,13 +49,13 @@ def _load(args: SimpleNamespace) -> tuple[Any, Any]:
     if len(tokenizer) > vocabulary:
         raise Refusal(
             f"--actor.model_name_or_path {name}: its tokenizer has {len(tokenizer)} tokens, its model only "
-            f"{vocabulary}; save the two that belong together"
+            f"{vocabulary}; save the model with its own tokenizer"
         )
     return config, tokenizer
 
 
 def _prompts(args: SimpleNamespace, flag: str, sources: list[PromptSet], tokenizer: Any) -> list[str]:
-    """Prompts through upstream's own template code."""
+    """Render prompts with upstream's own template code."""
     from openrlhf.datasets.prompts_dataset import preprocess_data
 
     template = tokenizer.apply_chat_template if args.data.apply_chat_template else None
@@ -66,15 +66,15 @@ def _prompts(args: SimpleNamespace, flag: str, sources: list[PromptSet], tokeniz
                 prompt, _ = preprocess_data(
                     row, args.data.input_template, args.data.input_key, args.data.label_key, template
                 )
-            except Exception as error:  # a chat template is a program of the model's author
-                raise Refusal(f"--{flag} {source.name}: row {len(prompts) + 1} makes no prompt: {error}") from None
+            except Exception as error:  # a chat template is code and may raise anything
+                raise Refusal(f"--{flag} {source.name}: row {len(prompts) + 1} cannot be rendered: {error}") from None
             prompts.append(prompt)
     return prompts
 
 
 def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> list[str]:
     if not prompts:
-        return ["  prompts: not looked at, as the data set is on ModelScope's hub"]
+        return ["  prompts: not checked, as OpenRLHF reads this data set itself (ModelScope's hub, or images)"]
     median, most, room = _lengths(args, prompts, tokenizer)
     shown = [f"    | {line}" for line in prompts[0].splitlines() or [""]]
     return [
@@ -85,7 +85,7 @@ def _prompt_lines(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> 
 
 
 def _lengths(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> tuple[float, int, str]:
-    """Tokens of a prompt in the median and at most, and the room for them in words."""
+    """Median and maximum length of the prompts in tokens, and the room for them as text."""
     lengths = [len(tokenizer(text=prompt, add_special_tokens=False)["input_ids"]) for prompt in prompts]
     room = room_for_prompts(args.data.max_len, args.rollout.max_new_tokens)
     long = sum(length > room for length in lengths)

@@ -1,7 +1,7 @@
-"""`--eval.dataset`: files, folders, hub ids and benchmarks by name, read whole and made one before anything starts.
+"""Sets of `--eval.dataset` (files, folders, hub ids, benchmarks by name), checked and merged before anything starts.
 
-Upstream joins the sets as they are, which needs the same columns in all of them, and names a metric by a row's
-`datasource`, which few files have. So the run is given one file of its own, with the columns it trains on.
+Upstream concatenates the sets, which needs the same columns in all of them, and names metrics by the column
+`datasource`, which few files have. So the launcher writes one file with the training columns and `datasource`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ FLAG, FILE = "eval.dataset", "evaluation.jsonl"
 
 
 class EvalSets(NamedTuple):
-    """`rows` have the training set's columns and `datasource`, the benchmark's name in the logs."""
+    """Merged rows, with the training set's columns and `datasource`, the benchmark's name in the logs."""
 
     rows: list[dict[str, Any]]
-    sizes: dict[str, int]  # problems of each benchmark
-    worded: bool  # is the published prompt around the problems of files that have no prompts
+    sizes: dict[str, int]  # number of problems per benchmark
+    worded: bool  # problems without a prompt column get the published prompt
 
 
 class Asking(NamedTuple):
@@ -47,7 +47,7 @@ class Asking(NamedTuple):
 
 
 def read(s: Settings, training: list[PromptSet]) -> EvalSets | None:
-    """Every row, checked. None where there is no set, or upstream is to read it: ModelScope's hub, and images."""
+    """Read and check every row; None without a set, or if upstream reads it (ModelScope's hub, or images)."""
     if not s.eval.dataset or data.is_upstreams(s):
         return None
     worded = _is_worded(s, training)
@@ -55,8 +55,8 @@ def read(s: Settings, training: list[PromptSet]) -> EvalSets | None:
     rows = _read_all(split_names(s.eval.dataset), asking)
     if len(rows) > s.data.max_samples and len({row["datasource"] for row in rows}) > 1:
         raise Refusal(
-            f"--data.max_samples {s.data.max_samples}: upstream cuts the evaluation by it too, to the first of "
-            f"its {len(rows)} problems, and the last benchmarks would be missing; raise it, or give fewer"
+            f"--data.max_samples {s.data.max_samples}: also truncates the evaluation's {len(rows)} problems, "
+            "so the last benchmarks would be missing; raise it, or give fewer benchmarks"
         )
     rows, key = rows[: s.data.max_samples], asking.columns.input_key
     if len({type(row[key]) for row in rows}) > 1:
@@ -67,9 +67,9 @@ def read(s: Settings, training: list[PromptSet]) -> EvalSets | None:
 
 
 def _is_worded(s: Settings, training: list[PromptSet]) -> bool:
-    """A benchmark's problem is asked as a training problem is: in the published words, or as it stands."""
+    """True if benchmark problems get the published prompt: they are asked in the same form as training problems."""
     if s.data.input_template and not s.data.apply_chat_template:
-        return False  # upstream puts its words around every prompt
+        return False  # upstream applies the template to every prompt
     prompts = [str(row[s.data.input_key]) for part in training for row in part.rows[: data.FIRST_ROWS]]
     return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
 
@@ -92,12 +92,12 @@ def _read_all(names: list[tuple[str, str | None]], asking: Asking) -> list[dict[
 
 
 def _read_one(name: str, folder: str | None, asking: Asking) -> list[dict[str, Any]]:
-    if name in HUB:  # a file or folder of that name here has become an absolute path
+    if name in HUB:  # not a local path: files.make_absolute made those absolute
         fix = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets
 
-            datasets.config.HF_HUB_OFFLINE = True  # without it, a minute of retries before the cache is looked at
+            datasets.config.HF_HUB_OFFLINE = True  # otherwise a minute of retries before the cache is read
         return [_row(name, place, row, asking) for place, row in from_hub(name, f"--{FLAG}", fix)]
     called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
     rows: list[dict[str, Any]] = []
@@ -118,13 +118,13 @@ def _read_one(name: str, folder: str | None, asking: Asking) -> list[dict[str, A
 
 
 def _kept(name: str, row: dict[str, Any], columns: Columns) -> dict[str, Any]:
-    # The name is a part of a metric's: what W&B and TensorBoard would take for something else becomes _.
+    # The name becomes part of a metric's name: characters with a meaning in W&B or TensorBoard become _.
     named = {"datasource": re.sub(r"[^\w.+-]", "_", name)}
     return named | {key: row[key] for key in (columns.input_key, columns.label_key) if key in row}
 
 
 def _row(name: str, place: str, raw: Any, asking: Asking) -> dict[str, Any]:
-    """A row of a benchmark, problem and answer, in the columns of the training set."""
+    """Convert a benchmark's row (problem and answer) to the columns of the training set."""
     key, label_key = asking.columns.input_key, asking.columns.label_key
     try:
         problem = read_row(raw)
@@ -143,8 +143,8 @@ def _row(name: str, place: str, raw: Any, asking: Asking) -> dict[str, Any]:
 
 def _check_best(s: Settings, sets: EvalSets) -> None:
     best, known = s.ckpt.best_metric_key, evaluation.scores(sets.sizes, s.eval.n_samples_per_prompt)
-    names_are_ours = s.algo.objective == "rpg" or not s.train.async_enable
-    if best not in ("", NO_BEST, *known) and names_are_ours:
+    has_our_metrics = s.algo.objective == "rpg" or not s.train.async_enable
+    if best not in ("", NO_BEST, *known) and has_our_metrics:
         raise Refusal(
             f"--ckpt.best_metric_key {best}: is no score of this run's evaluation; give one of {', '.join(known)}, or "
             f"{NO_BEST} for no best checkpoint"
@@ -157,19 +157,19 @@ def settle(args: Any, sets: EvalSets | None) -> list[tuple[str, str]]:
         return []
     args.eval.dataset, args.eval.split = str(Path(args.logger.run_dir, FILE)), "train"
     n = args.eval.n_samples_per_prompt
-    if not args.train.async_enable:  # whose trainer is upstream's, with upstream's names
+    if not args.train.async_enable:  # an asynchronous run has upstream's trainer, with other metric names
         args.ckpt.best_metric_key = args.ckpt.best_metric_key or evaluation.overall(n)
     if args.eval.steps == -1:
         return []
     listed = ", ".join(f"{name} ({size} problems)" for name, size in sets.sizes.items())
     how = f"{n} samples each at temperature {args.eval.temperature:g}"
-    words = ", the published prompt around what has none" if sets.worded else ""
+    words = ", with the published prompt if a set has none" if sets.worded else ""
     evaluated = f"{listed}: {how}, every {args.eval.steps} rollouts{words}"
     return [("evaluation", evaluated), ("best checkpoint", f"by {args.ckpt.best_metric_key}")]
 
 
 def write(run_dir: Path, sets: EvalSets | None) -> None:
-    """The one set, as the trainer reads it."""
+    """Write the merged set as the file that the trainer reads."""
     if sets is not None:
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in sets.rows)
         (run_dir / FILE).write_text(text, encoding="utf-8")

@@ -1,5 +1,7 @@
-"""Models and directories named on the command line, checked before anything starts. Data sets are checked in
-data.py."""
+"""Checks of models, reward files, directories and environment variables, before anything starts.
+
+data.py checks data sets.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,7 @@ def check_models(s: Settings) -> Models:
 def check_model(flag: str, name: str, s: Settings) -> dict[str, Any]:
     path = Path(name)
     if not (path.exists() or looks_like_path(name)):
-        if s.use_ms:  # ModelScope's hub is upstream's to ask
+        if s.use_ms:  # only upstream accesses ModelScope's hub
             return {}
         config, tokenizer = _from_hub(flag, name)
         if "auto_map" in {**tokenizer, **config} and not s.trust_remote_code:
@@ -78,20 +80,20 @@ def check_model(flag: str, name: str, s: Settings) -> dict[str, Any]:
     if not path.is_dir():
         raise Refusal(f"--{flag} {name}: no such folder; {wanted} or hub id (organisation/name)")
     if not (path / "config.json").is_file():
-        raise Refusal(f"--{flag} {name}: holds no config.json; {wanted}")
+        raise Refusal(f"--{flag} {name}: contains no config.json; {wanted}")
     for file in CODE_FILES:
         if (path / file).is_file() and "auto_map" in _read_json(flag, path / file) and not s.trust_remote_code:
             raise _needs_code(flag, name)
     if flag.startswith("actor") and not any((path / file).is_file() for file in TOKENIZER_FILES):
-        raise Refusal(f"--{flag} {name}: holds no tokenizer; save the tokenizer beside the model")
+        raise Refusal(f"--{flag} {name}: contains no tokenizer; save the tokenizer in the model's folder")
     weights = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    if not (weights or s.dry_run):  # a folder of shapes alone is enough to plan a run
-        raise Refusal(f"--{flag} {name}: holds no weights (*.safetensors or *.bin); give a complete model folder")
+    if not (weights or s.dry_run):  # a dry run needs only the shapes, in config.json
+        raise Refusal(f"--{flag} {name}: contains no weights (*.safetensors or *.bin); give a complete model folder")
     return _read_json(flag, path / "config.json")
 
 
 def check_adapters(s: Settings) -> None:
-    """`--ds.lora.target_modules` against the weights of a local model; of a hub model PEFT sees it, at the start."""
+    """Check `--ds.lora.target_modules` against a local model's weights; a hub model's are checked by PEFT later."""
     targets, folder = s.ds.lora.target_modules, Path(s.actor.model_name_or_path)
     if not s.ds.lora.rank or not isinstance(targets, list) or not folder.is_dir():
         return
@@ -104,18 +106,18 @@ def check_adapters(s: Settings) -> None:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Weights of a safetensors file, from its header: eight bytes of length, then JSON. Only dotted names."""
+    """Dotted weight names of a safetensors file, from its header: eight bytes of length, then JSON."""
     try:
         with file.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     except (OSError, ValueError):
-        return []  # a damaged file is refused by who loads it
+        return []  # loading the model will refuse a damaged file
     return [name for name in header if name.count(".") and name != "__metadata__"]
 
 
 def _needs_code(flag: str, name: str) -> Refusal:
     return Refusal(
-        f"--{flag} {name}: asks to run Python code from its own repository (auto_map); read it, then give "
+        f"--{flag} {name}: requires Python code from its own repository (auto_map); read it, then give "
         "--trust_remote_code"
     )
 
@@ -133,7 +135,7 @@ def _read_json(flag: str, path: Path) -> dict[str, Any]:
 def _from_hub(flag: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config and tokenizer config of a hub id, from the cache or the network, without running any of its code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a refusal is one line, and importing transformers has opinions
+        warnings.simplefilter("ignore")  # importing transformers may warn, but a refusal is one line
         from transformers import PretrainedConfig
         from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
@@ -144,9 +146,9 @@ def _from_hub(flag: str, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         tokenizer = get_tokenizer_config(name, local_files_only=offline)
     except (OSError, ValueError) as error:
         why = "the hub cannot be reached and it is not cached" if offline else str(error).split("\n")[0]
-        raise Refusal(f"--{flag} {name}: neither a folder here nor a model on the hub: {why}") from None
+        raise Refusal(f"--{flag} {name}: is neither a local folder nor a model on the hub: {why}") from None
     if not config:
-        raise Refusal(f"--{flag} {name}: neither a folder here nor a model on the hub")
+        raise Refusal(f"--{flag} {name}: is neither a local folder nor a model on the hub")
     return config, tokenizer
 
 
@@ -160,7 +162,7 @@ def _check_length(s: Settings, config: dict[str, Any]) -> None:
 
 
 def check_has_chat_template(s: Settings) -> None:
-    """Refuse a local model without a template; a hub model's is seen when its tokenizer is loaded."""
+    """Refuse a local model without a template; a hub model's is checked when its tokenizer is loaded."""
     path = Path(s.actor.model_name_or_path)
     if not (s.data.apply_chat_template and path.is_dir()):
         return
@@ -172,7 +174,7 @@ def check_has_chat_template(s: Settings) -> None:
 
 
 def check_reward(s: Settings) -> None:
-    """Refuse a reward or agent file that upstream could not load: each engine would fail, or each sample."""
+    """Refuse a reward or agent file that upstream could not load: every engine or every sample would fail."""
     for flag, name in (("reward.remote_url", "reward_func"), ("train.agent_func_path", "AgentExecutor")):
         for path in filter(None, (s.flags[flag] or "").split(",")):
             is_url = flag == "reward.remote_url" and path.strip().startswith(("http://", "https://"))
@@ -184,7 +186,7 @@ def check_reward(s: Settings) -> None:
 
 
 def _check_python(flag: str, path: Path, name: str) -> None:
-    """The file is parsed and not run: it is the user's program, and the launcher is not its place."""
+    """Check that a user's Python file defines `name`. It is only parsed: its code must not run in the launcher."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
@@ -206,7 +208,7 @@ def _check_python(flag: str, path: Path, name: str) -> None:
 
 
 def _problem(folder: Path) -> str | None:
-    """Tell why a directory cannot be made or written to, by the nearest parent that exists."""
+    """Reason why a directory cannot be created or written, from its nearest existing parent; None if it can."""
     for name in folder.parts[1:]:
         if len(os.fsencode(name)) > LONGEST_NAME:
             return f"{name[:20]}... is longer than the {LONGEST_NAME} bytes that a name may have"
@@ -218,7 +220,7 @@ def _problem(folder: Path) -> str | None:
 
 
 def check_cache(environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse a cache of the Hugging Face libraries that cannot be written: they fail one by one, inside workers."""
+    """Refuse a Hugging Face cache that is not writable: the libraries would fail one by one inside workers."""
     home = environ.get("HF_HOME")
     if home and (problem := _problem(Path(home).expanduser())):
         another = "a directory" if problem.endswith("a file") else "another directory"
@@ -226,11 +228,11 @@ def check_cache(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse a RAY_ADDRESS at which nobody listens: Ray itself tries for minutes."""
+    """Refuse a RAY_ADDRESS where no server listens: Ray itself retries for minutes."""
     address = environ.get("RAY_ADDRESS", "")
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
-        return  # unset, or Ray's own words such as auto
+        return  # unset, or a keyword of Ray such as auto
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:

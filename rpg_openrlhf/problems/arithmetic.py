@@ -1,6 +1,6 @@
-"""Sums of two numbers in three disjoint sets: endless problems with one right answer, as hard as one has digits.
+"""Sums of two numbers in three disjoint splits; the number of digits sets the difficulty.
 
-The quickstart's task, and `prepare_data arithmetic`. Standard library only.
+The task of the quickstart and of `prepare_data arithmetic`. Standard library only.
 """
 
 import hashlib
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 
 DIGITS = 4
 SPLITS = ("warm_up", "rl", "heldout")
-ENOUGH_REPEATS = 10_000  # in a row without a new problem: there are no more, or all but
+ENOUGH_REPEATS = 10_000  # draws in a row without a new problem: the split has (almost) no more
 
 Problem = tuple[int, int]
 
 
 def split_of(problem: Problem) -> str:
-    """The one set a sum belongs to: 50 % warm-up, 40 % RL, 10 % held out, whatever the seed.
+    """Split of a sum, independent of the seed: 50 % warm-up, 40 % RL, 10 % held out.
 
-    a+b and b+a hash alike, so no set holds the mirror image of another's problem.
+    a+b and b+a have the same hash, so both are in the same split.
     """
     low, high = sorted(problem)
     bucket = int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:8], "big") % 10
@@ -25,7 +25,7 @@ def split_of(problem: Problem) -> str:
 
 
 def problems(split: str, seed: int, digits: int = DIGITS) -> Iterator[Problem]:
-    """Endless, seeded problems of one split; repeats are as rare as chance makes them (40 million pairs of four)."""
+    """Endless seeded problems of one split, drawn with replacement (four digits: 40 million unordered pairs)."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rng = random.Random(f"{seed}:{split}")
@@ -37,17 +37,17 @@ def problems(split: str, seed: int, digits: int = DIGITS) -> Iterator[Problem]:
 
 
 def distinct(split: str, count: int, seed: int, digits: int = DIGITS) -> list[Problem]:
-    """The first `count` different problems of a split. ValueError if it has not so many."""
-    found: dict[Problem, None] = {}
+    """The first `count` different problems of a split; ValueError if it has fewer."""
+    seen: dict[Problem, None] = {}
     repeats = 0
     for problem in problems(split, seed, digits):
-        if len(found) == count:
+        if len(seen) == count:
             break
-        repeats = repeats + 1 if problem in found else 0
+        repeats = repeats + 1 if problem in seen else 0
         if repeats > ENOUGH_REPEATS:
-            raise ValueError(f"{count} different sums of {digits}-digit numbers asked for: there are {len(found)}")
-        found[problem] = None
-    return list(found)
+            raise ValueError(f"there are only {len(seen)} different sums of {digits}-digit numbers")
+        seen[problem] = None
+    return list(seen)
 
 
 def prompt(problem: Problem) -> str:
@@ -56,7 +56,7 @@ def prompt(problem: Problem) -> str:
 
 
 def worded(problem: Problem) -> str:
-    """The problem for a real model."""
+    """The problem in words, for a real model."""
     return f"What is {problem[0]} + {problem[1]}?"
 
 

@@ -1,4 +1,4 @@
-"""Six benchmarks by name: where the hub has them. A test holds them to those that the evaluation scores."""
+"""Six benchmarks by name, with their data sets on the hub. A test compares them with those the evaluation scores."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,14 +28,14 @@ HUB = {
 
 
 def from_hub(name: str, flag: str, fix: str) -> Iterator[tuple[str, Any]]:
-    """Every row of a benchmark with its place. A Refusal that ends with `fix` where the hub does not give it."""
+    """Yield every row of a benchmark with its place; a Refusal that ends with `fix` if it cannot be loaded."""
     source = HUB[name]
     try:
-        from datasets import load_dataset  # imported late: slow, and files need none of it
+        from datasets import load_dataset  # slow to import, and not needed for files
 
         rows = load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
-    except Exception as error:  # the library raises a dozen kinds
+    except Exception as error:  # the library raises a dozen types
         reason = " ".join(str(error).split())[:160]
-        raise Refusal(f"{flag} {name}: {source.dataset} cannot be had from the hub ({reason}); {fix}") from None
+        raise Refusal(f"{flag} {name}: {source.dataset} cannot be loaded from the hub ({reason}); {fix}") from None
     for number, row in enumerate(rows, start=1):
         yield f"{source.dataset}:{number}", row

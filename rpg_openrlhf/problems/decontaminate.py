@@ -1,4 +1,4 @@
-"""The benchmarks that training rows are compared with: files, folders of files, or six by name."""
+"""Benchmarks with which training rows are compared: files, folders of files, or six by name."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ FLAG = "--decontaminate"
 
 
 def benchmark_index(names: list[str], folder: Path | None) -> tuple[ProblemIndex, Counter[str]]:
-    """The index of all problems, and how many each benchmark has. folder: where NAME.jsonl of a bare name lies."""
+    """Index of all problems, and their number per benchmark. folder: has NAME.jsonl for a benchmark by name."""
     problems = [problem for name in names for problem in _problems(name, folder)]
     return ProblemIndex(problems), Counter(problem["benchmark"] for problem in problems)
 
@@ -43,7 +43,7 @@ def _problems(name: str, folder: Path | None) -> Iterator[dict[str, Any]]:
 
 
 def _problem(benchmark: str, number: int, raw: Any, place: str) -> dict[str, Any]:
-    """A bad row of a benchmark is refused, not counted: a problem that is not compared with would seem clean."""
+    """Problem of a benchmark's row. A bad row is refused: without it, training rows that repeat it would be kept."""
     try:
         row = read_row(raw, "text" if isinstance(raw, Mapping) and "text" in raw else None)
     except BadRow as error:

@@ -1,7 +1,7 @@
 """Procedural families of the package reasoning-gym (Apache-2.0) whose answer is one integer.
 
-Only such answers can be graded by their value alone; the package's other families (a route, a grid, an expression
-that makes 24) need its own verifiers.
+Only such answers can be graded by their value. The package's other families (a route, a grid, an expression that
+makes 24) need the package's own verifiers.
 """
 
 import importlib.metadata
@@ -17,18 +17,18 @@ FAMILIES = (
     "largest_island", "lcm", "leg_counting", "letter_counting", "maze", "products",
     "rectangle_count", "rotten_oranges", "simple_equations", "simple_geometry",
 )  # fmt: skip
-TRIES = 20  # rows drawn for each one wanted: small families repeat themselves
+TRIES = 20  # draws per wanted row, because small families repeat problems
 
 
 def levels(family: str) -> int:
-    """Number of difficulties of a family: the longest of its curriculum's scales."""
+    """Number of difficulty levels of a family: the length of its curriculum's longest scale."""
     return max((len(each.levels) for each in _curriculum(family).attributes.values()), default=1)
 
 
 def rows(family: str, count: int, seed: int, difficulty: int | None) -> Iterator[Row]:
-    """Seeded rows until `count` of them are different problems with an integer for an answer; the others come too.
+    """Yield seeded rows, all that are drawn, until `count` of them are different problems with an integer answer.
 
-    difficulty: from 1, up each scale of the family's curriculum as far as that goes; None: the family's own setting.
+    difficulty: level from 1 on every scale of the family's curriculum, or a scale's last; None: the family's default.
     """
     gym, config = _package(), {}
     if difficulty is not None:
@@ -49,13 +49,13 @@ def rows(family: str, count: int, seed: int, difficulty: int | None) -> Iterator
         if len(names) == count:
             return
     raise Refusal(
-        f"--rows {count}: {len(names)} different problems of {family} were found in {TRIES * count} draws; lower it, "
-        "or raise --difficulty"
+        f"--rows {count}: only {len(names)} different problems of {family} were found in {TRIES * count} draws; "
+        "lower it, or raise --difficulty"
     )
 
 
 def version(family: str) -> str:
-    """Version of the package, which decides what a seed draws. A Refusal if there is no such package, or family."""
+    """Version of the package, which decides what a seed draws; a Refusal if the package or the family is missing."""
     if family not in FAMILIES:
         raise Refusal(f"gym:{family}: must be one of {', '.join(FAMILIES)}")
     _package()

@@ -1,4 +1,4 @@
-"""Output of preparing: train.jsonl, validation.jsonl and DATA.md, each whole or not there."""
+"""Output files of prepare_data: train.jsonl, validation.jsonl and DATA.md, each complete or absent."""
 
 import json
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Written(NamedTuple):
 
 
 def partial(path: Path) -> Path:
-    """The name under which a file is written: one that exists under its own name is whole."""
+    """Temporary name of a file while it is written. A file under its own name is complete."""
     return path.with_name(path.name + ".partial")
 
 
@@ -41,7 +41,7 @@ def write_rows(path: Path, rows: list[Row], raw: bool) -> Written:
 
 
 def publish(folder: Path, files: Iterable[Written], report: str) -> None:
-    """Give the files their names, DATA.md last: it names the hashes of the others. An older validation part goes."""
+    """Rename the files, DATA.md last because it lists the hashes of the others. Remove an older validation.jsonl."""
     partial(folder / REPORT).write_text(report, encoding="utf-8")
     names = [each.name for each in files]
     if VALIDATION not in names:
@@ -51,13 +51,13 @@ def publish(folder: Path, files: Iterable[Written], report: str) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what an interrupted run leaves."""
+    """Remove temporary files of an interrupted run."""
     for name in (TRAIN, VALIDATION, REPORT):
         partial(folder / name).unlink(missing_ok=True)
 
 
 def report(title: str, facts: list[tuple[str, str]], counts: Counts, files: Iterable[Written]) -> str:
-    """DATA.md: where the rows come from, what became of each, and what was written."""
+    """Text of DATA.md: sources of the rows, dropped rows by reason, and the files written."""
     lines = [f"# {title}", "", *[f"- {name}: {value}" for name, value in facts], ""]
     lines += ["| step | rows | left | first places |", "|---|---|---|---|"]
     left = counts.read
@@ -75,6 +75,6 @@ def report(title: str, facts: list[tuple[str, str]], counts: Counts, files: Iter
 
 
 def in_order(counts: Counts) -> list[tuple[str, int]]:
-    """Reasons in the order in which they are applied; bad rows first."""
+    """Reasons with their counts, in the order in which they are applied; bad rows first."""
     bad = sorted(reason for reason in counts.dropped if reason not in ORDER)
     return [(reason, counts.dropped[reason]) for reason in (*bad, *ORDER) if counts.dropped[reason]]

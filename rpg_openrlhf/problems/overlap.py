@@ -1,8 +1,8 @@
-r"""Does a training problem repeat a benchmark's? N-grams first, then bags of tokens.
+r"""Search for training problems that repeat a benchmark's problem: shared n-grams first, then bags of tokens.
 
-exact: the same text but for spaces, dollars, dots, case and \dfrac. near: an 8-gram of tokens in common, and the
-multisets of tokens have a Jaccard index of 0.75, or 0.5 where the answers agree too, or 0.75 without the sentences
-that only say in which form the answer is wanted: DAPO-Math-17k asks for m + n where its sources ask for m/n.
+exact: the same text up to spaces, dollars, dots, case and \dfrac. near: a common 8-gram of tokens, and multisets of
+tokens with a Jaccard index of 0.75; 0.5 is enough if the answers agree too. The index 0.75 may also be reached without
+the sentences about the answer's form, because DAPO-Math-17k asks for m + n where its sources ask for m/n.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 GRAM = 8  # tokens
 SIMILAR = 0.75
 SIMILAR_WITH_ANSWER = 0.5
-SHORTEST_CORE = 8  # tokens: less than this says nothing
+SHORTEST_CORE = 8  # tokens: a shorter text is not compared
 
 _WORD = re.compile(r"[a-z]+|\d+")
 _TOKEN = re.compile(r"[a-z]+|\d+|[-+=^*/<>|]")
@@ -34,7 +34,7 @@ def _plain(text: str) -> str:
 
 
 def _core(text: str) -> str:
-    """Text without the sentences about the answer's form."""
+    """Text without the sentences about the answer's form, if any other remain."""
     kept = [sentence for sentence in _SENTENCE.split(text) if not _FORM.search(sentence)]
     return " ".join(kept) if kept else text
 
@@ -53,7 +53,7 @@ class _Text:
         self.core = Counter(_TOKEN.findall(_core(text)))
 
     def is_near(self, other: "_Text") -> bool:
-        """Compare tokens with signs, for a sign makes another problem; where the answers agree, words are enough."""
+        """True if similar. Tokens include signs, which change a problem; if the answers agree, words are enough."""
         similar = _jaccard(self.tokens, other.tokens)
         if self.answers & other.answers:
             return max(similar, _jaccard(self.words, other.words)) >= SIMILAR_WITH_ANSWER
@@ -68,7 +68,7 @@ def _grams(text: str) -> set[int]:
 
 
 class ProblemIndex:
-    """The benchmark's side, which is the small one; training rows are looked up in it one by one.
+    """Index of the benchmarks' problems, in which training rows are looked up one by one.
 
     problems: mappings with `benchmark`, `problem` (its id), `text`, and `golds` or `gold`.
     """
@@ -85,7 +85,7 @@ class ProblemIndex:
                 self.grams.setdefault(gram, []).append(name)
 
     def matches(self, text: str, answer: str) -> dict[Name, str]:
-        """The problems that a training row repeats, and how."""
+        """Problems that a training row repeats -> "exact" or "near"."""
         text = _plain(text)
         matches = dict.fromkeys(self.exact.get(_LEFT_OUT.sub("", text), ()), "exact")
         names = {name for gram in _grams(text) for name in self.grams.get(gram, ())}.difference(matches)

@@ -1,6 +1,6 @@
-"""Rows to a training file: what is left out, in which order, and how much of it.
+"""Pipeline from raw rows to training rows: drop rows in a fixed order of reasons, and count them.
 
-Rows are streamed. The distinct problems are held in memory, as the trainer holds its rows; copies are not.
+Rows are streamed. Only distinct problems stay in memory, as the trainer keeps its rows there too.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ SHOWN = 3  # places named for each reason
 
 @dataclass(frozen=True)
 class Settings:
-    """english: rows of other scripts are dropped; answers: which are kept; fields: where they are, if not guessed."""
+    """english: drop rows in other scripts; answers: kind to keep; *_field: the row's columns, or None to guess."""
 
     english: bool = True
     answers: Answers = "gradable"
@@ -28,7 +28,7 @@ class Settings:
 
 @dataclass
 class Counts:
-    """Rows by what became of them; for what was dropped, where the first of them stand."""
+    """Numbers of rows read and dropped; for each reason, the places of the first rows dropped."""
 
     read: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -44,7 +44,7 @@ class Counts:
 
 @dataclass
 class Distinct:
-    """The first row of a problem, and whether a copy of it has another answer."""
+    """First row of a problem. It is contradicted if a copy has another answer."""
 
     place: str
     row: Row
@@ -58,9 +58,9 @@ ORDER = (NOT_ENGLISH, EXACT, SPACING, CONFLICT, NO_INTEGER, NOT_GRADABLE, OVERLA
 
 
 def distinct(rows: Iterable[tuple[str, Any]], chosen: Settings, counts: Counts) -> list[Distinct]:
-    """Read every (place, row) once and keep the distinct problems, in the order in which they were new."""
+    """Read every (place, row) once and keep the distinct problems, in the order of first appearance."""
     problems: list[Distinct] = []
-    by_text: dict[bytes, Distinct] = {}  # digest of a text, as it is or up to spacing
+    by_text: dict[bytes, Distinct] = {}  # digest of a text or of its spacing key
     for place, raw in rows:
         counts.read += 1
         try:
@@ -73,7 +73,7 @@ def distinct(rows: Iterable[tuple[str, Any]], chosen: Settings, counts: Counts) 
             continue
         reason, text = EXACT, digest(row.text)
         if text not in by_text:
-            # The \0: a text is never the key of another.
+            # The \0 keeps spacing keys apart from texts.
             reason, spaced = SPACING, digest("\0" + spacing_key(row.text))
             if spaced not in by_text:
                 problems.append(Distinct(place, row))
@@ -94,13 +94,13 @@ def _read(raw: Any, chosen: Settings) -> Row:
         raise BadRow("has no answer")
     try:
         (row.text + row.answer).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and no file of text can
+    except UnicodeEncodeError:  # half of a surrogate pair: valid in JSON, not in UTF-8
         raise BadRow("is not valid Unicode") from None
     return row
 
 
 def sift(problems: Iterable[Distinct], chosen: Settings, index: ProblemIndex | None, counts: Counts) -> Iterator[Row]:
-    """The rows that are left, in the order read; one without an id gets its number among the distinct problems."""
+    """Yield the remaining rows in the order read; a row without an id gets its number among the distinct problems."""
     for number, problem in enumerate(problems, start=1):
         row, place = problem.row, problem.place
         plain = integer(row.answer)
@@ -119,7 +119,7 @@ def sift(problems: Iterable[Distinct], chosen: Settings, index: ProblemIndex | N
 
 
 def held_out(rows: Iterable[Row], validation: int, seed: int) -> Callable[[Row], bool]:
-    """Is a row of the validation part? It holds the problems that hash lowest with the seed, whatever their order."""
+    """Predicate for validation rows: those whose problems have the lowest hashes with the seed, in any order."""
     lowest = sorted(rows, key=lambda row: digest(f"{seed}:{row.text}"))[:validation]
     texts = {row.text for row in lowest}
     return lambda row: row.text in texts

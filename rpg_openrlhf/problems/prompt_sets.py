@@ -1,6 +1,6 @@
-"""The problem sets that a run trains on: every row read and checked, with its gold answer as the text of its file.
+"""Problem sets of a run: read and check every row; a gold answer keeps the text that it has in the file.
 
-The launcher checks with these functions what the trainer then reads with them.
+The launcher checks the data with the functions that the trainer reads it with.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PromptSet(NamedTuple):
 
 
 def read_sets(flag: str, text: str, split: str, columns: Columns, trust_remote_code: bool) -> list[PromptSet]:
-    """The sets of a comma-separated list, every row checked. A Refusal names the flag, the file and the line."""
+    """Read and check the sets of a comma-separated list. A Refusal names the flag, the file and the line."""
     sets = []
     for name, folder in split_names(text):
         rows = [
@@ -48,14 +48,14 @@ def read_sets(flag: str, text: str, split: str, columns: Columns, trust_remote_c
 
 
 def in_messages(rows: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """Rows whose prompts are all messages: texts and messages make no one column."""
+    """Convert text prompts to messages, because one column cannot hold texts and messages."""
     return [row | {key: [{"role": "user", "content": row[key]}]} if isinstance(row[key], str) else row for row in rows]
 
 
 def raw_rows(
     flag: str, name: str, folder: str | None, split: str, trust_remote_code: bool
 ) -> Iterator[tuple[str, Any]]:
-    """(place, row) of every row of a file, a folder or a data set of the hub. A Refusal if it holds none."""
+    """Yield (place, row) for every row of a file, a folder or a hub data set; a Refusal if there are none."""
     path, empty = Path(name), True
     if path.suffix == ".py" or (path.is_dir() and (path / f"{path.name}.py").exists()):
         if not trust_remote_code:
@@ -83,7 +83,7 @@ def raw_rows(
 
 
 def _from_library(flag: str, name: str, folder: str | None, split: str) -> Iterator[tuple[str, Any]]:
-    """Folders and hub ids, through the datasets library as upstream does."""
+    """Rows of a folder or a hub id, read with the datasets library as upstream does."""
     import datasets
     import huggingface_hub
 
@@ -97,7 +97,7 @@ def _from_library(flag: str, name: str, folder: str | None, split: str) -> Itera
             data = datasets.load_from_disk(name)
         else:
             data = datasets.load_dataset(name, data_dir=folder)
-    except Exception as error:  # the library raises a dozen kinds, some of its own, for an unreadable set
+    except Exception as error:  # the library raises a dozen types for an unreadable set
         if cached_only:
             why = "no such file or folder here, and the hub cannot be reached and has left nothing in the cache"
             raise Refusal(f"--{flag} {name}: {why}") from None
@@ -110,7 +110,7 @@ def _from_library(flag: str, name: str, folder: str | None, split: str) -> Itera
 
 
 def checked_row(where: str, row: Any, columns: Columns) -> dict[str, Any]:
-    """The columns of a row that training reads; a Refusal where no prompt or no gold answer can be made of it."""
+    """Columns of a row that training reads; a Refusal if it has no usable prompt or gold answer."""
     if not isinstance(row, dict):
         raise Refusal(f"{where} is not an object of columns but a {type(row).__name__}")
     for flag, key in (("input_key", columns.input_key), ("label_key", columns.label_key)):
@@ -142,4 +142,4 @@ def _label(where: str, value: Any, columns: Columns) -> str:
         raise Refusal(f"{where}: {columns.label_key!r} must be the gold answer, not {value!r}")
     if label is not None:
         return label
-    return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)  # for a reward of the user's
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)  # for a custom reward

@@ -1,4 +1,4 @@
-"""Sources of prepare_data's rows: the hub, a file, or a generator."""
+"""Sources of rows for prepare_data: the hub, a file, or a generator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.reading import KINDS, rows_of, sha256
 from rpg_openrlhf.problems.rows import ANSWER_FIELDS, TEXT_FIELDS, Row
 
-HUB = {  # dataset on the hub, and the answers that are kept
+HUB = {  # dataset on the hub, and its default for --answers
     "dapo-math-17k": ("BytedTsinghua-SIA/DAPO-Math-17k", "integer"),
     "deepscaler": ("agentica-org/DeepScaleR-Preview-Dataset", "gradable"),
 }
@@ -21,7 +21,7 @@ MAX_DIGITS = 18
 
 
 class Source(NamedTuple):
-    """Rows with their places; what DATA.md says of them; and which are held out, where the rows themselves tell."""
+    """Rows with their places; facts for DATA.md; default for --answers; a test for validation rows, if rows tell."""
 
     rows: Iterator[tuple[str, Any]]
     facts: list[tuple[str, str]]
@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
 
 def open_source(args: argparse.Namespace) -> Source:
-    """The rows of SOURCE. A Refusal if there are none to be had; a file is hashed before it is read."""
+    """Open SOURCE; a Refusal if it does not exist or cannot be read. A file is hashed before it is read."""
     if args.source == "arithmetic":
         return _arithmetic(args)
     family = args.source.removeprefix("gym:")
@@ -72,20 +72,20 @@ def _from_hub(source: str, name: str, revision: str | None) -> tuple[list[Path],
     if not hub_is_reachable():
         raise Refusal(f"{source}: the hub cannot be reached for {name}; {fix}")
     try:
-        from huggingface_hub import HfApi, hf_hub_download  # imported late: files need none of it
+        from huggingface_hub import HfApi, hf_hub_download  # not needed for files
 
         info = HfApi().dataset_info(name, revision=revision)
         names = [each.rfilename for each in info.siblings or [] if Path(each.rfilename).suffix in KINDS]
         files = [Path(hf_hub_download(name, each, repo_type="dataset", revision=info.sha)) for each in sorted(names)]
-    except Exception as error:  # the library raises a dozen kinds
-        raise Refusal(f"{source}: {name} cannot be had: {' '.join(str(error).split())[:160]}; {fix}") from None
+    except Exception as error:  # the library raises a dozen types
+        raise Refusal(f"{source}: {name} cannot be downloaded: {' '.join(str(error).split())[:160]}; {fix}") from None
     if not files:
         raise Refusal(f"{source}: {name} at {info.sha} holds no file of a known kind ({', '.join(KINDS)}); {fix}")
     return files, [("from the hub", f"{name} at {info.sha}")]
 
 
 def _arithmetic(args: argparse.Namespace) -> Source:
-    """The quickstart's problems: training rows of its RL set, validation rows of its held-out set."""
+    """Problems of the quickstart: training rows from its RL split, validation rows from its held-out split."""
     digits = arithmetic.DIGITS if args.difficulty is None else args.difficulty
     if not 1 <= digits <= MAX_DIGITS:
         raise Refusal(f"--difficulty {digits}: must be 1 to {MAX_DIGITS} digits")

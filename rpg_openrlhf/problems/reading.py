@@ -1,7 +1,7 @@
-"""The one reader of problem files: rows as they stand in the file, numbers with their own digits.
+"""Reader of problem files: rows as they are in the file, numbers with the digits written there.
 
-JSON lines, a JSON array, CSV, parquet and Arrow files. A row that cannot be read is a BadRow in its place; callers
-refuse it, or count it.
+It reads JSON lines, a JSON array, CSV, parquet and Arrow files. A row that cannot be read becomes a BadRow, which
+callers refuse or count.
 """
 
 import csv
@@ -15,16 +15,16 @@ from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems.rows import ANSWER_FIELDS, TEXT_FIELDS, BadRow
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
-# A parquet file is decoded this many rows at a time, column chunks through buffers of this size: a row group of the
-# hub's DAPO-Math-17k holds a million rows.
+# Parquet files are decoded in batches of this many rows, through buffers of this size, because a row group of the
+# hub's DAPO-Math-17k has a million rows.
 BATCH_ROWS = 2_000
 BUFFER_BYTES = 1 << 20
-# Above this a file's fingerprint is of its size and of SAMPLES blocks: weights of 8 GB take milliseconds, not seconds.
+# The fingerprint of a larger file covers its size and SAMPLES blocks: milliseconds for 8 GB of weights, not seconds.
 WHOLE_BYTES, SAMPLES, BLOCK_BYTES = 64 << 20, 64, 1 << 20
 
 
 class Decimals(float):
-    """A JSON number with a point or an exponent; its text is the file's."""
+    """JSON number with a point or an exponent, which keeps the text that it has in the file."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -34,12 +34,12 @@ class Decimals(float):
 
 
 def rows_of(path: Path, flag: str, fields: Sequence[str] | None = ()) -> Iterator[tuple[int, Any]]:
-    """(line or row number, row or BadRow). A Refusal that names `flag` if the file cannot be read.
+    """Yield (line or row number, row or BadRow); a Refusal that names `flag` if the file cannot be read.
 
-    fields: the columns wanted of a parquet file; (): the usual ones; None: all.
+    fields: columns to read from a parquet file; (): the usual ones; None: all.
     """
     if path.suffix not in KINDS:
-        raise Refusal(f"{flag} {path}: is none of the known kinds: {', '.join(KINDS)}")
+        raise Refusal(f"{flag} {path}: must be of a known kind: {', '.join(KINDS)}")
     try:
         if path.suffix in (".parquet", ".arrow"):
             yield from _columns(path, flag, fields)
@@ -54,11 +54,11 @@ def rows_of(path: Path, flag: str, fields: Sequence[str] | None = ()) -> Iterato
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """A JSON value whose numbers keep their digits. ValueError or RecursionError where it is none."""
+    """Parse a JSON value whose numbers keep their digits; ValueError or RecursionError if it is not JSON."""
     return json.loads(text, parse_float=Decimals, parse_constant=_refuse_constant)
 
 
@@ -82,7 +82,7 @@ def _is_array(path: Path) -> bool:
 
 
 def _array(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
-    """Read whole: JSON has no rows to stream."""
+    """Read a JSON array whole, because it cannot be streamed."""
     try:
         rows = parse_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -96,14 +96,14 @@ def _csv(path: Path, flag: str) -> Iterator[tuple[int, Any]]:
         try:
             for row in reader:
                 has_more = None in row or None in row.values()
-                yield reader.line_num, BadRow("has not as many fields as the header") if has_more else row
+                yield reader.line_num, BadRow("has more or fewer fields than the header") if has_more else row
         except (csv.Error, UnicodeDecodeError) as error:
             place, why = f"{flag} {path}:{reader.line_num + 1}", " ".join(str(error).split())
             raise Refusal(f"{place} is not CSV: {why}; correct it, because no row after it can be read") from None
 
 
 def _columns(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[tuple[int, Any]]:
-    import pyarrow  # imported late: JSONL needs none of it
+    import pyarrow  # not needed for JSONL
 
     number = 0
     try:
@@ -133,7 +133,7 @@ def _parquet(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[An
 
 
 def _arrow(path: Path) -> Iterator[Any]:
-    """Batches of a file as the datasets library writes it, or of Arrow's own file format."""
+    """Batches of a file that the datasets library wrote (a stream), or of an Arrow IPC file."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as source:
@@ -151,7 +151,7 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """sha256 of a file, or of the size and evenly spaced blocks of a large one; of a folder, over its files."""
+    """Hash of a file, or of the size and evenly spaced blocks of a large one; for a folder, over its files."""
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(file for file in path.rglob("*") if file.is_file()):

@@ -1,4 +1,4 @@
-"""A row of a problem set, in any of the shapes that trainers read, to its problem and its answer."""
+"""Problem and answer of a row, in any of the formats that trainers read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ ANSWER_FIELDS = ("answer", "label", "solution", "ground_truth")
 
 
 class BadRow(ValueError):
-    """A row that has no problem in it; the text is the reason, without the row's place."""
+    """Row without a usable problem; the text is the reason, without the row's place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`id` as the row has it, else None; `text` without the prompt's words; `answer` is "" where there is none."""
+    """Problem `text` without the published prompt. `id` is None if the row has none, and `answer` is ""."""
 
     id: str | int | None
     text: str
@@ -25,7 +25,7 @@ class Row:
 
 
 def read_row(row: Any, text_field: str | None = None, answer_field: str | None = None) -> Row:
-    """The problem of a row. BadRow if it has none, or is one; the fields are looked for where none are named."""
+    """Problem of a row; BadRow if it has none, or is one. Without a named field the usual ones are tried."""
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
@@ -40,14 +40,14 @@ def read_row(row: Any, text_field: str | None = None, answer_field: str | None =
 
 def _answer(row: Mapping[str, Any], field: str | None) -> str:
     answers = [row.get(name) for name in ((field,) if field else ANSWER_FIELDS)]
-    nested = row.get("reward_model")  # verl's schema, which DAPO-Math-17k has
+    nested = row.get("reward_model")  # verl's schema, which DAPO-Math-17k uses
     if field is None and isinstance(nested, Mapping):
         answers.append(nested.get("ground_truth"))
     return next((text.strip() for answer in answers if (text := label_text(answer))), "")
 
 
 def label_text(value: Any) -> str | None:
-    """A gold answer as the text of its file; None where it is no text and no number."""
+    """Gold answer as the text in its file; None if it is neither text nor number."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal) or value != value:
         return None
     return str(value) if str(value).strip() else None
@@ -62,7 +62,7 @@ def _identity(row: Mapping[str, Any]) -> str | int | None:
 
 
 def _text(value: Any) -> str:
-    """A text, or what the user says in a list of messages."""
+    """Text of a string, or of the user turns in a list of messages."""
     if isinstance(value, str):
         return value.strip()
     if not isinstance(value, list):

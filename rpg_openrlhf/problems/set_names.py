@@ -8,7 +8,7 @@ def split_names(text: str) -> list[tuple[str, str | None]]:
 
     A path that exists is taken whole, with its commas and @.
     """
-    exists, parts, names = os.path.exists, text.split(","), []  # Path.exists raises where a name is too long
+    exists, parts, names = os.path.exists, text.split(","), []  # Path.exists raises if a name is too long
     while parts:
         length = next((n for n in range(len(parts), 0, -1) if exists(",".join(parts[:n]).strip())), 1)
         name, folder = ",".join(parts[:length]).strip(), ""

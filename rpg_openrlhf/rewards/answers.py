@@ -1,7 +1,7 @@
-r"""The closed grammar of answers: tokens to the values of `values.py`.
+r"""Grammar of answers: tokens to the values of `values.py`.
 
-From the outside in: unions, lists, prose that leads to the value, sets, inequalities, approximations, equations,
-tuples and intervals, matrices, and then one number, numeral, ratio, phrase or expression.
+The reader tries the forms from the outside in: unions, lists, prose before the value, sets, remarks, approximations,
+inequalities, equations, tuples and intervals, matrices, and last one number, numeral, ratio, phrase or expression.
 """
 
 import re
@@ -58,9 +58,9 @@ REAL_LINE = Row("()", (MINUS_INFINITY, INFINITY))
 
 
 def readings(text: str, bare_letters: bool = False) -> list[Value]:
-    """Every value the text may stand for: 1,234 is a number or a list of two.
+    """All values that the text can mean: 1,234 is a number or a list of two. Raises Unreadable, TooBig or NotExact.
 
-    `bare_letters`: a lone m or s after a number is a unit, not a variable. Unreadable, TooBig and NotExact are raised.
+    `bare_letters`: a single m or s after a number is a unit, not a variable.
     """
     values = []
     shorter = _FOR_ALL.sub("", text) if "=" in text else text
@@ -116,7 +116,7 @@ class _Reader:
         return parts or [tokens]
 
     def list(self, parts: list[Tokens]) -> Value:
-        """A list; an element that is a list itself (3 \\pm 1) gives its elements, x = 2, y = 3 are values by name."""
+        """A list. Nested lists (3 \\pm 1) are flattened, and x = 2, y = 3 become values by name."""
         values = self.values(parts)
         pairs = [pair for pair in map(self.named, values) if pair is not None]
         if len(pairs) == len(values) and len(dict(pairs)) == len(pairs):
@@ -134,7 +134,7 @@ class _Reader:
         return None
 
     def without_lead(self, tokens: Tokens) -> Tokens:
-        """The tokens without prose that leads to the value: "the value of x is 5", "exactly 5"."""
+        """The tokens without prose before the value: "the value of x is 5", "exactly 5"."""
         for index, token in reversed(list(enumerate(tokens[:-1]))):
             if token.kind == "word" and token.text.lower() in _VERBS:
                 lead = tokens[:index]
@@ -160,7 +160,7 @@ class _Reader:
         return Bag("set", value.items if isinstance(value, Bag) and value.kind == "list" else (value,))
 
     def remark(self, tokens: Tokens) -> Value | None:
-        """An exact value and its size: 737/39 (about 18.9 cards)."""
+        """An exact value with a rounded one: 737/39 (about 18.9 cards)."""
         parts = split_remark(tokens)
         if parts is None:
             return None
@@ -168,7 +168,7 @@ class _Reader:
         return value if close(value, parts[1]) else Leaf(tokens)
 
     def approximation(self, tokens: Tokens) -> Value | None:
-        r"""x \approx 3.1 says 3.1; 2\sqrt2 \approx 2.83 says 2\sqrt2, if 2.83 is about that."""
+        r"""Value of an approximation: 3.1 for x \approx 3.1; 2\sqrt2 for 2\sqrt2 \approx 2.83 if they are close."""
         sides = [side for side in split_top(tokens, r"\approx") if side]
         if len(sides) < 2:
             return None
@@ -207,7 +207,7 @@ class _Reader:
             return None
         kept = [side for side in sides if side]
         if sides[-1][:1] and sides[-1][0].text != "]" and not all(map(balanced, kept)):
-            return Leaf(tokens)  # 41 x) or (y = 42: a stray bracket hides what separates
+            return Leaf(tokens)  # 41 x) or (y = 42: a stray bracket hides the separator
         if len(kept) < 2:
             return self.value(kept[0])
         values = self.values(kept)

@@ -1,4 +1,4 @@
-"""Comparison of two answers: gold and given. Undecided is wrong, never right."""
+"""Comparison of a response's answer with the gold answer. An undecided comparison counts as wrong."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ from rpg_openrlhf.rewards.quantities import conflict
 from rpg_openrlhf.rewards.token_text import text_of
 from rpg_openrlhf.rewards.values import Bag, Equation, Leaf, Names, Relation, Row, Tokens, Value, Words
 
-MAX_COMPARISONS = 2_000  # of items, in one answer
+MAX_COMPARISONS = 2_000  # comparisons of values per answer
 
 
 class Ambiguous(Exception):
@@ -18,7 +18,7 @@ class Ambiguous(Exception):
 _GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|phi|psi|omega|sigma|tau|rho|ell)"
 _SUBSCRIPT = r"(?:_(?:\w|\{[^{}]*\}))?"
 _ATOM = rf"(?:[A-Za-z]'*{_SUBSCRIPT}|{_GREEK}{_SUBSCRIPT}|\\(?:vec|overline|bar|hat)\{{[^{{}}]*\}})"
-# What a value is the value of: a letter, f(x), AB, |AB|, an angle, a ratio of segments, a derivative
+# Names of quantities: a letter, f(x), AB, |AB|, an angle, a ratio of segments, a derivative
 _QUANTITY = re.compile(
     rf"{_ATOM}(?:\([^()=]*\))?|\|?[A-Z]{{2,3}}\|?|(?:\\angle|\\triangle|m\\angle)[A-Z]{{1,3}}"
     rf"|\\frac\{{(?:d?{_ATOM}|[A-Z]{{2}}|d)\}}\{{(?:d?{_ATOM}|[A-Z]{{2}})\}}|{_ATOM}/{_ATOM}|[A-Z]{{2}}/[A-Z]{{2}}"
@@ -27,20 +27,20 @@ _APPLICATION = re.compile(r"([A-Za-z])\(([a-z])\)")
 
 
 def is_quantity(value: Value) -> bool:
-    """True if the left side of an equation only names what is asked for."""
+    """True if the left side of an equation only names the quantity asked for."""
     if isinstance(value, Row) and value.brackets in ("()", "ratio"):
         return all(map(is_quantity, value.items))
     return isinstance(value, Leaf) and _QUANTITY.fullmatch(text_of(value.tokens)) is not None
 
 
 class Comparison:
-    """One answer against one gold answer, within a bounded number of comparisons."""
+    """Comparison of one answer with one gold answer, in a bounded number of steps."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def same(self, gold: Value, answer: Value) -> bool:
-        """True if both are the same value. Ambiguous, TooBig and NotExact are raised."""
+        """True if both are the same value. Raises Ambiguous, TooBig or NotExact."""
         self.count += 1
         if self.count > MAX_COMPARISONS:
             raise TooBig("comparisons")
@@ -67,7 +67,7 @@ class Comparison:
         return isinstance(gold, Leaf) and isinstance(answer, Leaf) and self.same_leaf(gold, answer)
 
     def last_side(self, answer: Equation) -> Value:
-        """The value of a = b = c; two sides that are different numbers are two candidates."""
+        """The last side of a = b = c; Ambiguous if its sides are different numbers."""
         last, first = answer.last, answer.sides[0]
         is_number = isinstance(first, Leaf) and first.constant is not None
         if isinstance(last, Leaf) and text_of(last.tokens) == "0" and not (is_number or is_quantity(first)):
@@ -75,7 +75,7 @@ class Comparison:
         sides = answer.sides[:-1]
         if isinstance(last, Bag):  # {1, 1 + 1} = {1, 2}, S = {1, 2}
             sides = tuple(side for side in sides if isinstance(side, Bag))
-            if not all(self.quietly_same(last, side) for side in sides):
+            if not all(self.same_or_false(last, side) for side in sides):
                 raise Ambiguous
         constant = last.constant if isinstance(last, Leaf) else None
         if constant is not None:
@@ -89,9 +89,9 @@ class Comparison:
         return last
 
     def same_side(self, gold: Equation, answer: Value) -> bool:
-        """A bare value against an equation: x = 5, AB/CD = 2, or 0.56 = 56 %, of which either side is right."""
+        """True if a bare value equals the last side of x = 5 or AB/CD = 2, or either side of 0.56 = 56 %."""
         if all(isinstance(side, Leaf) and side.constant is not None for side in gold.sides):
-            return any(self.quietly_same(side, answer) for side in gold.sides)
+            return any(self.same_or_false(side, answer) for side in gold.sides)
         if all(isinstance(side, Bag | Row) for side in gold.sides):
             return self.same(gold.last, answer)
         return is_quantity(gold.sides[0]) and self.same(gold.last, answer)
@@ -103,17 +103,17 @@ class Comparison:
         if isinstance(left, Leaf) and isinstance(right, Leaf):
             if is_quantity(left) and left.tokens == right.tokens:
                 return self.same(gold.last, self.last_side(answer))
-            wanted, given = _APPLICATION.fullmatch(text_of(left.tokens)), _APPLICATION.fullmatch(text_of(right.tokens))
-            if wanted and given and wanted.group(1) == given.group(1) and isinstance(answer.last, Leaf):
-                return self.same(gold.last, _renamed(answer.last, given.group(2), wanted.group(2)))
+            call, other = (_APPLICATION.fullmatch(text_of(side.tokens)) for side in (left, right))
+            if call and other and call.group(1) == other.group(1) and isinstance(answer.last, Leaf):
+                return self.same(gold.last, _renamed(answer.last, other.group(2), call.group(2)))
         if len(gold.sides) != len(answer.sides):
             return False
         if self.same_zero(gold, answer):
             return True
-        return all(self.quietly_same(g, a) for g, a in zip(gold.sides, answer.sides, strict=True))
+        return all(self.same_or_false(g, a) for g, a in zip(gold.sides, answer.sides, strict=True))
 
     def same_zero(self, gold: Equation, answer: Equation) -> bool:
-        """True for two equations in letters whose differences of sides are proportional."""
+        """True if both equations contain letters and their differences of sides are proportional."""
         differences = []
         for equation in (gold, answer):
             sides = [side.number for side in equation.sides if isinstance(side, Leaf)]
@@ -125,7 +125,7 @@ class Comparison:
         return differences[0].ratio(differences[1]) is not None
 
     def same_names(self, gold: Value, answer: Value) -> bool:
-        """Values by name; without names the gold answer's are in their order, a response's in that of the alphabet."""
+        """Compare by name. If one side has no names, a gold answer's order is as written, a response's by name."""
         if isinstance(gold, Names) and isinstance(answer, Names):
             golds, answers = dict(gold.items), dict(answer.items)
             return golds.keys() == answers.keys() and all(self.same(golds[name], answers[name]) for name in golds)
@@ -158,13 +158,13 @@ class Comparison:
         if len(wanted) != len(offered):
             return False
         for item in wanted:
-            match = next((i for i, other in enumerate(offered) if self.quietly_same(item, other)), None)
+            match = next((i for i, other in enumerate(offered) if self.same_or_false(item, other)), None)
             if match is None:
                 return False
             offered.pop(match)
         return True
 
-    def quietly_same(self, gold: Value, answer: Value) -> bool:
+    def same_or_false(self, gold: Value, answer: Value) -> bool:
         try:
             return self.same(gold, answer)
         except (Ambiguous, NotExact):
@@ -173,17 +173,17 @@ class Comparison:
     def distinct(self, items: list[Value]) -> list[Value]:
         kept: list[Value] = []
         for item in items:
-            if not any(self.quietly_same(other, item) for other in kept):
+            if not any(self.same_or_false(other, item) for other in kept):
                 kept.append(item)
         return kept
 
     def one_of_many(self, gold: Value, answer: Bag) -> bool:
-        """A list where one value is wanted: only a tuple without its brackets, or one value said twice, is right."""
+        """Compare a list with one gold value: only a tuple without brackets, or one value repeated, can be right."""
         if isinstance(gold, Row) and gold.brackets == "()" and len(gold.items) == len(answer.items):
             if answer.kind != "list" or any(isinstance(item, Row) for item in answer.items):
                 raise Ambiguous
             return all(self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True))
-        if answer.items and all(self.quietly_same(gold, item) for item in answer.items):
+        if answer.items and all(self.same_or_false(gold, item) for item in answer.items):
             return True
         raise Ambiguous
 
@@ -212,7 +212,7 @@ def _single(value: Value) -> Value:
 
 
 def _phrase(value: Value) -> str | None:
-    """Words to compare: of a phrase in any case, of letters as they are written."""
+    """Phrase to compare, in lower case: of words, or of letters with their spaces; None for other values."""
     if isinstance(value, Words):
         return re.sub(r"[^a-z0-9]+", " ", value.text).strip()
     if isinstance(value, Leaf) and value.tokens and all(token.kind == "letter" for token in value.tokens):
@@ -226,11 +226,11 @@ def _renamed(leaf: Leaf, old: str, new: str) -> Leaf:
 
 
 def _is_broken_number(leaf: Leaf) -> bool:
-    """True for signs and digits that are no number."""
+    """True for signs and digits that do not form a number."""
     return leaf.reading is None and not any(token.kind in ("letter", "word") for token in leaf.tokens)
 
 
 def _several_numbers(tokens: Tokens) -> bool:
-    """42 41, 42 rather than 41."""
+    """True for several numbers without a command: 42 41, 42 rather than 41."""
     kinds = [token.kind for token in tokens]
     return kinds.count("number") > 1 and "command" not in kinds

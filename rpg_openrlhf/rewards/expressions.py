@@ -128,7 +128,7 @@ class _Parser(TokenReader):
         return rational(value + self.proper_fraction(literal) if literal.isdigit() else value)
 
     def repeating(self, literal: str) -> Fraction | None:
-        r"""0.1\overline{6} as the quotient it is."""
+        r"""Exact value of a repeating decimal, such as 0.1\overline{6}; None without a period."""
         if self.peek() != r"\overline" or self.peek(1) != "{" or self.peek(3) != "}" or "." not in literal:
             return None
         period = self.peek(2)
@@ -214,7 +214,7 @@ class _Parser(TokenReader):
         raise NotExact(f"command {command}")
 
     def function(self, command: str) -> Number:
-        r"""sin x, \log_2 8, \cos^2 (2 t), \tan^{-1} 2."""
+        r"""Value of a function: sin x, \log_2 8, \cos^2 (2 t), \tan^{-1} 2."""
         if command in _OF_MANY:
             return self.function_of_many(command)
         base = self.argument(single_digit=True) if command == r"\log" and self.accept("_") else None
@@ -245,7 +245,7 @@ class _Parser(TokenReader):
 
 
 def evaluate(tokens: Sequence[Token]) -> Number:
-    """The value of one expression. NotExact if it cannot be read, TooBig if it is explosive."""
+    """Value of one expression. NotExact if it cannot be read, TooBig if it exceeds the limits on size and work."""
     parser = _Parser(tokens)
     value = parser.sum()
     if parser.kind() != "past":

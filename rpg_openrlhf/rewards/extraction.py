@@ -1,12 +1,12 @@
 r"""The text of the answer: the last `Answer:` line or closed `\boxed{}` after the last `</think>`, whichever is later.
 
-A box is read with what is bound to it: -\boxed{60} is -60, \boxed{5}\% is 5 %, and boxes that only separators join
-are one list.
+A box is read with the operators around it: -\boxed{60} is -60, and \boxed{5}\% is 5 %. Boxes with only separators
+between them are one list.
 """
 
 import re
 
-TAIL_CHARACTERS = 20_000  # how far from its end a response is read
+TAIL_CHARACTERS = 20_000  # only so many characters at a response's end are read
 
 # <|im_end|>, <|end▁of▁sentence|>, <turn|>, <end_of_turn>, </s>, </answer>, <eos>, <pad>, [EOS], ...
 SPECIAL = (
@@ -70,7 +70,7 @@ Box = tuple[int, int, str]  # start, end, content
 
 
 def extract_answer(response: str, tail: int = TAIL_CHARACTERS) -> str | None:
-    """The text of the answer, or None where the last marker is missing, empty or not closed."""
+    """The text of the answer, or None if the last marker is missing, empty or not closed."""
     text = response.rpartition(_THINK_END)[2]
     text = _SPECIAL.sub("\n", text[-tail:])
     boxes, dangling = _boxes(text)
@@ -83,7 +83,7 @@ def extract_answer(response: str, tail: int = TAIL_CHARACTERS) -> str | None:
 
 
 def _boxes(text: str) -> tuple[list[Box], int]:
-    r"""Closed \boxed groups, outermost only; where the last unclosed one begins, or -1."""
+    r"""Closed \boxed groups, outermost only, and the start of the last unclosed one, or -1."""
     boxes: list[Box] = []
     dangling, resume = -1, 0
     markers = list(_BOX.finditer(text))
@@ -116,7 +116,7 @@ def _innermost(answer: str) -> str:
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Positions of the closing brace of each opened one; escaped braces are characters."""
+    """Position of each opening brace -> position of its closing brace; escaped braces are characters."""
     closing, opened = {}, []
     for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         if match.group() == "{":
@@ -131,7 +131,7 @@ def _last_answer_line(text: str, boxes: list[Box]) -> tuple[int, str] | None:
     for match in reversed(list(_ANSWER.finditer(text))):
         quoted = text[max(0, match.start() - 1) : match.start()] in _QUOTES
         if quoted and text[match.end() : match.end() + 1] in _QUOTES:
-            continue  # the prompt's words repeated: ... after "Answer:".
+            continue  # a quotation of the prompt: ... after "Answer:".
         if any(start < match.start() < end for start, end, _ in boxes):
             continue
         return match.start(), _line_value(text[match.end() :])
@@ -165,19 +165,19 @@ def _line_value(rest: str) -> str:
 
 
 def _alters(before: str, after: str) -> bool:
-    """True where words beside a formula say something else than it does: "less than $42$", "$42$ squared"."""
+    """True if words beside a formula change its value: "less than $42$", "$42$ squared"."""
     beside = _ALTERED_BEFORE.search(before) or _ALTERED_AFTER.match(after)
     return bool(beside or _SECOND_THOUGHT.search(before + after))
 
 
 def _without_remark(line: str) -> str:
-    """The line without a further sentence: 12. I hope it is correct."""
+    """The line without a sentence after the answer: 12. I hope it is correct."""
     remark = _REMARK.search(line)
     return line if remark is None or _SECOND_THOUGHT.search(remark.group()) else line[: remark.start()]
 
 
 def _boxed_group(text: str, boxes: list[Box]) -> str:
-    """The last box with what is bound to it, and with the boxes that it is joined to."""
+    """The last box with the operators around it, or the list of the boxes that it is joined to."""
     group = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         between = text[box[1] : group[0][0]]
@@ -205,7 +205,7 @@ def _name_before(text: str) -> str:
 
 
 def _bound(text: str, box: Box) -> str:
-    r"""The content of a box with the operators that bind it: a sign, a power, a per cent sign, a factor."""
+    r"""The content of a box with the operators around it: a sign, a power, a per cent sign, a factor."""
     start, end, content = box
     before, after = text[max(0, start - 80) : start], text[end : end + 80]
     prefix = suffix = ""

@@ -1,4 +1,4 @@
-"""Functions of numbers: exact where the result is rational, else point by point, all of bounded size and work."""
+"""Functions of numbers: exact if the result is rational, else point by point. Size and work are bounded."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,7 +23,7 @@ FUNCTION_WORK, GAMMA_WORK = 15, 150
 
 
 def power(base: Number, exponent: Number) -> Number:
-    """base ** exponent: exact where it is rational; odd roots of negative numbers are the real ones."""
+    """base ** exponent: exact if it is rational; odd roots of negative numbers are the real ones."""
     n = exponent.exact
     if n is not None and base.exact is not None:
         if base.exact == 0 and n <= 0:
@@ -48,7 +48,7 @@ def _whole_power(base: Fraction, n: int) -> Fraction:
 
 
 def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """base ** exponent where it is rational, else None."""
+    """base ** exponent if it is rational, else None."""
     sign = 1
     if base < 0:
         if exponent.denominator % 2 == 0:
@@ -61,7 +61,7 @@ def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _integer_root(value: int, degree: int) -> int | None:
-    """The whole root, None if there is none."""
+    """The root if it is an integer, else None."""
     if degree > 64 or value.bit_length() > MAX_BITS:
         raise TooBig("root")
     if degree == 2 or value == 0:
@@ -90,7 +90,7 @@ def _point_power(base: Point, exponent: Point, n: Fraction | None) -> Point:
 
 
 def _within(part: str, name: str) -> Callable[[Point], Point]:
-    """mpmath's function of that name, for points whose `re` or `im` is no explosive exponent."""
+    """mpmath's function `name`; TooBig if the point's `part` (re or im) makes the result too large."""
 
     def function(point: Point) -> Point:
         if abs(getattr(contexts.mp, part)(point)) > contexts.log_largest:
@@ -128,7 +128,7 @@ _SIGNS: dict[str, tuple[Callable[[Fraction], Fraction | int], Callable[[Point], 
 
 
 def apply(name: str, argument: Number) -> Number:
-    """A named function of one argument, or one that a sign stands for."""
+    """Apply a function of one argument; abs, floor and ceil are written as signs."""
     exact, function = _SIGNS.get(name) or (None, FUNCTIONS[name])
     if exact and argument.exact is not None:
         return rational(exact(argument.exact))
@@ -136,7 +136,7 @@ def apply(name: str, argument: Number) -> Number:
 
 
 def logarithm(argument: Number, base: Number | None) -> Number:
-    """log of a known base, or of one that the text leaves open: no base of a plain log is assumed."""
+    """Logarithm to a base. Without one, to a fixed pseudo-random base, so that log x is neither ln x nor log_10 x."""
     if argument.is_zero():
         raise NotExact("log of zero")
     if base is None:
@@ -171,5 +171,5 @@ def binomial_of(top: Number, bottom: Number) -> Number:
         raise NotExact("binomial")
     if n > MAX_BITS and min(k, n - k) * int(n).bit_length() > MAX_BITS:  # C(n, k) < 2^n
         raise TooBig("binomial")
-    spend(int(n) // 40)  # exact work, in the steps of the others
+    spend(int(n) // 40)  # exact work, in the units of MAX_WORK
     return rational(comb(int(n), int(k)))

@@ -1,7 +1,7 @@
-r"""Grading of a response: `grade(response, gold)` holds the last answer marker against the gold answer, exactly.
+r"""Grading: `grade(response, gold)` compares the last marked answer of a response with the gold answer, exactly.
 
-Integers are compared as digit strings, everything else as values of the closed grammar of `answers.py`. Nothing here
-raises for any response, nothing evaluates text, and what the grammar cannot decide is wrong.
+Integers are compared as digit strings, everything else as values of the grammar of `answers.py`. No response makes it
+raise, no text is evaluated as code, and an answer that the grammar cannot decide is wrong.
 """
 
 import itertools
@@ -25,9 +25,9 @@ _BEST_FIRST: tuple[Reason, ...] = ("correct", "timeout", "ambiguous", "wrong")
 
 @dataclass(frozen=True)
 class Verdict:
-    """`extracted` is the answer's text as written, None without a closed and filled marker.
+    """Result of grading. `extracted` is the answer's text as written; None without a closed and filled marker.
 
-    `timeout` means not decided within the limits on size: not right, but not known to be wrong.
+    `timeout`: not decided within the limits on size and work. It counts as wrong.
     """
 
     is_correct: bool

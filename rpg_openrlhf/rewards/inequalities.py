@@ -14,7 +14,7 @@ _OPPOSITE: dict[Value, Value] = {INFINITY: MINUS_INFINITY, MINUS_INFINITY: INFIN
 
 
 def interval_of(tokens: Tokens, value: Callable[[Tokens], Value]) -> Value | None:
-    r"""An interval, or a Relation that is none; for x \ne 3 the excluded points; None without a relation sign."""
+    r"""An interval, or a Relation if it is not one; for x \ne 3 the excluded points; None without a relation sign."""
     sides = split_top(tokens, *_RELATIONS)
     if len(sides) < 2:
         return None
@@ -36,7 +36,7 @@ def interval_of(tokens: Tokens, value: Callable[[Tokens], Value]) -> Value | Non
 
 
 def _variable(value: Value) -> str | None:
-    """The letter that an expression consists of."""
+    """The letter, if the expression is a single letter; else None."""
     if not isinstance(value, Leaf) or value.number is None or value.percent or value.unit:
         return None
     letters = value.number.letters
@@ -44,7 +44,7 @@ def _variable(value: Value) -> str | None:
 
 
 def _half_line(left: Value, right: Value, closed: bool) -> Value | None:
-    """left < right, where one side is a letter, or both together are linear in one letter; else a Relation."""
+    """Interval of left < right if one side is a letter, or their difference is linear in one; else a Relation."""
     if (variable := _variable(left)) is not None:
         return Row("(" + ")]"[closed], (MINUS_INFINITY, right), variable)
     if (variable := _variable(right)) is not None:
@@ -57,7 +57,7 @@ def _half_line(left: Value, right: Value, closed: bool) -> Value | None:
 
 
 def _between(values: list[Value], closed: list[bool]) -> Row | None:
-    """low < x < high, low < a x + b < high."""
+    """Interval of low < x < high or low < a x + b < high; else None."""
     low, middle, high = values
     variable = _variable(middle)
     if variable is None:
@@ -80,7 +80,7 @@ def _between(values: list[Value], closed: list[bool]) -> Row | None:
 
 
 def _line(value: Value) -> tuple[Number, Number, str] | None:
-    """(a, b, x) of an expression a x + b in one letter x, a real and not zero."""
+    """(a, b, x) of an expression a x + b in one letter x, with a real and not zero; else None."""
     if not isinstance(value, Leaf) or value.number is None or len(value.number.letters) != 1:
         return None
     variable = min(value.number.letters)
@@ -92,7 +92,7 @@ def _line(value: Value) -> tuple[Number, Number, str] | None:
 
 
 def without_points(left: Value, right: Value) -> Bag | None:
-    """Intervals without some real points, as a union; None where that cannot be known."""
+    """Intervals without some real points, as a union; None if the order of points is unknown."""
     intervals = list(left.items) if isinstance(left, Bag) and left.kind == "union" else [left]
     points = right.items if isinstance(right, Bag) else ()
     places = [_place(point) for point in points]
@@ -107,7 +107,7 @@ def without_points(left: Value, right: Value) -> Bag | None:
 
 
 def _split_at(interval: Value, place: Point, point: Value) -> list[Value]:
-    """The open interval left and right of a point inside it; nothing where that cannot be known."""
+    """The parts left and right of a point in an interval, or the interval itself; empty if that is unknown."""
     if not isinstance(interval, Row) or len(interval.items) != 2 or interval.brackets not in ("()", "[]", "(]", "[)"):
         return []
     first, last = interval.items
@@ -120,7 +120,7 @@ def _split_at(interval: Value, place: Point, point: Value) -> list[Value]:
 
 
 def _place(value: Value) -> Point | None:
-    """Place of a value on the real line."""
+    """Place of a value on the real line, or None."""
     if value in _OPPOSITE:
         return float("inf") if value == INFINITY else float("-inf")
     return value.constant.real() if isinstance(value, Leaf) and value.constant else None

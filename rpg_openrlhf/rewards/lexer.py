@@ -1,7 +1,7 @@
-r"""Text of an answer, LaTeX or plain, to tokens.
+r"""Lexer: the text of an answer, LaTeX or plain, to tokens.
 
-Only notation that never changes a value is dropped here (spacing, sizes, fonts, dollar signs); every other character
-becomes a token, so that a parser that cannot read all tokens knows that it has not read the answer.
+It drops only notation that never changes a value (spacing, sizes, fonts, dollar signs). Every other character becomes
+a token, so a parser that cannot read all tokens knows that it did not understand the answer.
 """
 
 import re
@@ -15,12 +15,12 @@ MAX_TOKENS = 800
 
 
 class Unreadable(ValueError):
-    """The text holds something that no answer is written with."""
+    """The text contains something that is not part of the notation of answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """kind: number, letter, word, command, mark, begin or end. `spaced`: white space stands before it."""
+    """Token of kind number, letter, word, command, mark, begin or end. `spaced`: white space is before it."""
 
     kind: str
     text: str
@@ -38,10 +38,10 @@ _REWRITTEN: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], 
     (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
     (re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))"), "'"),
-    # No list stands in a fraction.
+    # 1,234 in a fraction is a number: a fraction contains no list.
     (re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})"), lambda match: match.group().replace(",", "")),
     (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)"), ""),
-    # 1{,}234  1,\!234  1\,234: digits grouped by what is no list separator
+    # 1{,}234  1,\!234  1\,234: these groups of digits cannot be lists
     (re.compile(r"(?<=\d)\s*(?:\{\s*,\s*\}\s*|,\\!\s*|\\[,!;:]\s*|\\ )(?=\d{3}(?!\d))"), ""),
     (re.compile(r"(?<!\\)\\\s*$"), ""),
     (
@@ -61,13 +61,13 @@ _TOKEN = re.compile(
 _SPACES, _STYLES, _TEXTS = words_of("spaces"), words_of("styles"), words_of("texts")
 _RENAMED, _MARKS = synonyms("renamed"), synonyms("marks")
 _FUNCTIONS, _SHORT_WORDS = words_of("functions"), words_of("short_words")
-_ALSO_WORDS = frozenset(("max", "min", "arg", "Re", "Im"))  # functions only in front of a bracket
+_ALSO_WORDS = frozenset(("max", "min", "arg", "Re", "Im"))  # functions only before a bracket
 _PLAIN_NAMES = {"infinity": "infty", "inf": "infty", "oo": "infty"}
 _ENVIRONMENT = re.compile(r"\s*\{([A-Za-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?")
 
 
 def tokens_of(text: str) -> tuple[Token, ...]:
-    """All tokens of an answer. Unreadable where a character belongs to no notation of answers."""
+    """All tokens of an answer. Unreadable if a character is not part of the notation of answers."""
     text = _SUBSCRIPTS.sub(lambda run: "_{" + run.group().translate(_RAISED) + "}", text)
     text = _SUPERSCRIPTS.sub(lambda run: "^{" + run.group().translate(_RAISED) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
@@ -109,7 +109,7 @@ class _Lexer:
         self.spaced = False
 
     def step(self, match: re.Match[str], words: bool) -> None:
-        """One match; `words` inside text commands, where letters are words."""
+        """Add the token of one match. `words`: inside a text command, where letters form words."""
         kind, text = match.lastgroup, match.group()
         if kind in ("space", "dollar"):
             self.spaced = True
@@ -133,8 +133,8 @@ class _Lexer:
 
     def letters(self, text: str, words: bool) -> None:
         name = _PLAIN_NAMES.get(text, text)
-        called = self.text[self.position : self.position + 1] == "("
-        if name == "infty" or (name in _FUNCTIONS and (called or name not in _ALSO_WORDS)):
+        is_call = self.text[self.position : self.position + 1] == "("
+        if name == "infty" or (name in _FUNCTIONS and (is_call or name not in _ALSO_WORDS)):
             self.add("command", "\\" + _RENAMED.get(name, name))
         elif words or len(text) > 3 or text.lower() in _SHORT_WORDS:
             self.add("word", text)

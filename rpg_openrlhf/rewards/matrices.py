@@ -12,7 +12,7 @@ _MATRICES = frozenset(("pmatrix", "bmatrix", "Bmatrix", "matrix", "smallmatrix",
 
 
 def matrix_of(tokens: Tokens, value: Callable[[Tokens], Value]) -> Row | None:
-    r"""The matrix; None where the tokens are none. vmatrix is a determinant, which is a number."""
+    r"""The matrix, or None if the tokens are not one; vmatrix is a determinant, hence a number."""
     starts = [index for index, token in enumerate(tokens) if token.kind == "begin"]
     if len(starts) != 1 or tokens[starts[0]].text not in _MATRICES or tokens[-1].kind != "end":
         return None

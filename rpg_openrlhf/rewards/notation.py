@@ -13,5 +13,5 @@ def words_of(table: str) -> frozenset[str]:
 
 
 def synonyms(table: str) -> dict[str, str]:
-    """The name that is used, by each of its other names."""
+    """Each synonym in a table -> the name that it stands for."""
     return {other: name for name, others in _TABLES[table].items() for other in others.split()}

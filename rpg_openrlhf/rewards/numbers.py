@@ -1,8 +1,8 @@
-"""Numbers of answers: exact fractions where they are rational, else values at sample points to 200 digits.
+"""Numbers in answers: exact fractions if they are rational, else values at sample points with 200 digits.
 
-A letter stands for fixed pseudo-random numbers, so two expressions are equal where they agree at every point
-(identity testing). Every size is bounded, because the text that leads here is a model's: no value may leave
-10^-40 .. 10^40 outside exact fractions, so no term can hide below the tolerance of 10^-100.
+A letter stands for fixed pseudo-random numbers: two expressions are equal if they agree at every point (identity
+testing). All sizes are bounded, because a model wrote the text. Values that are not exact must stay within 10^-40 and
+10^40, so that no term can be smaller than the tolerance of 10^-100.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ DIGITS = 200
 POINTS = 12  # sample points of every letter; the first four are positive, for functions of a limited domain
 POSITIVE_POINTS = 4
 MAX_DIGITS_EXPONENT = 4  # 1e9999 is the largest literal
-MAX_BITS = 24_000  # of an exact numerator or denominator: 7,000 digits, 2100! fits
-MAX_WORK = 30_000  # of one answer, in products of two points: about a third of a second
+MAX_BITS = 24_000  # limit of an exact numerator or denominator: 7,000 digits, enough for 2100!
+MAX_WORK = 30_000  # limit per answer, in products of two points: about a third of a second
 
 Point = Any  # mpf or mpc
 
@@ -33,11 +33,11 @@ class NotExact(ValueError):
 
 
 class TooBig(ValueError):
-    """The expression is explosive and was not evaluated."""
+    """The expression exceeds the limits on size or work and was not evaluated."""
 
 
 class Contexts(threading.local):
-    """One mpmath context a thread: its functions change the precision while they run."""
+    """One mpmath context per thread, because mpmath changes the precision while a function runs."""
 
     def __init__(self) -> None:
         self.mp = MPContext()
@@ -52,7 +52,7 @@ contexts = Contexts()
 
 
 def start_answer() -> None:
-    """Give the calling thread the work of one answer."""
+    """Reset the calling thread's count of work, for a new answer."""
     contexts.work = 0
 
 
@@ -66,7 +66,7 @@ _INTEGER = re.compile(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.0*)?", re.ASCII)
 
 
 def plain_integer(text: str) -> str | None:
-    """The canonical digits of an integer such as 042, +7, 42.0 or 1,234, or None: integers compare as strings."""
+    """The canonical digits of an integer such as 042, +7, 42.0 or 1,234, or None. Integers are compared as strings."""
     match = _INTEGER.fullmatch(text)
     if match is None:
         return None
@@ -75,7 +75,7 @@ def plain_integer(text: str) -> str | None:
 
 
 def decimal_fraction(literal: str) -> Fraction:
-    """An unsigned literal of any length such as 12, .5, 3. or 4.5e33, exactly: Decimal reads more digits than int."""
+    """Exact value of an unsigned literal such as 12, .5, 3. or 4.5e33. Decimal reads more digits than int does."""
     exponent = literal.lower().partition("e")[2]
     if len(exponent.lstrip("+-0")) > MAX_DIGITS_EXPONENT:
         raise TooBig("exponent")
@@ -83,7 +83,7 @@ def decimal_fraction(literal: str) -> Fraction:
 
 
 def checked(point: Point) -> Point:
-    """The point, zero where only rounding is left of it."""
+    """The point itself, or zero if it is only a rounding error."""
     mp = contexts.mp
     if not mp.isfinite(point):
         raise NotExact("not finite")
@@ -99,7 +99,7 @@ def checked(point: Point) -> Point:
 
 @dataclass(frozen=True, eq=False)
 class Number:
-    """`exact` if rational, else `points`: one value for a constant, POINTS values where letters occur."""
+    """`exact` if rational, else `points`: one value for a constant, POINTS values for an expression with letters."""
 
     exact: Fraction | None
     points: tuple[Point, ...]
@@ -144,9 +144,9 @@ class Number:
         return None if isinstance(point, contexts.mp.mpc) else point
 
     def equals(self, other: "Number") -> bool:
-        """Equal at every sample point at which this number, the gold answer's, is real (at all if at none).
+        """True if equal at the sample points where this number, the gold answer's, is real; if few are, at all points.
 
-        A constant equals no expression in letters, whatever it comes to: 0 is not 1 xor 0.
+        A constant gold answer equals no expression with letters, even if the values agree: 0 is not 1 xor 0.
         """
         if other.letters and not self.letters:
             return False
@@ -158,7 +158,7 @@ class Number:
         return all(_close(a, b) for a, b in (real if len(real) >= POSITIVE_POINTS else pairs))
 
     def ratio(self, other: "Number") -> Point | None:
-        """The constant real factor between two expressions in letters that are never zero, else None."""
+        """The factor between two expressions if it is constant, real and not zero; else None."""
         try:
             quotient = self / other
         except NotExact:
@@ -174,7 +174,7 @@ def _close(a: Point, b: Point) -> bool:
 
 
 def _aligned(*numbers: Number) -> list[tuple[Point, ...]]:
-    """The points of all numbers, constants repeated."""
+    """The points of all numbers, with constants repeated to the same length."""
     points = [number.at() for number in numbers]
     count = max(map(len, points))
     return [row * count if len(row) == 1 else row for row in points]
@@ -187,7 +187,7 @@ def _arithmetic(operation: Callable[[Any, Any], Any], left: Number, right: Numbe
 
 
 def combine(function: Callable[..., Point], *numbers: Number, work: int = 1) -> Number:
-    """A function applied point by point."""
+    """Apply a function point by point."""
     try:
         rows = list(zip(*_aligned(*numbers), strict=True))
         spend(work * len(rows))
@@ -214,7 +214,7 @@ def constant(name: str) -> Number:
 
 @lru_cache(maxsize=4096)
 def pseudo_random(name: str, index: int) -> Fraction:
-    """A fixed number in 0.3 .. 3 for a name, negative at some points."""
+    """A fixed number between 0.3 and 3 for a name and a point; negative at some points."""
     digest = hashlib.sha256(f"{name}/{index}".encode()).digest()
     size = Fraction(3, 10) + Fraction(int.from_bytes(digest[:12], "big"), 1 << 96) * Fraction(27, 10)
     return -size if index >= POSITIVE_POINTS and digest[12] & 1 else size
@@ -231,7 +231,7 @@ def letter(name: str) -> Number:
 
 
 def opaque(name: str, *arguments: Number) -> Number:
-    """An unknown function: equal for equal arguments, unrelated to everything else."""
+    """Value of an unknown function: equal for equal arguments, unrelated to everything else."""
     mp = contexts.mp
     keys = [tuple(mp.nstr(point, 40) for point in row) for row in _aligned(*arguments)] if arguments else []
     letters = frozenset().union(*(argument.letters for argument in arguments))

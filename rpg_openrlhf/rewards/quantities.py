@@ -1,4 +1,4 @@
-"""Units, per cent signs and remarks on size, which may stand beside a number without changing it."""
+"""Units, per cent signs and rounded values that may follow a number."""
 
 import re
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from rpg_openrlhf.rewards.numbers import NotExact, TooBig
 from rpg_openrlhf.rewards.token_text import text_of
 from rpg_openrlhf.rewards.values import Equation, Leaf, Tokens, Value
 
-ROUNDING = 0.01  # how far a rounded value in a remark may be from the exact one, relative
+ROUNDING = 0.01  # relative tolerance of a rounded value in a remark
 _SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
 _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
-# By their number of tokens: "per cent" is two words, or a word and three letters.
+# Number of tokens, and their text: "per cent" is two words, or a word and three letters.
 _PERCENTS = ((1, "%"), (1, "percent"), (1, "percentage"), (3, "pct"), (2, "percent"), (4, "percent"))
 _UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
 _EXPONENT = re.compile(r"\^(?:-?[1-4]|\{-?[1-4]\})")
@@ -25,7 +25,7 @@ _SYMBOL = re.compile(
 )
 _UNITS, _CHANGING = words_of("units"), words_of("changing")
 _CHANGING_ENDINGS = tuple(words_of("changing_endings"))
-_SQUARES = frozenset(("square", "cubic", "sq", "cu"))  # in front of a unit they belong to it
+_SQUARES = frozenset(("square", "cubic", "sq", "cu"))  # before a unit they belong to it
 _WORD = re.compile(r"[A-Za-z]{3,20}")
 
 _SAME = synonyms("same_units")
@@ -33,7 +33,7 @@ _CONFLICTS = frozenset(_SAME.values()) | {"mg", "nm", "pm", "ms", "ns", "ml"}
 
 
 def is_unit_word(word: str, in_text: bool) -> bool:
-    """True if the word can follow a number and leave it what it is."""
+    """True if the word can follow a number without changing its value."""
     if word in _UNITS or _SYMBOL.fullmatch(word):
         return True
     lower = word.lower()
@@ -43,13 +43,13 @@ def is_unit_word(word: str, in_text: bool) -> bool:
 
 
 def conflict(left: str, right: str) -> bool:
-    """True if two units are known to be different ones: cents and dollars, m and km."""
+    """True if two units are known to be different: cents and dollars, m and km."""
     known = [_SAME.get(unit.lower().rstrip("s"), unit) for unit in (left, right)]
     return known[0] != known[1] and all(unit in _CONFLICTS for unit in known)
 
 
 def with_multiples(tokens: Tokens) -> Tokens:
-    """1 million as 1 times 10^6."""
+    """Replace words for powers of ten: 1 million becomes 1 times 10^6."""
     expanded: list[Token] = []
     for token in tokens:
         power = _MULTIPLES.get(token.text.lower()) if token.kind == "word" else None
@@ -62,7 +62,7 @@ def with_multiples(tokens: Tokens) -> Tokens:
 
 
 def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
-    r"""The number of 50\%, 50 percent, 50 per cent, 50 pct."""
+    r"""Split off a per cent sign: 50\%, 50 percent, 50 per cent, 50 pct -> the number, and True if there was one."""
     texts = [token.text.lower() for token in tokens]
     for count, text in _PERCENTS:
         if len(tokens) > count and "".join(texts[-count:]) == text:
@@ -71,7 +71,7 @@ def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
 
 
 def split_unit(tokens: Tokens, bare_letters: bool) -> tuple[Tokens, str | None]:
-    """The tokens of the value and its unit, None where the tokens do not end in a unit."""
+    """The tokens of the value, and its unit or None."""
     for start in range(1, len(tokens)):
         if not _may_begin(tokens, start, bare_letters):
             continue
@@ -85,12 +85,12 @@ def split_unit(tokens: Tokens, bare_letters: bool) -> tuple[Tokens, str | None]:
 
 
 def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
-    """True where a unit may begin: a word behind any value, plain letters only behind numbers."""
+    """True if a unit may begin here: a word after any value, single letters only after numbers."""
     token, before = tokens[start], tokens[:start]
     if before[-1].text in ("_", "^", "{", "(", "=", "+", "-", "|"):
         return False
     if token.text == r"\degreesign":
-        return not any(t.text in TRIGONOMETRY for t in before)  # under a sine the degree is a number
+        return not any(t.text in TRIGONOMETRY for t in before)  # in the argument of a sine the degree is a number
     if token.kind == "word" or (bare_letters and token.text in _UNIT_COMMANDS):
         return True
     if token.kind != "letter" or not any(t.kind == "number" or t.text == r"\pi" for t in before):
@@ -101,7 +101,7 @@ def _may_begin(tokens: Tokens, start: int, bare_letters: bool) -> bool:
 
 
 def _run(tokens: Sequence[Token], start: int) -> str:
-    """The letters from here that stand together."""
+    """The adjacent letters that begin here."""
     text = tokens[start].text
     for token in tokens[start + 1 :]:
         if token.kind != "letter" or token.spaced:
@@ -111,7 +111,7 @@ def _run(tokens: Sequence[Token], start: int) -> str:
 
 
 def _unit_phrase(tokens: Tokens) -> str | None:
-    """One unit for tokens that are units and their exponents only: cm^2, square units, m/s, miles per hour."""
+    """Name of the unit if the tokens are only units and exponents: cm^2, square units, m/s, miles per hour."""
     position, names = 0, []
     while position < len(tokens):
         token = tokens[position]

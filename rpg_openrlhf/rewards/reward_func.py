@@ -1,7 +1,8 @@
 """OpenRLHF's reward entry point: `--reward.remote_url rpg_openrlhf/rewards/reward_func.py`.
 
-Upstream loads this file by its path, calls `reward_func` in threads with one query at a time, and swallows what it
-raises: a reward would be missing and the run would continue. So nothing here raises, and what cannot be graded is -1.
+Upstream loads this file by its path and calls `reward_func` in threads with one query at a time. It ignores
+exceptions: the reward would be missing and the run would continue. So `reward_func` does not raise for any response;
+one that cannot be graded gets -1.
 """
 
 import re
@@ -15,7 +16,7 @@ import torch
 from rpg_openrlhf.rewards.extraction import SPECIAL
 from rpg_openrlhf.rewards.grading import Verdict, grade
 
-WINDOW = 256  # answers over which the fraction without an answer is watched
+WINDOW = 256  # responses over which the fraction without an answer is measured
 WARN_FRACTION = 0.5
 WARN_AT_LEAST = 64
 WARN_EVERY_SECONDS = 60.0
@@ -42,7 +43,7 @@ def reward_func(queries: list, prompts: list, labels: list) -> dict:
 
 
 def _logs(verdicts: list[Verdict]) -> dict[str, torch.Tensor]:
-    """One 0/1 column for each way not to be right that a person watches."""
+    """One 0/1 column for each reason to watch: no answer, ambiguous, timeout."""
     names = {"no_answer": "no_answer", "ambiguous": "answer_ambiguous", "timeout": "grade_timeout"}
     return {
         name: torch.tensor([float(verdict.reason == reason) for verdict in verdicts]) for reason, name in names.items()
@@ -54,7 +55,7 @@ def _grade_query(query: object, prompt: object, label: object) -> Verdict:
         response = response_of(str(query), str(prompt))
         gold = label if isinstance(label, int | float) else str(label)
         verdict = Verdict(False, None, "no_answer") if response is None else grade(response, gold)
-    except Exception as error:  # upstream would drop the reward in silence; a broken answer is a wrong one
+    except Exception as error:  # upstream would silently drop the reward; this answer is wrong
         print(f"[reward] a response could not be graded: {error!r}", file=sys.stderr, flush=True)
         verdict = Verdict(False, None, "wrong")
     _watch(verdict.reason == "no_answer")
@@ -64,7 +65,7 @@ def _grade_query(query: object, prompt: object, label: object) -> Verdict:
 def response_of(query: str, prompt: str) -> str | None:
     """The model's text: the query without its prompt and without special tokens at its end.
 
-    None if the prompt is not found: it asks for an "Answer:" itself, and must not be graded.
+    None if the prompt is not found: the prompt contains "Answer:" itself and must not be graded.
     """
     end = len(prompt) if query.startswith(prompt) else _end_of_prompt(query, prompt)
     if end is None:
@@ -95,7 +96,7 @@ def _end_of_prompt(query: str, prompt: str) -> int | None:
 
 
 def _squeeze(text: str) -> tuple[str, list[int]]:
-    """The text without spaces and special tokens, and where each character that is left came from."""
+    """The text without spaces and special tokens, and the original position of each remaining character."""
     kept: list[int] = []
     start = 0
     for match in _IGNORED.finditer(text):
@@ -106,7 +107,7 @@ def _squeeze(text: str) -> tuple[str, list[int]]:
 
 
 def _watch(no_answer: bool) -> None:
-    """One line on stderr, at most once a minute, while most responses hold no answer."""
+    """Warn on stderr, at most once a minute, while most responses have no answer."""
     global _last_warning
     with _lock:
         _recent.append(no_answer)

@@ -1,16 +1,16 @@
-"""The tokens of one expression, read from left to right: everything about them that is no number yet."""
+"""Reader of the tokens of one expression, from left to right: the part of the parser that needs no numbers."""
 
 from collections.abc import Sequence
 
 from rpg_openrlhf.rewards.lexer import Token
 from rpg_openrlhf.rewards.numbers import NotExact, TooBig
 
-_PAST = (Token("past", ""),) * 10  # more than any look ahead
+_PAST = (Token("past", ""),) * 10  # longer than any lookahead
 MAX_DEPTH = 24  # nested groups; a final answer has a few
 
 
 class TokenReader:
-    """A place in the tokens. NotExact where what comes next is no part of an expression."""
+    """Position in the tokens. Raises NotExact if the next token does not fit into an expression."""
 
     def __init__(self, tokens: Sequence[Token]):
         self.tokens = [*tokens, *_PAST]
@@ -51,7 +51,7 @@ class TokenReader:
             raise TooBig("depth")
 
     def refuse_digits_side_by_side(self) -> None:
-        r"""4 2, 4{2}, x^{4}2, 30^\circ 2 are written like other numbers and are no product; n 2^{n}, (n-2)180 are."""
+        r"""Raise NotExact for 4 2, 4{2}, x^{4}2 and 30^\circ 2, which are not products; n 2^{n} and (n-2)180 are."""
         before = self.tokens[self.position - 1]
         if before.kind != "number" and before.text not in ("}", r"\degreesign"):
             return
@@ -62,7 +62,7 @@ class TokenReader:
             raise NotExact("two numbers side by side")
 
     def subscript(self) -> str:
-        """The text of a following subscript: part of a name, never a value."""
+        """Take the text of a following subscript, which is part of a name, never a value."""
         return "_" + self.group_text().replace("{", "").replace("}", "") if self.accept("_") else ""
 
     def inverse_sign(self) -> bool:
@@ -72,7 +72,7 @@ class TokenReader:
         return self.peek(5) not in ("^", "!") and self.accept("^", "{", "-", "1", "}")
 
     def corners(self) -> str:
-        r"""The points of an angle or a triangle: \angle ABC."""
+        r"""Take the points of an angle or a triangle: \angle ABC."""
         if self.peek() == "{":
             return self.group_text()
         points = ""
@@ -83,7 +83,7 @@ class TokenReader:
         return points
 
     def is_derivative(self) -> bool:
-        r"""True for \frac{d y}{d x}, where the d is no factor."""
+        r"""True for \frac{d y}{d x}, where d is not a factor."""
         texts = [token.text for token in self.tokens[self.position :]]
         kinds = [token.kind for token in self.tokens[self.position :]]
         if texts[:1] != ["{"] or texts[1:2] not in (["d"], [r"\partial"]):
@@ -93,7 +93,7 @@ class TokenReader:
         return bool(bottoms) and kinds[bottoms[0] + 3] in ("letter", "command")
 
     def group_text(self) -> str:
-        """The text of a group or of one token, which names something."""
+        """Take the text of a group or of one token, as part of a name."""
         text, depth = self.take(), 1
         while text[0] == "{" and depth:
             token = self.take()

@@ -9,7 +9,7 @@ from rpg_openrlhf.rewards.numbers import TooBig
 from rpg_openrlhf.rewards.values import Tokens, Words
 
 MAX_ITEMS = 200
-MAX_SIGNS = 4  # \pm signs in one answer, each doubles it
+MAX_SIGNS = 4  # \pm signs in one answer; each doubles the number of values
 _OPEN = frozenset(("(", "[", "{", r"\{", r"\lfloor", r"\lceil"))
 _CLOSE = frozenset((")", "]", "}", r"\}", r"\rfloor", r"\rceil"))
 _TRAILING = frozenset((".", ",", ";", ":", "?"))
@@ -24,12 +24,12 @@ def text_of(tokens: Iterable[Token]) -> str:
 
 
 def is_name(tokens: Sequence[Token]) -> bool:
-    """True for a letter with primes or a subscript: what a value is given to."""
+    """True for a name that can have a value: a letter with primes or a subscript, or an angle."""
     return bool(tokens) and _NAME.fullmatch(text_of(tokens)) is not None and tokens[0].kind in ("letter", "command")
 
 
 def _depths(tokens: Tokens) -> list[int]:
-    """The number of open brackets in front of each token, and at the end."""
+    """The number of open brackets before each token, and at the end."""
     opened = ((t.text in _OPEN or t.kind == "begin") - (t.text in _CLOSE or t.kind == "end") for t in tokens)
     return list(itertools.accumulate(opened, initial=0))
 
@@ -62,7 +62,7 @@ def balanced(tokens: Tokens) -> bool:
 
 
 def words(tokens: Tokens) -> str | None:
-    """A phrase in lower case; None where anything but words stands in it, or single letters alone."""
+    """Phrase in lower case; None if it contains anything but words, or only single letters."""
     if not any(token.kind == "word" and len(token.text) > 1 for token in tokens):
         return None
     if any(token.kind not in ("word", "letter") and token.text not in ("'", ".", "-") for token in tokens):
@@ -88,7 +88,7 @@ def expand_signs(tokens: Tokens) -> list[Tokens] | None:
 
 
 def numeral(tokens: Tokens) -> Words | None:
-    """1011_2, 4210_{5}, 32_{(8)}, 1011_{\\text{two}}."""
+    """Numeral with a base: 1011_2, 4210_{5}, 32_{(8)}, 1011_{\\text{two}}; else None."""
     mark = next((index for index, token in enumerate(tokens) if token.text == "_"), 0)
     sign = "-" if tokens[0].text == "-" else ""
     digits = text_of(tokens[:mark]).removeprefix(sign)

@@ -1,12 +1,12 @@
-r"""Values of answers: what two answers are compared by.
+r"""Values of answers, by which two answers are compared.
 
 Leaf      one expression, with its number where `expressions.py` can read it
 Row       items in order: a tuple, a point, an interval (its brackets are part of it), a ratio a:b, a matrix
 Bag       items without order: a list of solutions, a set {..}, a union of intervals
 Names     values by name: x = 2, y = 3, or (x, y) = (2, 3)
 Equation  lhs = rhs; against a bare value its last side counts
-Relation  an inequality that is no interval: the difference of its sides is below zero
-Words     an answer in words; a numeral with a base, 1011_2, which only the same numeral in the same base equals
+Relation  an inequality that is not an interval: the difference of its sides is below zero
+Words     an answer in words, or a numeral with a base (1011_2), equal only to the same numeral in the same base
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Leaf:
 
     @cached_property
     def reading(self) -> Number | TooBig | None:
-        """The number; TooBig where it is explosive, None where the tokens are no expression."""
+        """The number; TooBig if it exceeds the limits, None if the tokens are not an expression."""
         if self.computed is not None:
             return self.computed
         try:
@@ -69,7 +69,7 @@ class Names:
     items: tuple[tuple[str, "Value"], ...]
 
     def row(self, alphabetical: bool) -> "Row":
-        """The values as a tuple, by name or as they are written."""
+        """The values as a tuple, sorted by name or in written order."""
         items = sorted(self.items, key=lambda item: item[0]) if alphabetical else self.items
         return Row("()", tuple(value for _, value in items))
 
@@ -90,7 +90,7 @@ class Relation:
 class Row:
     brackets: str
     items: tuple["Value", ...]
-    variable: str | None = None  # of an interval that was an inequality
+    variable: str | None = None  # the letter of an interval that was written as an inequality
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings as the nested arguments that upstream's `train(args)` works with, and what follows from them."""
+"""Nested arguments for upstream's `train(args)`: its own validation, then what follows from the validated settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rpg_openrlhf.settings.run_settings import Settings
 
 
 def arguments(s: Settings) -> tuple[SimpleNamespace, list[str]]:
-    """Upstream's validation over the flags, then ours over the result. Returns the arguments, and notes to print."""
+    """Settings -> upstream's nested args, with the launcher's own settings applied, and notes to print."""
     args, notes = upstream.validate(argparse.Namespace(**{**s.flags, "platform": s.platform}))
     args.num_gpus = layout.gpus_needed(args)
     args.rpg.on_policy = layout.is_on_policy(args) and args.rpg.old_policy == "recompute"
@@ -22,27 +22,27 @@ def arguments(s: Settings) -> tuple[SimpleNamespace, list[str]]:
 
 
 def _settle_objective(args: SimpleNamespace) -> None:
-    """Settle which trainer runs, where its KL is, and the optimizer's schedule."""
-    # RPG's asynchronous run is upstream's synchronous trainer with a generator that draws ahead.
+    """Set the trainer, the place of the KL and the optimizer's schedule."""
+    # An asynchronous RPG run uses upstream's synchronous trainer; a thread samples ahead of it.
     args.train.asynchronous = args.train.async_enable and args.algo.objective == "rpg"
     args.train.async_enable = args.train.async_enable and not args.train.asynchronous
     if args.algo.objective == "rpg":
-        # A positive init_coef is upstream's switch for building a reference group, use_loss for keeping its log-probs.
-        # RPG's reference lives in the policy's actors, so there is no group, and the KL itself is in RPG's loss.
+        # Upstream builds a reference group if init_coef > 0, and keeps its log-probs if use_loss is set. RPG needs no
+        # group, because the policy's actors hold the reference, and RPG's loss contains the KL.
         args.algo.kl.init_coef = 0
         args.algo.kl.use_loss = args.ref.refresh != "rollout"
     elif args.ref.refresh == "rollout":
-        # The KL loss is to the policy that sampled, whose log-probs are there: no group either. The trainer and the
-        # actors take the coefficient from here.
+        # The KL loss is to the policy that sampled, whose log-probs exist already, so no group is needed. The trainer
+        # and the actors read the coefficient from ref.kl_to_old.
         args.ref.kl_to_old, args.algo.kl.init_coef = args.algo.kl.init_coef, 0
     if args.actor.optim == SCHEDULE_FREE:
-        # The warm-up becomes the optimizer's own (training/schedule_free.py says why).
+        # The optimizer does the warm-up itself (training/schedule_free.py says why).
         args.actor.lr_warmup_ratio = 0.0 if args.actor.lr_scheduler == "constant" else args.actor.lr_warmup_ratio
         args.actor.lr_scheduler = "constant"
 
 
 def _settle_attention(args: SimpleNamespace) -> list[str]:
-    """The package flash-attn is optional: transformers masks packed samples by their positions for sdpa too."""
+    """Use sdpa without the package flash-attn: transformers masks packed samples by position for sdpa too."""
     if args.ds.attn_implementation != machine.FLASH_ATTENTION or machine.has_flash_attn():
         return []
     args.ds.attn_implementation = "sdpa"
@@ -57,7 +57,7 @@ def _settle_chunked_head(args: SimpleNamespace, splits: list[str]) -> list[str]:
     if args.actor.chunked_head != "auto" or not splits:
         return []
     args.actor.chunked_head = "off"
-    return [f"--actor.chunked_head is off: with --{splits[0]} whole logits are computed"]
+    return [f"--actor.chunked_head is off: --{splits[0]} needs whole logits"]
 
 
 def _settle_cpu(args: SimpleNamespace) -> list[str]:
@@ -66,10 +66,10 @@ def _settle_cpu(args: SimpleNamespace) -> list[str]:
     if args.vllm.sync_backend == "nccl":  # upstream's default
         args.vllm.sync_backend = "shm"
     if args.ds.attn_implementation not in ("sdpa", "eager"):
-        # Upstream wants flash_attention for packed samples; transformers masks them by their positions for sdpa too.
+        # Upstream requires flash_attention for packed samples, but transformers masks them correctly for sdpa too.
         args.ds.attn_implementation = "sdpa"
     for section, name in ((args.vllm, "vllm"), (args.ds, "ds")):
         if section.enable_sleep:
             section.enable_sleep = False
-            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to give back")
+            notes.append(f"--{name}.enable_sleep is off: on the CPU platform there is no device memory to free")
     return notes

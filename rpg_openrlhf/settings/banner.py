@@ -1,4 +1,4 @@
-"""The block printed at start: the objective as it will be optimized, and the run's arithmetic."""
+"""Banner printed at the start of a run: objective, batch sizes, step counts and layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECOMPUTED = "recomputed by the actor after each rollout"
 
 
 def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
-    """Upstream's own count (`prepare_datasets`), which the learning-rate schedule is laid over."""
+    """Number of optimizer steps, by upstream's count (`prepare_datasets`) and at most up to --train.max_rollouts."""
     per_episode = prompts * args.rollout.n_samples_per_prompt // args.train.batch_size
     steps = per_episode * args.train.num_episodes * args.train.max_epochs
     return min(steps, (args.train.max_rollouts or steps) * layout.plan(args).steps)
@@ -29,7 +29,7 @@ def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
 def banner(
     args: SimpleNamespace, prompts: int | None, notes: list[str], evaluation: Sequence[tuple[str, str]] = ()
 ) -> str:
-    """The whole block. `prompts` is the length of an episode, None where the data set does not tell it beforehand."""
+    """Format the banner. `prompts`: prompts in an episode; None if unknown before the data set is loaded."""
     facts = _rpg_facts(args) if args.algo.objective == "rpg" else _baseline_facts(args)
     facts += [*_loss_facts(args), *_run_facts(args, prompts), *evaluation]
     width = max(len(name) for name, _ in facts)
@@ -46,9 +46,9 @@ def _rpg_facts(args: SimpleNamespace) -> list[tuple[str, Any]]:
     facts.append(("old policy", sampled if rpg.old_policy == "rollout" else RECOMPUTED))
     if train.asynchronous:
         size = train.async_queue_size
-        ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "when training asks"
-        sync = "; replies continue under new weights" if train.partial_rollout_enable else ""
-        facts.append(("asynchronous", f"engines draw {ahead}, on devices of their own{sync}"))
+        ahead = f"up to {size} rollout{'s' if size > 1 else ''} ahead of training" if size else "on demand"
+        sync = "; replies continue with new weights" if train.partial_rollout_enable else ""
+        facts.append(("asynchronous", f"engines sample {ahead}, on their own devices{sync}"))
     return [*facts, ("reference", "none (beta is 0)" if rpg.beta == 0 else _reference(args.ref))]
 
 
@@ -105,7 +105,7 @@ def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, An
         ("rollout", f"{rollout.batch_size} prompts x {rollout.n_samples_per_prompt} samples = {plan.samples}"),
         ("steps per rollout", f"{plan.steps} of {args.train.batch_size} samples"),
         ("tokens per step", f"at most {args.train.batch_size * args.data.max_len:,}, prompts included"),
-        ("in all", total + (", fewer with dynamic filtering" if args.algo.dynamic_filtering_enable else "")),
+        ("total", total + (", fewer with dynamic filtering" if args.algo.dynamic_filtering_enable else "")),
         ("policy", args.actor.model_name_or_path + _adapters(args.ds.lora)),
         ("reward", ", ".join(args.reward.remote_url or [args.reward.model_name_or_path])),
         ("layout", f"actor ranks {plan.world} (ZeRO-{args.ds.zero_stage}, {args.ds.param_dtype}), vLLM engines "

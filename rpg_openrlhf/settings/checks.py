@@ -1,5 +1,6 @@
-"""Combinations of flags that cannot work or cannot act, refused before anything starts: tables of rules, in the order
-in which they are tried. Ranges of single flags are in ranges.py; files are checked in preflight/.
+"""Rules that refuse combinations of flags that cannot work or have no effect, before anything starts.
+
+The rules of a table are tried in order. Ranges of single flags are in ranges.py; preflight/ checks files.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from rpg_openrlhf.settings.run_names import WANDB
 from rpg_openrlhf.settings.run_settings import Settings
 
 GROUP_BASELINES = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
-BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # nccl is upstream's default: on the CPU, not chosen
-BESIDE_SCHEDULE_FREE = {
+BACKENDS = {"cuda": ("nccl",), "cpu": ("shm", "gloo", "nccl")}  # CPU: nccl, upstream's default, becomes shm
+NOT_WITH_SCHEDULE_FREE = {
     "ds.adam_offload": "DeepSpeed's CPU Adam is another optimizer",
     "ds.deepcompile": "it has not been tried with an optimizer that DeepSpeed does not know",
-    "ds.use_universal_ckpt": "that format knows the states of Adam alone",
-    "train.enable_ema": "it would average the training weights, and what is saved is an average already",
+    "ds.use_universal_ckpt": "that format contains only Adam's states",
+    "train.enable_ema": "it would average the training weights, and the saved model is already an average",
 }
 
 
 def check(s: Settings) -> None:
-    """Raise a Refusal where any rule refuses. Rules after the ranges may divide by what those allow."""
+    """Apply all rules; the first violated rule is a Refusal. Ranges come first: the plan divides by their numbers."""
     combinations = [*WEIGHTS, RPG, BASELINE, *CORRECTION, *SAMPLES, *MODEL, *OPTIMIZER, *BATCHES, *DEVICES]
     enforce([ENGINES, out_of_range, *combinations, *EVALUATION, *WANDB, *DATA], s)
 
@@ -61,8 +62,8 @@ def _lower_bound(s: Settings) -> str | None:
 
 def _is_overridden_clip(s: Settings) -> bool:
     both, bounds = s.actor.eps_clip, s.actor.eps_clip_low_high
-    upstreams = 0.2  # its default, which a config.yaml of an earlier version holds
-    return "actor.eps_clip" in s.explicit and both != upstreams and bounds and list(bounds) != [both, both]
+    upstream_default = 0.2  # a config.yaml of an older version contains it
+    return "actor.eps_clip" in s.explicit and both != upstream_default and bounds and list(bounds) != [both, both]
 
 
 def _overlong_buffer(s: Settings) -> str | None:
@@ -72,8 +73,8 @@ def _overlong_buffer(s: Settings) -> str | None:
     return None
 
 
-def _raises_a_wrong_reward(s: Settings) -> bool:
-    """Upstream multiplies a cut-off reply's reward by a coefficient of 0 to 1, or sets it to a negative one."""
+def _rewards_truncation(s: Settings) -> bool:
+    """True if a wrong, truncated reply gains: a coefficient >= 0 multiplies its reward, a negative one replaces it."""
     coefficient = s.reward.stop_properly_penalty_coef
     return coefficient is not None and coefficient >= 0 and grades_by_default(s)
 
@@ -81,20 +82,20 @@ def _raises_a_wrong_reward(s: Settings) -> bool:
 def _chunked_head(s: Settings) -> str | None:
     for name in layout.splits_output_layer(s) if s.actor.chunked_head == "on" else ():
         value = attrgetter(name)(s)
-        return f"--actor.chunked_head on: not with --{name} {value}, under which whole logits are computed; use auto"
+        return f"--actor.chunked_head on: cannot be used with --{name} {value}, which computes whole logits; use auto"
     return None
 
 
-def _splits_muons_step(s: Settings) -> bool:
+def _is_muon_wrong(s: Settings) -> bool:
     """DeepSpeed 0.19.6 orthogonalizes each micro-batch's gradient under ZeRO-3, not their sum (its issue 8443)."""
     several = s.train.dynamic_batch_enable or s.train.micro_batch_size * s.plan.ranks < s.train.batch_size
     return s.actor.optim == "muon" and s.ds.zero_stage == 3 and several
 
 
-def _beside_schedule_free(s: Settings) -> str | None:
-    for name, reason in BESIDE_SCHEDULE_FREE.items():
+def _not_with_schedule_free(s: Settings) -> str | None:
+    for name, reason in NOT_WITH_SCHEDULE_FREE.items():
         if attrgetter(name)(s):
-            return f"--{name}: not with --actor.optim schedulefree: {reason}; leave it out"
+            return f"--{name}: cannot be used with --actor.optim schedulefree, because {reason}; leave it out"
     return None
 
 
@@ -120,7 +121,7 @@ def _divides(s: Settings) -> str | None:
 
 
 def _shared_gpus(s: Settings) -> str | None:
-    """Refuse models of different sizes on the same GPUs."""
+    """Refuse two models that share GPUs but ask for different numbers of them."""
     pairs = []
     if layout.has_reference_group(s) and (s.train.colocate_all or s.train.colocate_actor_ref):
         pairs.append(("ref", "actor"))
@@ -129,9 +130,9 @@ def _shared_gpus(s: Settings) -> str | None:
     for pair in pairs:
         for leaf in ("num_nodes", "num_gpus_per_node"):
             first, second = (f"{model}.{leaf}" for model in pair)
-            mine, theirs = attrgetter(first, second)(s)
-            if mine != theirs:
-                return f"--{first} {mine}: must be {theirs}, as --{second}, when the two share their GPUs"
+            first_value, second_value = attrgetter(first, second)(s)
+            if first_value != second_value:
+                return f"--{first} {first_value}: must be {second_value}, as --{second}, when the two share their GPUs"
     return None
 
 
@@ -156,14 +157,14 @@ def _gpus(s: Settings) -> str | None:
 # fmt: off
 ENGINES = rule(lambda s: s.vllm.num_engines is None,
                "--vllm.num_engines is missing: rollouts need vLLM; give at least 1")
-WEIGHTS = (  # that engines cannot load, and ways that do not lead to them
+WEIGHTS = (  # weights that engines cannot load, and transports that do not exist
     where(lambda s: s.ds.load_in_4bit,
         rule(lambda s: not s.ds.lora.rank,
              "--ds.load_in_4bit: 4-bit weights cannot be trained; give --ds.lora.rank 32, or leave it out"),
         rule(lambda s: s.ds.param_dtype != "bf16",
              "--ds.param_dtype {ds.param_dtype}: with --ds.load_in_4bit OpenRLHF computes in bf16; set bf16"),
         rule(lambda s: s.ds.zero_stage == 3,
-             "--ds.zero_stage 3: packed 4-bit weights are not cut into parts; set 2, or leave --ds.load_in_4bit out"),
+             "--ds.zero_stage 3: packed 4-bit weights cannot be sharded; set 2, or leave --ds.load_in_4bit out"),
         rule(lambda s: s.critic.model_name_or_path,
              "--critic.model_name_or_path: the critic would be packed to 4 bits too; leave one of the two out"),
         rule(lambda s: _is_missing("bitsandbytes"),
@@ -179,7 +180,7 @@ WEIGHTS = (  # that engines cannot load, and ways that do not lead to them
              "--ref.model_name_or_path {ref.model_name_or_path}: with --ds.lora.rank the reference is the base model "
              "or an earlier adapter; leave it out")),
     rule(lambda s: s.vllm.sync_with_ray,
-         "--vllm.sync_with_ray: weights do not travel by Ray's collectives here; leave it out"),
+         "--vllm.sync_with_ray: Ray's collectives are not supported as a transport of weights; leave it out"),
     _backend,
 )
 CORRECTION = (
@@ -197,7 +198,7 @@ CORRECTION = (
         _lower_bound),
     rule(_is_overridden_clip,
          "--actor.eps_clip {actor.eps_clip}: --actor.eps_clip_low_high {actor.eps_clip_low_high[0]} "
-         "{actor.eps_clip_low_high[1]} wins over it; give --actor.eps_clip_low_high {actor.eps_clip} "
+         "{actor.eps_clip_low_high[1]} overrides it; give --actor.eps_clip_low_high {actor.eps_clip} "
          "{actor.eps_clip}"),
 )
 SAMPLES = (
@@ -208,10 +209,9 @@ SAMPLES = (
          "--rollout.max_new_tokens {rollout.max_new_tokens}: leaves no room for a prompt in --data.max_len "
          "{data.max_len}; lower it"),
     _overlong_buffer,
-    rule(_raises_a_wrong_reward,
-         "--reward.stop_properly_penalty_coef {reward.stop_properly_penalty_coef}: multiplies the reward of replies "
-         "that are cut off, and would raise the -1 of a wrong one; give a negative number, which is their reward, "
-         "such as -1"),
+    rule(_rewards_truncation,
+         "--reward.stop_properly_penalty_coef {reward.stop_properly_penalty_coef}: multiplies the reward of a "
+         "truncated reply, and so raises the -1 of a wrong one; give a negative number instead, such as -1"),
     where(lambda s: s.algo.dynamic_filtering_enable,
         rule(lambda s: not s.algo.dynamic_filtering_range[0] < s.algo.dynamic_filtering_range[1],
              "--algo.dynamic_filtering_range {algo.dynamic_filtering_range[0]} {algo.dynamic_filtering_range[1]}: the "
@@ -230,20 +230,20 @@ SAMPLES = (
 MODEL = (
     rule(lambda s: s.platform != "cpu" and "ds.attn_implementation" in s.explicit
          and s.ds.attn_implementation == machine.FLASH_ATTENTION and not machine.has_flash_attn(),
-         "--ds.attn_implementation {ds.attn_implementation}: the package flash-attn is not installed here "
-         "(docs/scaling.md); install it, or leave the flag out, which takes sdpa"),
+         "--ds.attn_implementation {ds.attn_implementation}: the package flash-attn is not installed "
+         "(docs/scaling.md); install it, or leave the flag out to use sdpa"),
     _chunked_head,
     where(lambda s: s.actor.gradient_checkpointing_layers is not None,
         rule(lambda s: not s.actor.gradient_checkpointing_enable,
              "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: has no effect without "
-             "--actor.gradient_checkpointing_enable"),
+             "--actor.gradient_checkpointing_enable; give it, or leave this out"),
         rule(lambda s: s.ds.deepcompile,
-             "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: not with "
-             "--ds.deepcompile, which chooses by itself")),
+             "--actor.gradient_checkpointing_layers {actor.gradient_checkpointing_layers}: cannot be used with "
+             "--ds.deepcompile, which chooses layers itself; leave one of them out")),
 )
 OPTIMIZER = (
-    rule(_splits_muons_step,
-         "--actor.optim muon: under --ds.zero_stage 3 DeepSpeed is wrong for steps of several micro-batches; use "
+    rule(_is_muon_wrong,
+         "--actor.optim muon: DeepSpeed computes a wrong step for several micro-batches under --ds.zero_stage 3; use "
          "--ds.zero_stage 2"),
     where(lambda s: s.actor.optim == "schedulefree",
         rule(lambda s: _is_missing("schedulefree"),
@@ -251,9 +251,9 @@ OPTIMIZER = (
         rule(lambda s: s.actor.lr_scheduler not in ("constant_with_warmup", "constant"),
              "--actor.lr_scheduler {actor.lr_scheduler}: --actor.optim schedulefree averages instead of lowering the "
              "rate; use constant_with_warmup or constant"),
-        _beside_schedule_free,
+        _not_with_schedule_free,
         rule(lambda s: s.ref.refresh == "ema",
-             "--ref.refresh ema: mixes at every step, where --actor.optim schedulefree holds its training weights, "
+             "--ref.refresh ema: mixes at every step, at which --actor.optim schedulefree has its training weights, "
              "not the average; use --ref.refresh interval --ref.interval 1 --ref.mix for a mix per rollout"),
         rule(lambda s: not all(0 < beta < 1 for beta in s.actor.adam.betas),
              "--actor.adam.betas {actor.adam.betas[0]} {actor.adam.betas[1]}: with --actor.optim schedulefree both "

@@ -21,7 +21,7 @@ def _template(s: Settings) -> str | None:
         return None
     if s.data.apply_chat_template:
         return (
-            f"--data.input_template {template!r}: is not used where --data.apply_chat_template is on; leave it out, "
+            f"--data.input_template {template!r}: is not used with --data.apply_chat_template; leave it out, "
             "or use --data.apply_chat_template=false"
         )
     try:
@@ -30,11 +30,11 @@ def _template(s: Settings) -> str | None:
         fits = False
     if fits:
         return None
-    return f"--data.input_template {template!r}: the prompt goes where {{}} stands; write other braces doubled"
+    return f"--data.input_template {template!r}: must contain {{}} for the prompt; double all other braces"
 
 
 def _mixture(s: Settings) -> str | None:
-    """Refuse probabilities that are not one for each set, positive, and 1 in all, as the library wants that draws."""
+    """Check the sets' probabilities: one each, positive, with sum 1, as the datasets library requires."""
     text = s.data.prompt_probs
     if text is None:
         return None
@@ -46,7 +46,7 @@ def _mixture(s: Settings) -> str | None:
     if len(probabilities) != count:
         return f"--data.prompt_probs {text}: {len(probabilities)} numbers for {count} data sets; give one each"
     if not all(0 < probability <= 1 for probability in probabilities) or abs(sum(probabilities) - 1) > 1e-6:
-        return f"--data.prompt_probs {text}: must be above 0 and 1 in all, such as 0.7,0.3"
+        return f"--data.prompt_probs {text}: must be above 0 and sum to 1, such as 0.7,0.3"
     return None
 
 
@@ -63,9 +63,10 @@ DATA = (
     _template,
     _mixture,
 )
-EVALUATION = (  # that never comes, or cannot be made
+EVALUATION = (  # flags that have no effect or cannot work
     rule(lambda s: s.eval.dataset and s.eval.steps == -1 and "eval.steps" not in s.explicit,
-         "--eval.dataset {eval.dataset}: would never be used; give --eval.steps, the rollouts from one to the next"),
+         "--eval.dataset {eval.dataset}: would never be used; give --eval.steps, the number of rollouts "
+         "between two evaluations"),
     rule(_best_of_nothing,
          "--ckpt.best_metric_key {ckpt.best_metric_key}: nothing is evaluated; give --eval.dataset and --eval.steps"),
     where(lambda s: s.eval.dataset and s.eval.temperature == 0,

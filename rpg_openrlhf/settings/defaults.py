@@ -1,4 +1,4 @@
-"""Defaults that depend on other settings, and paths made absolute: what is parsed becomes the run's settings."""
+"""Defaults that depend on other flags, and absolute paths: the parsed flags become the run's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCHEDULE_FREE = "schedulefree"
 
 
 def complete(parsed: Parsed) -> Settings:
-    """What the user gave, completed. Nothing changes these settings afterwards."""
+    """Parsed flags -> the run's settings, which nothing changes afterwards."""
     flags = dict(parsed.values)
     _fill(flags, parsed.explicit)
     run_names.fill_defaults(flags, parsed.explicit, parsed.layers)
@@ -32,25 +32,25 @@ def complete(parsed: Parsed) -> Settings:
 
 
 def _fill(flags: dict[str, Any], explicit: set[str]) -> None:
-    """Fill the defaults of ours that are not constants."""
+    """Fill defaults that depend on other flags."""
     is_rpg = flags["algo.objective"] == "rpg"
     if is_rpg and "algo.advantage.estimator" not in explicit:
         flags["algo.advantage.estimator"] = "dr_grpo"  # group mean, no division by std: the paper's A = R - b
     if not is_rpg and "ref.refresh" not in explicit:
-        flags["ref.refresh"] = "never"  # upstream's one reference
+        flags["ref.refresh"] = "never"  # upstream has only a fixed reference
     if is_rpg and flags["train.async_enable"]:
-        # Engines draw while the policy trains, so they have GPUs of their own, and nobody sleeps.
+        # Engines sample while the policy trains, so they need their own GPUs, and neither side may sleep.
         flags["train.colocate_all"] = flags["vllm.enable_sleep"] = flags["ds.enable_sleep"] = False
         if "rpg.old_policy" not in explicit:
-            flags["rpg.old_policy"] = "rollout"  # a newer policy's log-probs are not those of the one that sampled
+            flags["rpg.old_policy"] = "rollout"  # the actor is newer than the policy that sampled
     if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"] or flags["train.agent_func_path"]):
         flags["reward.remote_url"] = REWARD_FUNC
     if flags["actor.optim"] == SCHEDULE_FREE and "actor.lr_scheduler" not in explicit:
         flags["actor.lr_scheduler"] = "constant_with_warmup"  # upstream's default is a cosine
     if "vllm.enable_prefix_caching" not in explicit:
-        # A group's samples share their prompt. What is found in the cache depends on timing, and rounding on that.
+        # A group's samples share their prompt. Cache hits depend on timing and change rounding: not deterministic.
         flags["vllm.enable_prefix_caching"] = not flags["train.full_determinism_enable"]
-    if "ckpt.path" not in explicit:  # upstream's is one folder for all runs, whose checkpoints would mix
+    if "ckpt.path" not in explicit:  # upstream's default is one folder for all runs
         flags["ckpt.path"] = str(Path(flags["ckpt.output_dir"], "checkpoints"))
     if flags["logger.run_dir"] is None:
         flags["logger.run_dir"] = str(Path(flags["ckpt.output_dir"], "logs"))

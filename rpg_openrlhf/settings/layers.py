@@ -1,4 +1,4 @@
-"""YAML layers to flags: mappings, nested or dotted, each over the ones before it. PyYAML only."""
+"""YAML layers to flags. Keys are nested or dotted; a later layer overrides an earlier one. Imports only PyYAML."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _Loader.add_implicit_resolver(
 
 
 def flatten(tree: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and dotted keys, mixed as one likes -> dotted keys."""
+    """Nested mappings and dotted keys, in any mix -> dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -58,7 +58,7 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_layer(path: str) -> dict[str, Any]:
-    """A YAML file -> dotted keys. A null gives a key its default back."""
+    """A YAML file -> dotted keys. A null resets a key to its default."""
     try:
         with open(path, encoding="utf-8") as file:
             tree = yaml.load(file, Loader=_Loader)

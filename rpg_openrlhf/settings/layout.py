@@ -1,4 +1,4 @@
-"""Ranks, batches and GPUs: the layout of a run. Settings are nested, as given or as upstream has validated them."""
+"""Layout of a run: ranks, batches and GPUs. Functions take nested settings, before or after upstream's validation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rpg_openrlhf.errors import Refusal
 
 class Plan(NamedTuple):
     world: int  # GPUs, or processes, of the policy
-    sharing: int  # of them that work on one sequence
-    ranks: int  # data-parallel
-    samples: int  # of a rollout
-    steps: int  # optimizer steps a rollout
+    sharing: int  # GPUs that share one sequence: ring attention x tensor parallelism
+    ranks: int  # data-parallel ranks
+    samples: int  # samples per rollout
+    steps: int  # optimizer steps per rollout
     engine_gpus: int
 
 
@@ -26,7 +26,7 @@ def plan(s: SimpleNamespace) -> Plan:
 
 
 def splits_output_layer(s: SimpleNamespace) -> list[str]:
-    """Flags that have others cut the output layer, its tokens or its graph: --actor.chunked_head then stands back."""
+    """Active flags that split the output layer, its tokens or its graph; they exclude --actor.chunked_head on."""
     sizes = {"ds.ring_attn_size": s.ds.ring_attn_size > 1, "ds.tensor_parallel_size": s.ds.tensor_parallel_size > 1}
     return [name for name, splits in {**sizes, "ds.deepcompile": s.ds.deepcompile}.items() if splits]
 
@@ -37,32 +37,35 @@ def has_reference_group(s: SimpleNamespace) -> bool:
 
 
 def is_upstreams_async(s: SimpleNamespace) -> bool:
-    """True if upstream's asynchronous trainer runs. RPG's is the synchronous one, with a thread that draws ahead."""
+    """True if upstream's asynchronous trainer runs. RPG uses the synchronous one; a thread samples ahead."""
     return s.train.async_enable and s.algo.objective != "rpg"
 
 
 def is_on_policy(s: SimpleNamespace) -> bool:
-    """True if one optimizer step trains on all samples of a rollout, by the very policy that drew them."""
-    same_weights = s.actor.optim != "schedulefree"  # which samples from x and trains at y
+    """True if one optimizer step trains on all samples of a rollout, with the weights that sampled them."""
+    same_weights = s.actor.optim != "schedulefree"  # Schedule-Free samples at x, trains at y
     return plan(s).samples == s.train.batch_size and s.train.max_epochs == 1 and same_weights
 
 
 def rollouts(s: SimpleNamespace, prompts: int) -> int:
-    """Rollouts of a whole run. An episode's rest goes into the next one; upstream's asynchronous trainer ends it."""
+    """Number of rollouts in the run. Prompts left at the end of an episode start the next rollout.
+
+    Only upstream's asynchronous trainer ends each episode with a smaller rollout.
+    """
     batch, episodes = s.rollout.batch_size, s.train.num_episodes
     total = -(-prompts // batch) * episodes if is_upstreams_async(s) else prompts * episodes // batch
     return min(total, s.train.max_rollouts or total)
 
 
 def check_last_rollout(s: SimpleNamespace, prompts: int | None) -> list[str]:
-    """Check the prompts that fill no rollout: a Refusal, or notes."""
+    """Check the prompts left after the last full rollout: a Refusal, or notes to print."""
     if prompts is None:
         return []
     if is_upstreams_async(s):
         return _check_asynchronous_end(s, prompts)
     total, batch = prompts * s.train.num_episodes, s.rollout.batch_size
     left = total % batch
-    if not left or s.algo.dynamic_filtering_enable:  # then only the run itself will tell
+    if not left or s.algo.dynamic_filtering_enable:  # filtering: known only during the run
         return []
     if s.train.max_rollouts is not None and s.train.max_rollouts <= total // batch:
         return []
@@ -70,7 +73,7 @@ def check_last_rollout(s: SimpleNamespace, prompts: int | None) -> list[str]:
 
 
 def _check_asynchronous_end(s: SimpleNamespace, prompts: int) -> list[str]:
-    """An episode's last rollout, with the prompts that are left, as upstream trains on it."""
+    """Check the smaller last rollout of an episode, on which upstream's asynchronous trainer trains."""
     extra = prompts % s.rollout.batch_size
     left, trained, micro = extra * s.rollout.n_samples_per_prompt, prompts - extra, s.rollout.micro_batch_size
     if left and not s.train.dynamic_batch_enable and -(-left // micro) < s.plan.ranks:
@@ -87,7 +90,7 @@ def _check_asynchronous_end(s: SimpleNamespace, prompts: int) -> list[str]:
 
 
 def gpus_needed(s: SimpleNamespace) -> int:
-    """GPUs that upstream's placement asks Ray for."""
+    """Number of GPUs that upstream's placement groups request from Ray."""
     size = {name: vars(s)[name].num_nodes * vars(s)[name].num_gpus_per_node for name in ("ref", "critic", "reward")}
     needed = plan(s).world + (0 if s.train.colocate_all and not s.train.async_enable else plan(s).engine_gpus)
     if has_reference_group(s) and not (s.train.colocate_all or s.train.colocate_actor_ref):
@@ -95,7 +98,7 @@ def gpus_needed(s: SimpleNamespace) -> int:
     reward = not (s.reward.remote_url or s.train.agent_func_path)
     critic = s.algo.advantage.estimator == "gae"
     if critic and s.train.colocate_critic_reward:
-        needed += size["critic"]  # a placement group of their own, under colocate_all too
+        needed += size["critic"]  # critic and reward have their own placement group, even under colocate_all
     elif not s.train.colocate_all:
         needed += (size["critic"] if critic else 0) + (size["reward"] if reward else 0)
     return needed

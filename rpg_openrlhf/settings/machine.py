@@ -14,9 +14,9 @@ BLACKWELL = 10.0  # compute capability
 
 
 def gpu_memory_gib() -> list[float | None]:
-    """One entry per visible CUDA device: its memory in GiB, None where the driver does not tell."""
+    """One entry per visible CUDA device: its memory in GiB, or None if the driver does not report it."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    sizes = [float(line) / 1024 if line.isdigit() else None for line in _ask_nvidia_smi("memory.total")]
+    sizes = [float(line) / 1024 if line.isdigit() else None for line in _query_nvidia_smi("memory.total")]
     devices = sizes or [None for p in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia\d+", p.name)]
     if visible is None:
         return devices
@@ -25,13 +25,13 @@ def gpu_memory_gib() -> list[float | None]:
     return [devices[i] for i in indices if i < len(devices)] if len(indices) == len(wanted) else devices[: len(wanted)]
 
 
-def _ask_nvidia_smi(what: str) -> list[str]:
-    query = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+def _query_nvidia_smi(field: str) -> list[str]:
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return done.stdout.split() if done.returncode == 0 else []
+    return result.stdout.split() if result.returncode == 0 else []
 
 
 def has_flash_attn() -> bool:
@@ -39,8 +39,8 @@ def has_flash_attn() -> bool:
 
 
 def compute_capabilities() -> list[float]:
-    """Compute capabilities of the GPUs seen here: 9.0 is Hopper, 10 and up Blackwell."""
-    return [float(line) for line in _ask_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
+    """Compute capabilities of the visible GPUs: 9.0 is Hopper, 10 and up Blackwell."""
+    return [float(line) for line in _query_nvidia_smi("compute_cap") if line.replace(".", "").isdigit()]
 
 
 def host_memory_gib() -> float:
@@ -48,7 +48,7 @@ def host_memory_gib() -> float:
 
 
 def in_a_ray_cluster() -> bool:
-    """True if ray.init() would join a running cluster, whose GPUs are not ours to count."""
+    """True if ray.init() would join a running cluster, whose GPUs cannot be counted from here."""
     return "RAY_ADDRESS" in os.environ or Path("/tmp/ray/ray_current_cluster").exists()
 
 
@@ -59,7 +59,7 @@ def resolve_platform(asked: str) -> str:
 
 
 def notes_on_experts(config: dict[str, Any], platform: str) -> list[str]:
-    """A warning where vLLM 0.29 is reported to compute the model wrongly. `config`: the model's config.json."""
+    """Warn about a model that vLLM 0.29 is reported to compute wrongly. `config`: the model's config.json."""
     has_experts = any(config.get(name) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
     if platform == "cpu" or not has_experts or config.get("quantization_config"):
         return []

@@ -1,4 +1,4 @@
-"""Estimate of the memory that a rank will need, from the model's shapes, without a GPU and without weights."""
+"""Estimate of the memory that a rank needs, from the model's shapes. It takes neither a GPU nor weights."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rpg_openrlhf.settings import machine
 
 GIB = 2**30
 ASSUMED_GPU_GIB = 81_559 / 1024  # an H100 of the published runs, as nvidia-smi shows it
-NF4_BYTES = 0.516  # of a weight: 4 bits, and a scale of 8 bits for every 64 with their own scales for every 256
+NF4_BYTES = 0.516  # per weight: 4 bits, an 8-bit scale per 64 weights, an fp32 scale per 256 of those
 GPU_OVERHEAD_GIB = 3.0  # CUDA context, NCCL buffers, allocator slack
-PROCESS_GIB = 0.75  # a worker's libraries in host memory, on the CPU platform, measured
-TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # of log_probs.TILE_ELEMENTS, with what it is worked on in
-ENGINE_PROCESSES = 2  # its actor and the core; workers only with tensor parallelism
-DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store there
-BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # of the weight sync's buffers; two of them in shared memory
-# DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" leaves: elements of the bucket that gradients are reduced in,
-# and of gathered weights that ZeRO-3 lets live.
+PROCESS_GIB = 0.75  # measured on the CPU platform: libraries of one worker in host memory
+TILE_BYTES = {"cpu": 10 * 2**20, "cuda": 2 * 2**26}  # a tile of log_probs.TILE_ELEMENTS with its temporaries
+ENGINE_PROCESSES = 2  # the actor and vLLM's core; more only with tensor parallelism
+DRIVER_GIB = 2.75  # driver, trainer, Ray head and object store
+BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # weight sync: one buffer, or two in shared memory
+# DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" keeps: elements in the gradient reduction bucket, and in the
+# weights that ZeRO-3 keeps gathered.
 REDUCE_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9
 VLLM_OWN_GIB = 1.0  # vLLM's own activations
-SLEEPING_ENGINE_GIB = 2.0  # CUDA context, NCCL and graphs of an engine that has given its share back: 1.5 to 2.5
+SLEEPING_ENGINE_GIB = 2.0  # CUDA context, NCCL and graphs of a sleeping engine: 1.5 to 2.5
 
 
 class Shapes(NamedTuple):
@@ -32,12 +32,12 @@ class Shapes(NamedTuple):
     query: int  # heads x head size
     key: int  # key-value heads x head size
     vocabulary: int
-    linear: int  # parameters of linear layers but the output layer, which 4-bit loading packs
+    linear: int  # parameters of all linear layers except the output layer: 4-bit loading packs these
     lora: int  # trainable parameters when LoRA is on, else 0
 
 
 class Estimate(NamedTuple):
-    lines: list[tuple[str, float]]  # what, GiB
+    lines: list[tuple[str, float]]  # part, GiB
     needed: float
     available: float
     remark: str
@@ -70,13 +70,13 @@ def count_shapes(config: Any, lora_rank: int, trust_remote_code: bool) -> Shapes
 
 
 def model_states(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
-    """GiB per rank of what stays in memory while training.
+    """GiB per rank of the states that stay in memory while training.
 
     Assumes DeepSpeed's mixed precision: weights and gradients in param_dtype, fp32 master weights and two Adam moments
     (12 bytes a trainable parameter); optimizer states partitioned from ZeRO-1 on, gradients from ZeRO-2, weights
-    from ZeRO-3, over all ranks. RPG's reference is partitioned from ZeRO-1 on, in fp32 where the policy is mixed into
-    it; upstream's is a whole copy per rank below ZeRO-3. Adam offload moves optimizer states and gradients to the
-    host. Not counted: EMA, Muon's smaller state, ZeRO++, an own critic or reward model.
+    from ZeRO-3, over all ranks. RPG's reference is partitioned from ZeRO-1 on, in fp32 if the policy is mixed into it;
+    upstream's is a whole copy per rank below ZeRO-3. Adam offload moves optimizer states and gradients to the host.
+    Not counted: EMA, Muon's smaller state, ZeRO++, a critic or reward model.
     """
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
@@ -105,11 +105,11 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
 
     Assumes micro-batches padded to data.max_len (or max_tokens_per_gpu full), attention that stores no score matrix,
     and per token and layer: 5 hidden, 2 query, 2 key and 4 inner vectors in param_dtype, and 16 bytes x hidden for
-    the fp32 copies in two RMSNorms. With gradient checkpointing: one hidden vector for each layer that recomputes, and
-    one of them whole.
+    the fp32 copies in two RMSNorms. With gradient checkpointing: one hidden vector for each layer that recomputes,
+    plus all vectors of one such layer.
     With `--actor.chunked_head` the output layer holds a tile of logits, and the hidden states' gradient once in fp32
-    and twice in param_dtype. Without, logits as upstream's path has them in backward: 2 (bf16) + 4 (fp32) + 4 (their
-    gradient) bytes an element, and 4 more when the entropy is asked for.
+    and twice in param_dtype. Without it, upstream's backward pass holds whole logits: 2 (bf16) + 4 (fp32) + 4 (their
+    gradient) bytes per element, and 4 more if the entropy is computed.
     """
     if args.train.dynamic_batch_enable:
         tokens = max(args.train.max_tokens_per_gpu, args.data.max_len // args.ds.ring_attn_size)
@@ -131,16 +131,16 @@ def activations(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
 
 
 def buffers(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
-    """GiB per rank of what weights and gradients pass through.
+    """GiB per rank of buffers for weights and gradients.
 
     The weight sync's buffer stays for the whole run: a bucket, or the largest tensor if that is larger. The others
-    live while training: the bucket that gradients are reduced in, and with ZeRO-3 the weights that are gathered.
+    exist only while training: the gradient reduction bucket, and with ZeRO-3 the gathered weights.
     """
     size, stage = (4 if args.ds.param_dtype == "fp32" else 2), args.ds.zero_stage
     largest = max(shapes.vocabulary, shapes.inner) * shapes.hidden * size
     sizes = {"weight sync": min(shapes.parameters * size, max(BUCKET_BYTES[args.platform], largest))}
     if stage:
-        on_gpu = args.platform != "cpu"  # where memory counts when it is allocated, not when it is touched
+        on_gpu = args.platform != "cpu"  # allocated memory counts there; on the host only touched memory
         elements = REDUCE_ELEMENTS if on_gpu else min(REDUCE_ELEMENTS, shapes.parameters)
         sizes["gradients on their way"] = elements * size
     if stage == 3 and args.actor.num_nodes * args.actor.num_gpus_per_node > 1:
@@ -149,7 +149,7 @@ def buffers(args: SimpleNamespace, shapes: Shapes) -> dict[str, float]:
 
 
 def engine_parts(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tuple[dict[str, float], float]:
-    """GiB of a device, and tokens of the KV cache: what its share of a GPU leaves, below 0 where it leaves nothing."""
+    """GiB of an engine per device, and tokens in its KV cache: below 0 if the engine's share of a GPU is too small."""
     parts = {"vLLM, weights": shapes.parameters * 2 / args.vllm.tensor_parallel_size / GIB}
     if args.platform == "cpu":
         parts["vLLM, KV cache"] = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1)
@@ -162,15 +162,15 @@ def engine_parts(args: SimpleNamespace, shapes: Shapes, device_gib: float) -> tu
 
 
 def estimate(args: SimpleNamespace, shapes: Shapes, device_gib: float | None = None) -> Estimate:
-    """`device_gib`: a GPU's memory; None: what is seen here, or an H100's."""
+    """Peak memory of a GPU, or of the host on the CPU. `device_gib`: a GPU's memory; None: as found, or an H100's."""
     return _estimate_cpu(args, shapes) if args.platform == "cpu" else _estimate_gpu(args, shapes, device_gib)
 
 
 def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | None) -> Estimate:
-    """One GPU in its fuller phase.
+    """Peak memory of one GPU: the larger of training and generating.
 
-    Sleeping engines give their share back while training, a sleeping trainer its states while generating. Sending
-    weights is never the fuller one: engines wake without their caches, and the bucket is counted in all.
+    Sleeping engines release their share while training; a sleeping trainer releases its states while generating.
+    Weight sync is never the peak: engines wake without their caches, and both phases count the bucket.
     """
     known = [device_gib] if device_gib else [gib for gib in machine.gpu_memory_gib() if gib is not None]
     device = min(known) if known else ASSUMED_GPU_GIB
@@ -181,7 +181,7 @@ def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | Non
     colocated = args.train.colocate_all and not args.train.async_enable
     lines += [(f"{name}, {'the same' if colocated else 'its own'} GPU", gib) for name, gib in engine.items()]
     always = GPU_OVERHEAD_GIB + bucket
-    # At the step itself activations are gone, and gradients are copied to fp32.
+    # During the optimizer step activations are freed, and gradients are copied to fp32.
     step = states["gradients"] * 4 / (4 if args.ds.param_dtype == "fp32" else 2)
     training = always + sum(states.values()) + max(sum(peak.values()) + sum(passing.values()) - bucket, step)
     phases = {"training": training, "generating": always + share}
@@ -204,10 +204,10 @@ def _estimate_gpu(args: SimpleNamespace, shapes: Shapes, device_gib: float | Non
 
 
 def _estimate_cpu(args: SimpleNamespace, shapes: Shapes) -> Estimate:
-    """Everything shares the host's memory.
+    """Peak host memory of all processes together.
 
-    PyTorch's Adam, which the CPU platform has, steps with gradients in fp32 and two more vectors as long: 12 bytes a
-    parameter, as many as its states. Activations are gone by then.
+    The CPU platform uses PyTorch's Adam. Its step needs fp32 gradients and two more fp32 vectors of that length: 12
+    bytes per parameter, as many as its states. Activations are freed by then.
     """
     ranks = args.actor.num_nodes * args.actor.num_gpus_per_node
     states, peak, passing = model_states(args, shapes), activations(args, shapes), buffers(args, shapes)

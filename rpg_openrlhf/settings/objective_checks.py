@@ -10,7 +10,7 @@ from rpg_openrlhf.settings.rules import rule, where
 from rpg_openrlhf.settings.run_settings import Settings
 
 
-def _not_of_rpg(s: Settings) -> str | None:
+def _kl_and_critic_flags(s: Settings) -> str | None:
     for name in sorted(name for name in s.explicit if name.startswith(("algo.kl.", "critic."))):
         value = attrgetter(name)(s)
         if name.startswith("algo.kl."):
@@ -23,7 +23,7 @@ def _not_of_rpg(s: Settings) -> str | None:
     return None
 
 
-def _of_rpg_alone(s: Settings) -> str | None:
+def _rpg_flags(s: Settings) -> str | None:
     for name in sorted(s.explicit):
         if name.startswith("rpg.") or (name in OURS and name != "ref.refresh"):
             value = attrgetter(name)(s)
@@ -35,22 +35,22 @@ def _of_rpg_alone(s: Settings) -> str | None:
 
 
 def _kl_cannot_act(s: Settings) -> bool:
-    anchored_anew = s.ref.refresh == "rollout" or (s.ref.interval == 1 and s.ref.mix in (None, 1))
-    return s.rpg.beta > 0 and layout.is_on_policy(s) and anchored_anew and s.rpg.old_policy == "recompute"
+    moves_every_rollout = s.ref.refresh == "rollout" or (s.ref.interval == 1 and s.ref.mix in (None, 1))
+    return s.rpg.beta > 0 and layout.is_on_policy(s) and moves_every_rollout and s.rpg.old_policy == "recompute"
 
 
 # fmt: off
 RPG = where(lambda s: s.algo.objective == "rpg",
-    _not_of_rpg,
+    _kl_and_critic_flags,
     rule(lambda s: s.algo.advantage.estimator == "gae",
          "--algo.advantage.estimator gae: RPG has no critic; use dr_grpo (group mean), flash_reinforce (batch mean), "
          "rloo or none"),
     rule(lambda s: s.actor.policy_loss_type != "ppo",
-         "--actor.policy_loss_type {actor.policy_loss_type}: it does not reach RPG's loss; use "
+         "--actor.policy_loss_type {actor.policy_loss_type}: has no effect on RPG's loss; use "
          "--rpg.importance_level sequence"),
     rule(lambda s: s.rpg.clip_mode == "truncate" and s.rpg.gradient_estimator != "reinforce",
-         "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable a bound has no "
-         "gradient, which is the gate"),
+         "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable a truncated "
+         "weight has no gradient, as with --rpg.clip_mode gate"),
     rule(lambda s: s.rpg.reward_weight == "sequence" and s.rpg.importance_level != "prefix",
          "--rpg.reward_weight sequence: cannot act with --rpg.importance_level {rpg.importance_level}; use "
          "--rpg.importance_level prefix"),
@@ -73,12 +73,12 @@ RPG = where(lambda s: s.algo.objective == "rpg",
          "--train.batch_size, or --ref.refresh never"),
 )
 BASELINE = where(lambda s: s.algo.objective != "rpg",
-    _of_rpg_alone,
+    _rpg_flags,
     rule(lambda s: s.ref.refresh not in ("never", "rollout"),
          "--ref.refresh {ref.refresh}: with --algo.objective openrlhf the reference is fixed (never) or the policy "
          "that sampled (rollout)"),
     rule(lambda s: "ref.refresh" in s.explicit and not s.algo.kl.init_coef > 0,
-         "--ref.refresh {ref.refresh}: with --algo.kl.init_coef {algo.kl.init_coef:g} no reference is read; leave it "
+         "--ref.refresh {ref.refresh}: no reference is used with --algo.kl.init_coef {algo.kl.init_coef:g}; leave it "
          "out, or give a coefficient"),
     rule(lambda s: s.ref.refresh == "rollout" and s.algo.kl.target is not None,
          "--algo.kl.target {algo.kl.target}: has no effect with --ref.refresh rollout, whose coefficient is fixed; "

@@ -1,4 +1,4 @@
-"""The command line: upstream's flags and ours in one parser, YAML layers under it, and what the user gave himself."""
+"""Command line: one parser for upstream's flags and ours, over YAML layers. It records which flags the user gave."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Parsed(NamedTuple):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Upstream's parser, widened by our three choices, our flags and the launcher's own."""
+    """Upstream's parser with three more choices, our flags and the launcher's own flags."""
     parser = upstream.build_parser()
     actions = by_flag(parser)
-    # none: no baseline, which our experience maker adds; fp32: what CPU tests compare in; schedulefree: our policy
-    # actor hands it to DeepSpeed.
+    # none: no baseline, implemented by our experience maker; fp32: for comparisons in CPU tests; schedulefree: our
+    # policy actor passes it to DeepSpeed.
     added = (("algo.advantage.estimator", "none"), ("ds.param_dtype", "fp32"), ("actor.optim", "schedulefree"))
     for flag, choice in added:
         actions[flag].choices = [*(actions[flag].choices or ()), choice]
@@ -62,16 +62,16 @@ def by_flag(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def nearest(name: str, names: Any) -> str:
-    """The end of a refusal: which known name was probably meant."""
+    """Hint at the end of a refusal: the known name that was probably meant."""
     close = difflib.get_close_matches(name, list(names), 1, 0.5)
-    # A flag is often remembered by its last word alone (beta, batch_size).
+    # Users often remember only the last word of a flag (beta, batch_size).
     close = close or [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
     return f"did you mean {close[0]}?" if close else "see --help for all flags"
 
 
 def coerce(name: str, value: Any, action: argparse.Action) -> Any:
-    """A value from YAML -> what argparse would have made of it."""
-    if action.nargs == 0:  # a switch: its constant when true, the other one when false
+    """Convert a value from YAML to what argparse would make of it."""
+    if action.nargs == 0:  # a switch: its constant if true, the opposite if false
         if not isinstance(value, bool):
             raise Refusal(f"{name}: {value!r} must be true or false")
         return action.const if value else not action.const
@@ -96,7 +96,7 @@ def _scalar(name: str, value: Any, action: argparse.Action) -> Any:
     return typed
 
 
-def _turned_off(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[list[str], dict[str, Any]]:
+def _take_switches(argv: list[str], actions: dict[str, argparse.Action]) -> tuple[list[str], dict[str, Any]]:
     """Take `--switch=false` and `--switch=true` out of the command line: argparse knows only `--switch`."""
     rest, values = [], {}
     for word in argv:
@@ -123,9 +123,9 @@ def parse(argv: list[str]) -> Parsed:
     """Command line over YAML layers over defaults -> every flag's value, and which of them the user gave."""
     parser = build_parser()
     actions = by_flag(parser)
-    argv, switched = _turned_off(argv, actions)
+    argv, switched = _take_switches(argv, actions)
     dests = {a.dest for a in parser._actions if a.dest != "help"}
-    unset = dict.fromkeys(dests - set(LAUNCHER_ONLY), _UNSET)  # argparse gives a default only where nothing stands
+    unset = dict.fromkeys(dests - set(LAUNCHER_ONLY), _UNSET)  # argparse sets a default only if none is there
     namespace, extra = parser.parse_known_args(argv, argparse.Namespace(**unset))
     if extra:
         name = extra[0].partition("=")[0]

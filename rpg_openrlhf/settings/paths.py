@@ -25,7 +25,7 @@ def make_absolute(flags: dict[str, Any]) -> None:
 
 
 def _absolute(name: str) -> str:
-    """A path that exists here made absolute; a hub id or address as it is."""
+    """Make an existing path absolute; return a hub id or an address unchanged."""
     path = Path(name).expanduser()
     return str(path.absolute()) if path.exists() else name
 

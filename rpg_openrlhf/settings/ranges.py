@@ -1,6 +1,6 @@
-"""The range of every numeric flag, and the names of every text flag that has a fixed set. A test walks the parser.
+"""Ranges of all numeric flags, and the learning-rate schedulers. A test checks that no flag of the parser is missing.
 
-Rules that combine flags are in checks.py and its neighbours; both stand in front of a run and of `--dry_run` alike.
+Rules that combine flags are in checks.py and its neighbours. A run and `--dry_run` apply both.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import math
 from rpg_openrlhf.settings import own_flags as config
 from rpg_openrlhf.settings.run_settings import Settings
 
-# transformers.SchedulerType, which is slow to import; a test compares.
+# The values of transformers.SchedulerType, which is slow to import; a test compares them.
 SCHEDULERS = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "reduce_lr_on_plateau", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay", "greedy",
 )  # fmt: skip
-NEED_MORE = {  # schedulers that need arguments for which OpenRLHF has no flag, or a metric
+UNUSABLE_SCHEDULERS = {  # schedulers that OpenRLHF cannot run, and the reason
     "reduce_lr_on_plateau": "it needs a metric at every step",
     "warmup_stable_decay": "it needs a number of decay steps, for which OpenRLHF has no flag",
     "greedy": "it needs a metric at every step",
 }
-UPSTREAMS = (  # flags of upstream's, by range
+UPSTREAM_RANGES = (  # upstream's flags, by range
     (config.COUNT, """
         actor.muon.ns_steps actor.num_gpus_per_node actor.num_nodes algo.kl.horizon ckpt.max_num critic.muon.ns_steps
         critic.num_gpus_per_node critic.num_nodes data.max_len data.max_samples ds.lora.alpha ds.ring_attn_head_stride
@@ -49,13 +49,13 @@ UPSTREAMS = (  # flags of upstream's, by range
     (config.NOT_ABOVE_1, "reward.stop_properly_penalty_coef"),
     (config.STAGE, "ds.zero_stage"),
 )  # fmt: skip
-RANGES = {name: allowed for allowed, names in UPSTREAMS for name in names.split()}
+RANGES = {name: allowed for allowed, names in UPSTREAM_RANGES for name in names.split()}
 RANGES |= {flag.name: flag.allowed for flag in config.FLAGS if isinstance(flag.allowed, config.Range)}
-MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB, without end by default
+MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB; infinite by default
 
 
 def out_of_range(s: Settings) -> str | None:
-    """Refuse the first flag whose number is out of its range, or whose text is none of its names."""
+    """Refuse the first number out of its range, and a scheduler that is unknown or cannot be used."""
     for name, allowed in RANGES.items():
         value = s.flags[name]
         numbers = value if isinstance(value, list | tuple) else [value]
@@ -67,6 +67,6 @@ def out_of_range(s: Settings) -> str | None:
     for name in ("actor.lr_scheduler", "critic.lr_scheduler"):
         if s.flags[name] not in SCHEDULERS:
             return f"--{name} {s.flags[name]}: must be one of {', '.join(SCHEDULERS)}"
-        if s.flags[name] in NEED_MORE:
-            return f"--{name} {s.flags[name]}: cannot be used, as {NEED_MORE[s.flags[name]]}"
+        if s.flags[name] in UNUSABLE_SCHEDULERS:
+            return f"--{name} {s.flags[name]}: cannot be used, as {UNUSABLE_SCHEDULERS[s.flags[name]]}"
     return None

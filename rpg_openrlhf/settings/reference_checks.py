@@ -1,4 +1,4 @@
-"""Rules of the reference's schedule: arguments that could not act, and weights that could not be held."""
+"""Rules for `--ref.*`: arguments without effect, and settings that do not support a reference's weights."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ REFERENCE = (
     _arguments,
     where(holds_reference,
         rule(lambda s: s.rpg.beta == 0,
-             "--ref.refresh {ref.refresh}: with --rpg.beta 0 no reference is read; leave it out, or give --rpg.beta"),
+             "--ref.refresh {ref.refresh}: no reference is used with --rpg.beta 0; leave it out, or give --rpg.beta"),
         rule(lambda s: s.ref.refresh == "ema" and s.ref.mix == 1,
              "--ref.mix 1: with --ref.refresh ema the reference would be the policy; use --ref.refresh rollout"),
         rule(lambda s: s.ref.interval is not None and (s.ref.min_interval or 0) > s.ref.interval,
-             "--ref.min_interval {ref.min_interval}: the KL could move nothing before --ref.interval {ref.interval} "
-             "does; lower it"),
+             "--ref.min_interval {ref.min_interval}: the KL cannot act, as --ref.interval {ref.interval} moves the "
+             "reference before; lower it"),
         rule(lambda s: s.ref.min_interval is not None and s.ref.min_interval <= s.plan.steps,
              "--ref.min_interval {ref.min_interval}: cannot act, as the reference moves between rollouts and a "
              "rollout takes {plan.steps} optimizer steps; give more than {plan.steps}, or leave it out"),
         rule(lambda s: s.ref.kl_target is not None and _moves_every_rollout(s),
              "--ref.kl_target {ref.kl_target}: cannot act, as --ref.interval {ref.interval} moves the reference after "
              "every rollout of {plan.steps} optimizer steps; raise --ref.interval"),
-        # Layouts that the reference's weights, held in the policy's own partition, cannot follow.
+        # Settings not supported for the reference's weights, which are partitioned as the policy's are.
         rule(lambda s: s.ds.zpg > 1,
              "--ds.zpg {ds.zpg}: ZeRO++ keeps a second partition that a reference model's weights would not reach; "
              "set 1, or use --ref.refresh rollout"),
@@ -71,19 +71,19 @@ REFERENCE = (
              "--ref.model_name_or_path {ref.model_name_or_path}: cannot be split over --ds.tensor_parallel_size "
              "{ds.tensor_parallel_size}; leave it out, or set that to 1"),
         rule(lambda s: s.ref.reset_optimizer and s.actor.optim != "adam",
-             "--ref.reset_optimizer: knows Adam's moments, not those of --actor.optim {actor.optim}; leave it out, or "
-             "use --actor.optim adam")),
+             "--ref.reset_optimizer: clears Adam's moments, not those of --actor.optim {actor.optim}; leave it out, "
+             "or use --actor.optim adam")),
 )
 # fmt: on
 
 
 def check_run_length(s: Settings, rollouts: int | None) -> list[str]:
-    """Intervals longer than the run are refused; a note where the reference moves after every rollout."""
+    """Refuse intervals longer than the run; return a note if the reference moves after every rollout."""
     if not holds_reference(s):
         return []
     if rollouts is not None:
         for name, value in (("interval", s.ref.interval), ("min_interval", s.ref.min_interval)):
-            # A reference that moves after the last rollout is one that nothing reads.
+            # Nothing reads a reference that moves after the last rollout.
             if value is not None and first_rollout_of(value, s.plan.steps) >= rollouts:
                 raise Refusal(
                     f"--ref.{name} {value}: cannot act, as the run has {rollouts} rollouts of {s.plan.steps} "
@@ -98,7 +98,7 @@ def check_run_length(s: Settings, rollouts: int | None) -> list[str]:
 
 
 def check_same_architecture(name: str | None, reference: dict[str, Any], policy: dict[str, Any]) -> None:
-    """Two config.json: what decides the shapes of weights, or what they mean, must agree where both say it."""
+    """Compare two config.json: the keys that decide shapes or meaning of weights must agree if both have them."""
     for key in ARCHITECTURE:
         if key in reference and key in policy and reference[key] != policy[key]:
             raise Refusal(

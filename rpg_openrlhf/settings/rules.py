@@ -1,4 +1,4 @@
-"""The form of a rule: a function of all settings that returns the text of a refusal, or None where none is due."""
+"""Rules: a rule is a function of all settings that returns the text of a refusal, or None if it does not apply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Check = Callable[[Settings], str | None]
 
 
 def rule(when: Callable[[Settings], Any], text: str) -> Check:
-    """Refuse with `text`, in which {rpg.beta} stands for that flag's value, where `when` is true."""
+    """Rule that refuses with `text` if `when` is true. {rpg.beta} in the text is replaced by that flag's value."""
     return lambda s: text.format_map({**vars(s), "plan": s.plan}) if when(s) else None
 
 

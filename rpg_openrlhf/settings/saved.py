@@ -1,4 +1,4 @@
-"""Settings written down: a layer that --config reads back to the same run, for config.yaml and the loggers."""
+"""All flags as a layer that reproduces the run with --config, for config.yaml and the loggers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SECRET, RUN_NAME = "logger.wandb.key", "logger.wandb.run_name"
 
 
 def resolved(s: Settings, run_name: str | None = None) -> dict[str, Any]:
-    """Every flag, nested: no secret, and none that the objective refuses. `run_name`: of a resumed run, its first."""
+    """All flags, nested, without the W&B key and flags that the objective refuses. `run_name`: a resumed run's own."""
     refused = (
         ("algo.kl.", "critic.")
         if s.algo.objective == "rpg"
         else ("rpg.", *(name for name in OURS if name != "ref.refresh"))
     )
     shown = {k: v for k, v in s.flags.items() if k != SECRET and not k.startswith(refused)}
-    # What follows from other flags is left out: given, it would be taken for asked for.
+    # Leave out values that follow from other flags: in a layer they would count as given by the user.
     if shown.get("actor.eps_clip_low_high"):
         shown.pop("actor.eps_clip")
     for name in {"ds.attn_implementation", "ref.refresh"} - s.explicit:
@@ -30,5 +30,5 @@ def resolved(s: Settings, run_name: str | None = None) -> dict[str, Any]:
 
 
 def as_yaml(nested: dict[str, Any]) -> str:
-    """Resolved settings as the text of a file."""
+    """The resolved flags as YAML text."""
     return yaml.safe_dump(nested, sort_keys=False)

@@ -1,8 +1,8 @@
 """Upstream's own argument parser and validation, taken from the source of `openrlhf.cli.train_ppo_ray`.
 
-Both live under that module's `if __name__ == "__main__"`, and importing it imports Ray, DeepSpeed and vLLM. So its
-source is read: the statements up to `args = parser.parse_args()` build the parser, those from there to `train(args)`
-validate.
+Both are in that module's `if __name__ == "__main__"` block, and importing the module imports Ray, DeepSpeed and vLLM.
+So this module executes parts of its source: the statements up to `args = parser.parse_args()` build the parser, those
+from there to `train(args)` validate.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from rpg_openrlhf.errors import Refusal
 
 VERSION = "0.11.2"
-CHANGED = f"openrlhf's cli/train_ppo_ray.py has not the shape of {VERSION}: install openrlhf=={VERSION}"
+CHANGED = f"openrlhf's cli/train_ppo_ray.py differs from that of version {VERSION}: install openrlhf=={VERSION}"
 
 
 class Parser(argparse.ArgumentParser):
-    """Upstream's ArgumentParser(), save that errors are raised and no flag may be abbreviated."""
+    """Upstream's ArgumentParser(), except that errors are raised and no flag may be abbreviated."""
 
     def __init__(self) -> None:
         super().__init__(prog="python -m rpg_openrlhf.commands.train_rpg", allow_abbrev=False)
@@ -65,7 +65,7 @@ def build_parser() -> Parser:
 def validate(flat: argparse.Namespace) -> tuple[SimpleNamespace, list[str]]:
     """Upstream's hierarchize, asserts and defaulting over parsed flags -> (nested args, what upstream would print)."""
     hierarchize = _execute(ast.parse(_source("utils/config.py").read_text()).body, {})["hierarchize"]
-    # Importing openrlhf.utils costs torch and transformers; the function itself needs neither.
+    # Importing openrlhf.utils would import torch and transformers; the function itself needs neither.
     statements = [
         n for n in main_block()[1] if not (isinstance(n, ast.ImportFrom) and n.module == "openrlhf.utils.config")
     ]

@@ -38,7 +38,7 @@ def test_engines_and_references_of_the_same_run(train, tiny):
     assert [step["ref/refresh"] for step in explicit.metrics] == [1] * 5
     assert [step["ref/kl_start"] for step in explicit.metrics] == [0] * 5, "equal log-probs, to the bit"
     assert not any("ref/refresh" in step for step in without.metrics)
-    assert "whole logits are computed" not in without.log
+    assert "needs whole logits" not in without.log
     fixed = train(*FLAGS, "--ref.refresh", "never", name="fixed")
     assert numbers(fixed)[0] == numbers(without)[0], "the start policy is the first rollout's old policy"
     assert numbers(fixed)[2] != numbers(without)[2]

@@ -56,7 +56,7 @@ def test_a_stopped_run_goes_on_with_other_ranks(train, tiny, tmp_path):
     flags += ["--eval.dataset", str(tiny[1].with_name("heldout.jsonl")), "--eval.steps", "5"]
     two = ["--actor.num_gpus_per_node", "2", "--ref.num_gpus_per_node", "2"]
     stopped = train(*flags, *two, until=(signal.SIGTERM, 4))
-    assert "engines draw up to 1 rollout ahead of training" in stopped.output
+    assert "engines sample up to 1 rollout ahead of training" in stopped.output
     assert "vLLM's own log-probs of its samples" in stopped.output
     folder = tmp_path / "run" / "checkpoints" / ACTOR
     check_average(tiny[0], folder)

@@ -47,14 +47,14 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path):
     assert "error: RPGPolicyActor (pid" in console
     assert "error: RPGRolloutActor (pid" in console
     assert "restart 1 of at most 3, from " in console
-    assert "engines draw when training asks" in console
+    assert "engines sample on demand" in console
     resumed = rows(killed.out, "resume")
     assert resumed[-1]["from"].endswith(f"global_step{resumed[-1]['step']}")
     assert len(checkpoints.find(killed.out / "checkpoints")) == 2, "--ckpt.max_num"
 
     killed.command += queue
     assert killed.run([], random.Random(0), 60) == 0
-    assert "this run has ended well already: nothing to do" in said.read_text(encoding="utf-8")
+    assert "this run has already finished: nothing to do" in said.read_text(encoding="utf-8")
 
 
 def check_reference(out) -> None:

@@ -59,12 +59,12 @@ def refusal_of(layer: Path, algorithm: Path) -> str | None:
     """Layers that say something of RPG's KL go only where there is one."""
     without_kl = algorithm.stem in ("rpg_reinforce_as_released", "cispo")
     if layer.parent.name == "reference" and algorithm.stem == "dapo":
-        return "with --algo.kl.init_coef 0 no reference is read"
+        return "no reference is used with --algo.kl.init_coef 0"
     if named(layer) == "reference/rollout" and algorithm.stem == "reinforce++":
         return "cannot act without a KL in the loss"
     if layer.parent.name in OF_RPG and layer.parent.name != "reference" and not is_rpg(algorithm):
         return "has no effect with --algo"
-    return "with --rpg.beta 0 no reference is read" if named(layer) == "reference/fixed" and without_kl else None
+    return "no reference is used with --rpg.beta 0" if named(layer) == "reference/fixed" and without_kl else None
 
 
 def named(path: Path) -> str:

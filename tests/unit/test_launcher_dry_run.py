@@ -29,7 +29,7 @@ def test_dry_run_reports_and_starts_nothing(tmp_path, capsys):
     ("change", "says"),
     [
         ({"rollout.max_new_tokens": "95"}, "all of the first 100 prompts are longer than the 1 tokens left"),
-        ({"actor.model_name_or_path": "no-such-org/no-such-model"}, "neither a folder here nor a model on the hub"),
+        ({"actor.model_name_or_path": "no-such-org/no-such-model"}, "neither a local folder nor a model on the hub"),
     ],
 )
 def test_dry_run_refusals(tmp_path, capsys, change, says, monkeypatch):

@@ -137,5 +137,5 @@ def test_two_sets_of_one_name_and_a_cut_that_would_lose_one(good, tmp_path, caps
     third = write_rows(tmp_path / "c.jsonl", [{"problem": str(i), "answer": "1"} for i in range(40)])
     cut = {"data.max_samples": "32", "train.batch_size": "64"}
     said = refused(good | cut | {"eval.dataset": f"{first},{third}"}, capsys)
-    assert "--data.max_samples 32: upstream cuts the evaluation by it too" in said
+    assert "--data.max_samples 32: also truncates the evaluation's" in said
     assert len(run(good | cut | {"eval.dataset": str(third)})[1]) == 32

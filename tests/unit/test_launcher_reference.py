@@ -81,13 +81,13 @@ def test_accepted(good, capsys, change):
         ({**EMA, "ref.mix": "1.5"}, "--ref.mix 1.5: must be above 0 and at most 1"),
         # combinations that cannot act
         ({**EMA, "ref.mix": "1"}, "--ref.mix 1: with --ref.refresh ema the reference would be the policy"),
-        ({**KL, "ref.interval": "8", "ref.min_interval": "9"}, "--ref.min_interval 9: the KL could move nothing"),
+        ({**KL, "ref.interval": "8", "ref.min_interval": "9"}, "--ref.min_interval 9: the KL cannot act"),
         ({**KL, "ref.min_interval": "4"}, "--ref.min_interval 4: cannot act, .* a rollout takes 4 optimizer steps"),
         ({**KL, "ref.interval": "4"}, "--ref.kl_target 0.01: cannot act, as --ref.interval 4 moves"),
         ({**INTERVAL, "ref.interval": "9"}, "--ref.interval 9: cannot act, as the run has 3 rollouts of 4"),
         ({**KL, "ref.min_interval": "9"}, "--ref.min_interval 9: cannot act, as the run has 3 rollouts"),
-        ({**INTERVAL, "rpg.beta": "0"}, "--ref.refresh interval: with --rpg.beta 0 no reference is read"),
-        ({**NEVER, "rpg.beta": "0"}, "--ref.refresh never: with --rpg.beta 0 no reference is read"),
+        ({**INTERVAL, "rpg.beta": "0"}, "--ref.refresh interval: no reference is used with --rpg.beta 0"),
+        ({**NEVER, "rpg.beta": "0"}, "--ref.refresh never: no reference is used with --rpg.beta 0"),
         ({**INTERVAL, "ref.interval": "1", "train.batch_size": "256"}, "--rpg.beta 0.0001: the KL cannot act"),
         # weights that a snapshot cannot follow
         ({**NEVER, "ds.zpg": "2"}, "--ds.zpg 2: ZeRO"),

@@ -50,7 +50,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"reward.stop_properly_penalty_coef": "1.5"}, "--reward.stop_properly_penalty_coef 1.5: must be at most 1"),
         (
             {"reward.remote_url": None, "reward.stop_properly_penalty_coef": "0.5"},
-            "--reward.stop_properly_penalty_coef 0.5: multiplies the reward of replies that are cut off",
+            "--reward.stop_properly_penalty_coef 0.5: multiplies the reward of a truncated reply",
         ),
         (
             {
@@ -77,7 +77,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ),
         (
             {**BASELINE, "ref.refresh": "never", "algo.kl.init_coef": "0"},
-            "--ref.refresh never: with --algo.kl.init_coef 0 no reference is read",
+            "--ref.refresh never: no reference is used with --algo.kl.init_coef 0",
         ),
         ({**BASELINE, "algo.advantage.estimator": "none"}, "--algo.advantage.estimator none"),
         ({**BASELINE, "algo.kl.use_loss": "", "algo.kl.init_coef": "0"}, "--algo.kl.use_loss: cannot act"),
@@ -87,7 +87,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ),
         (
             {"actor.eps_clip": "0.05", "actor.eps_clip_low_high": "0.2 0.28"},
-            "--actor.eps_clip 0.05: --actor.eps_clip_low_high 0.2 0.28 wins over it",
+            "--actor.eps_clip 0.05: --actor.eps_clip_low_high 0.2 0.28 overrides it",
         ),
         (
             {"rpg.old_policy": "rollout", "algo.advantage.is_correction_level": "token"},
@@ -107,15 +107,15 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"rollout.n_samples_per_prompt": "1", "train.batch_size": "16"}, "with the group baseline dr_grpo"),
         (
             {"actor.chunked_head": "on", "ds.deepcompile": ""},
-            "--actor.chunked_head on: not with --ds.deepcompile True",
+            "--actor.chunked_head on: cannot be used with --ds.deepcompile True",
         ),
         # Schedule-Free AdamW
         ({**SCHEDULE_FREE, "actor.lr_scheduler": "linear"}, "--actor.lr_scheduler linear: --actor.optim schedulefree"),
         ({**SCHEDULE_FREE, "ref.refresh": "ema", "ref.mix": "0.1"}, "--ref.refresh ema: mixes at every step"),
-        ({**SCHEDULE_FREE, "ds.adam_offload": ""}, "--ds.adam_offload: not with --actor.optim schedulefree"),
-        ({**SCHEDULE_FREE, "train.enable_ema": ""}, "--train.enable_ema: not with --actor.optim schedulefree"),
+        ({**SCHEDULE_FREE, "ds.adam_offload": ""}, "--ds.adam_offload: cannot be used with --actor.optim schedulef"),
+        ({**SCHEDULE_FREE, "train.enable_ema": ""}, "--train.enable_ema: cannot be used with --actor.optim schedul"),
         ({**SCHEDULE_FREE, "actor.adam.betas": "0 0.9"}, "--actor.adam.betas 0.0 0.9: with --actor.optim"),
-        ({**MUON_3, "train.micro_batch_size": "16"}, "--actor.optim muon: under --ds.zero_stage 3"),
+        ({**MUON_3, "train.micro_batch_size": "16"}, "--actor.optim muon: DeepSpeed computes a wrong step"),
         # what cannot reach the engines
         (
             {"ds.lora.rank": "8", "ds.lora.target_modules": "q_proj lm_head"},
@@ -128,8 +128,8 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"ds.lora.rank": "-1"}, "--ds.lora.rank -1: must be at least 0"),
         ({"ds.load_in_4bit": ""}, "--ds.load_in_4bit: 4-bit weights cannot be trained; give --ds.lora.rank 32"),
         ({**FOUR_BIT, "ds.param_dtype": "fp32"}, "--ds.param_dtype fp32: with --ds.load_in_4bit OpenRLHF computes in"),
-        ({**FOUR_BIT, "ds.zero_stage": "3"}, "--ds.zero_stage 3: packed 4-bit weights are not cut into parts; set 2"),
-        ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray: weights do not travel by Ray's collectives"),
+        ({**FOUR_BIT, "ds.zero_stage": "3"}, "--ds.zero_stage 3: packed 4-bit weights cannot be sharded; set 2"),
+        ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray: Ray's collectives are not supported"),
         ({"vllm.sync_backend": "mpi"}, "--vllm.sync_backend mpi: does not exist on the platform cpu; use shm"),
         ({"platform": "cuda", "vllm.sync_backend": "gloo"}, "--vllm.sync_backend gloo: .* platform cuda; leave"),
         # out of range
@@ -225,7 +225,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"ds.param_dtype": "fp16"}, "--ds.param_dtype fp16: vLLM's engines are built in bf16"),
         (
             {"platform": "cuda", "ds.attn_implementation": "flash_attention_2"},
-            "--ds.attn_implementation flash_attention_2: the package flash-attn is not installed here",
+            "--ds.attn_implementation flash_attention_2: the package flash-attn is not installed",
         ),
         (
             {"platform": "cuda", "ds.ring_attn_size": "2", "actor.num_gpus_per_node": "2"},
@@ -296,14 +296,14 @@ def test_data_sets_that_bring_code_need_the_users_word(good, tmp_path, capsys):
 def test_incomplete_model_folders(good, tmp_path, capsys):
     folder = tmp_path / "model"
     (folder / "model.safetensors").unlink()
-    assert "holds no weights" in refused(capsys, good)
+    assert "contains no weights" in refused(capsys, good)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert "holds no tokenizer" in refused(capsys, good)
+    assert "contains no tokenizer" in refused(capsys, good)
     (folder / "config.json").write_text("{")
     assert "config.json cannot be read" in refused(capsys, good)
     (folder / "config.json").unlink()
-    assert "holds no config.json" in refused(capsys, good)
+    assert "contains no config.json" in refused(capsys, good)
 
 
 def test_more_gpus_than_this_machine_has(good, capsys, monkeypatch):

@@ -199,7 +199,7 @@ def test_a_finished_run_is_not_run_again(good, capsys):
     checkpoints.mark_finished(path_of(good), args.ckpt.record)
     capsys.readouterr()
     assert launched(good) is None
-    assert "this run has ended well already: nothing to do" in capsys.readouterr().out
+    assert "this run has already finished: nothing to do" in capsys.readouterr().out
     assert launched(good | {"logger.run_dir": "/tmp/elsewhere"}) is None
     longer = launched(good | {"train.num_episodes": "2"})
     assert longer is not None, "more is asked for"

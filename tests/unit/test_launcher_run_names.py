@@ -61,7 +61,7 @@ def test_a_given_name_is_kept():
         ("word", {"WANDB_MODE": "disabled"}, None),
         ("word", {"WANDB_API_KEY": "x" * 40}, None),
         ("x" * 40, {}, None),
-        ("x" * 40, {"WANDB_MODE": "off"}, "WANDB_MODE=off is none of online, offline, disabled"),
+        ("x" * 40, {"WANDB_MODE": "off"}, "WANDB_MODE=off must be one of online, offline, disabled"),
     ],
 )
 def test_what_wandb_would_refuse_after_the_start(tmp_path, key, environ, says):

@@ -275,7 +275,7 @@ def test_asynchronous_rpg():
     assert not (args.train.colocate_all)
     assert not (args.vllm.enable_sleep)
     assert not (args.ds.enable_sleep)
-    assert "engines draw up to 1 rollout ahead of training" in text_of(*words)
+    assert "engines sample up to 1 rollout ahead of training" in text_of(*words)
     upstreams = args_of("--train.async_enable", "--algo.objective", "openrlhf")
     assert (upstreams.train.asynchronous, upstreams.train.async_enable) == (False, True)
     assert args_of().train.asynchronous is False

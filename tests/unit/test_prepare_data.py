@@ -257,17 +257,17 @@ BAD = {
     "no column": (["{tmp}/other.parquet"], "SOURCE {tmp}/other.parquet: has only the columns foo"),
     "unknown flag": (["arithmetic", "--bogus"], "unrecognized arguments: --bogus"),
     "no rows": (["arithmetic", "--rows", "0"], "--rows 0: must be at least 1"),
-    "too few problems": (["arithmetic", "--rows", "900", "--difficulty", "1"], "there are 27"),
+    "too few problems": (["arithmetic", "--rows", "900", "--difficulty", "1"], "there are only 27"),
     "digits": (["arithmetic", "--difficulty", "0"], "--difficulty 0: must be 1 to 18"),
     "difficulty of a file": (["{tmp}/raw.jsonl", "--difficulty", "2"], "--difficulty 2: only arithmetic"),
-    "input of a file": (["{tmp}/raw.jsonl", "--input", "x.jsonl"], "--input x.jsonl: goes with"),
+    "input of a file": (["{tmp}/raw.jsonl", "--input", "x.jsonl"], "--input x.jsonl: is only for"),
     "revision of a file": (["{tmp}/raw.jsonl", "--revision", "main"], "--revision main: nothing is read"),
     "family": (["gym:sudoku", "--rows", "5"], "gym:sudoku: must be one of"),
     "benchmark": (["{tmp}/raw.jsonl", "--decontaminate", "aime99"], "--decontaminate aime99: must be a file"),
-    "benchmark folder": (["{tmp}/raw.jsonl", "--benchmark_dir", "."], "--benchmark_dir .: cannot act"),
+    "benchmark folder": (["{tmp}/raw.jsonl", "--benchmark_dir", "."], "--benchmark_dir .: has no effect"),
     "all held out": (
         ["{tmp}/raw.jsonl", "--validation", "1"],
-        "1 of 2 rows are left, with --validation 1 (1 is not JSON)",
+        "1 of 2 rows remain, which must be more than --validation 1 (1 is not JSON)",
     ),
 }
 

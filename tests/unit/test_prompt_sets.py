@@ -93,7 +93,7 @@ def test_every_row_is_read(tmp_path, row, says):
 
 
 def test_csv_rows_of_other_widths_are_named(tmp_path):
-    with pytest.raises(Refusal, match=r"a.csv:3 has not as many fields as the header"):
+    with pytest.raises(Refusal, match=r"a.csv:3 has more or fewer fields than the header"):
         read(write(tmp_path / "a.csv", ["input,label", "a,1", "b,2,3"]))
 
 

@@ -82,7 +82,7 @@ def test_data_prepared_before_is_skipped(tmp_path):
     for _ in range(2):
         done = run("prepare_data.sh", "arithmetic", OUT=tmp_path, FLAGS="--rows 5", VALIDATION=2)
         assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{tmp_path}/arithmetic: prepared before, skipped\n"
+    assert done.stdout == f"{tmp_path}/arithmetic: already prepared, skipped\n"
     assert len((tmp_path / "arithmetic" / "validation.jsonl").read_text().splitlines()) == 2
 
 
