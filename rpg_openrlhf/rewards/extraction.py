@@ -42,7 +42,7 @@ _NAMED = re.compile(rf"(?<![A-Za-z\\])({_NAME})(?:{_MATH_SPACE})*$")
 MAX_JOIN = 80  # characters between two boxes of one list
 
 _OPENING = re.compile(
-    rf"(?:{_MATH_SPACE}|(?<![\w)}}])\*|\(|\\(?:mathbf|boldsymbol|bm|text(?:bf|color\{{\w+\}})?|color\{{\w+\}}|underline)\s*\{{)*$"
+    rf"(?:{_MATH_SPACE}|(?<![\w)}}])\*|\(|\\(?:mathbf|boldsymbol|bm|text(?:bf|color\{{\w+\}})?|color\{{\w+\}}|underline)\s*\{{)*+$"
 )
 _CLOSING = re.compile(rf"(?:{_MATH_SPACE}|\}}|\*(?![\w\\])|\))*")
 _BULLET = re.compile(r"(?:^|\n)\s*[-*+•–—]\s+\Z")
