@@ -80,6 +80,7 @@ ALTERED = [  # around a 42 that is not the answer
 BOXES = [
     *(r"$\frac{\boxed{42}}{2}$", r"$\log{\boxed{42}}$", r"$\binom{\boxed{42}}{2}$", r"$\cancel{\boxed{42}}$"),
     *(r"minus \boxed{42}", r"twice \boxed{42}", r"less than \boxed{42}", r"$\boxed{42}$ squared"),
+    *(r"\boxed{41, \boxed{42}}", r"\boxed{41 \% \boxed{42}}", r"\boxed{41 \text{ and } \boxed{42}}"),
     *(r"\boxed{41} or possibly \boxed{42}.", r"\boxed{42 \end{x}, 41, 43, 44}", r"\boxed{x \text{ is} =}"),
 ]
 
