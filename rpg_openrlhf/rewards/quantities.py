@@ -130,8 +130,8 @@ def _unit_phrase(tokens: Tokens) -> str | None:
         if token.text == "." and is_last:
             break
         run = _run(tokens, position - 1) if token.kind == "letter" else token.text
-        is_unit = run in _UNIT_COMMANDS if token.kind == "command" else is_unit_word(run, token.kind == "word")
-        if not is_unit or (run == r"\mu" and is_last):
+        is_unit = token.kind in ("word", "letter") and is_unit_word(run, token.kind == "word")
+        if not (is_unit or run in _UNIT_COMMANDS) or (run == r"\mu" and is_last):
             return None
         position += len(run) - 1 if token.kind == "letter" else 0
         length = _exponent_length(tokens[position:])
