@@ -43,7 +43,7 @@ _LIST_MARKS = (",", r"\lor", *map("".join, product("oO", "rR")), *map("".join, p
 _VERBS = frozenset(("is", "are", "equals", "equal", "be"))
 _DENIALS_TEXT = "not never no none wrong false incorrect unless neither nor except cannot"
 _DENIALS = frozenset(_DENIALS_TEXT.split())
-_ADVERBS = frozenset(("either", "approximately", "about", "exactly", "only"))
+_ADVERBS = frozenset(("either", "both", "approximately", "about", "exactly", "only"))
 _REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real numbers x"))
 _TIME = re.compile(r"(\d{1,2}:\d{2})([ap])\.?m\.?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
@@ -52,6 +52,10 @@ _FOR_ALL = re.compile(
     r",?\s*(?:\\text\s*\{\s*)?\bfor (?:all|every|any|each)\s+"
     r"(?:(?:real|positive|integers?|numbers?)\s*)*\}?[\s$]*[a-z]"
     r"(?:\s*\\in\s*\\(?:mathbb|mathbf)\s*\{?[A-Z]\}?)?[\s$}.]*$"
+)
+_INTEGERS = re.compile(  # the range of a letter: k\pi, k \in \mathbb{Z}
+    r"(?<=[\w})])(?:[\s,;($~]|\\q?quad|\\[,;: ]|\\text\s*\{[\s,(]*(?:where|for|with)?\s*\}|where)++[kmn]\s*"
+    r"(?:(?:\\in(?![a-z])|∈)\s*(?:\\mathbb\s*\{?\s*Z\s*\}?|ℤ)|\\text\s*\{\s*(?:is )?any? integer\s*\})[\s$.)]*$"
 )
 _NO_BRACES = str.maketrans("", "", "{}")
 REAL_LINE = Row("()", (MINUS_INFINITY, INFINITY))
@@ -64,7 +68,8 @@ def readings(text: str, bare_letters: bool = False) -> list[Value]:
     """
     values = []
     shorter = _FOR_ALL.sub("", text) if "=" in text else text
-    text = shorter if shorter.count("{") == shorter.count("}") else text
+    shorter = _INTEGERS.sub("", shorter)
+    text = shorter if shorter.count("{") == shorter.count("}") and shorter.count("(") == shorter.count(")") else text
     if not re.search(r"[(\[]|\\\{", text):
         merged = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
         if merged != text:
@@ -254,7 +259,7 @@ class _Reader:
         time = _TIME.fullmatch(text_of(tokens))
         if time is not None:
             return Words(f"{time.group(1)} {time.group(2)}m".lower())
-        parts = split_top(tokens, ":")
+        parts = split_top(tokens, ":", "to")
         if len(parts) > 1 and all(parts):
             return Row("ratio", self.values(parts))
         phrase = words(tokens)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig
+from rpg_openrlhf.rewards.numbers import NotExact, Number, TooBig, rational
 from rpg_openrlhf.rewards.quantities import conflict
 from rpg_openrlhf.rewards.token_text import text_of
 from rpg_openrlhf.rewards.values import Bag, Equation, Leaf, Names, Relation, Row, Tokens, Value, Words
@@ -49,7 +49,7 @@ class Comparison:
         if isinstance(gold, Names) or isinstance(answer, Names):
             return self.same_names(gold, answer)
         if isinstance(answer, Equation):
-            answer = self.last_side(answer)
+            answer = self.last_side(answer, isinstance(gold, Leaf) and gold.percent)
         if isinstance(gold, Equation):
             return self.same_side(gold, answer)
         gold, answer = _single(gold), _single(answer)
@@ -66,8 +66,8 @@ class Comparison:
             return gold.strict == answer.strict and ratio is not None and ratio > 0
         return isinstance(gold, Leaf) and isinstance(answer, Leaf) and self.same_leaf(gold, answer)
 
-    def last_side(self, answer: Equation) -> Value:
-        """The last side of a = b = c; Ambiguous if its sides are different numbers."""
+    def last_side(self, answer: Equation, percent: bool = False) -> Value:
+        """The last side of a = b = c; Ambiguous if its sides are different numbers. 1/2 = 50 % is one number."""
         last, first = answer.last, answer.sides[0]
         is_number = isinstance(first, Leaf) and first.constant is not None
         if isinstance(last, Leaf) and text_of(last.tokens) == "0" and not (is_number or is_quantity(first)):
@@ -81,9 +81,10 @@ class Comparison:
         if constant is not None:
             if any(isinstance(side, Leaf) and _is_broken_number(side) for side in sides):
                 raise Ambiguous
-            others = [side.constant for side in sides if isinstance(side, Leaf)]
-            if not all(other is None or other.equals(constant) for other in others):
+            constants = [side for side in (last, *sides) if isinstance(side, Leaf) and side.constant is not None]
+            if not all(_amount(side).equals(_amount(constants[0])) for side in constants[1:]):
                 raise Ambiguous
+            return next((side for side in constants if side.percent == percent), last)
         if isinstance(last, Words) and not all(is_quantity(side) for side in sides):
             raise Ambiguous
         return last
@@ -214,7 +215,7 @@ def _single(value: Value) -> Value:
 def _phrase(value: Value) -> str | None:
     """Phrase to compare, in lower case: of words, or of letters with their spaces; None for other values."""
     if isinstance(value, Words):
-        return re.sub(r"[^a-z0-9]+", " ", value.text).strip()
+        return re.sub(r"[^a-z0-9]+", " ", re.sub(r"^(?:an?|the) ", "", value.text)).strip()
     if isinstance(value, Leaf) and value.tokens and all(token.kind == "letter" for token in value.tokens):
         return "".join(" " * token.spaced + token.text for token in value.tokens).strip().lower()
     return None
@@ -223,6 +224,11 @@ def _phrase(value: Value) -> str | None:
 def _renamed(leaf: Leaf, old: str, new: str) -> Leaf:
     tokens = (replace(t, text=new) if t.kind == "letter" and t.text == old else t for t in leaf.tokens)
     return replace(leaf, tokens=tuple(tokens))
+
+
+def _amount(leaf: Leaf) -> Number:
+    assert leaf.constant is not None
+    return leaf.constant / rational(100) if leaf.percent else leaf.constant
 
 
 def _is_broken_number(leaf: Leaf) -> bool:

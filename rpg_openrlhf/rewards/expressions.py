@@ -129,7 +129,12 @@ class _Parser(TokenReader):
 
     def repeating(self, literal: str) -> Fraction | None:
         r"""Exact value of a repeating decimal, such as 0.1\overline{6}; None without a period."""
-        if self.peek() != r"\overline" or self.peek(1) != "{" or self.peek(3) != "}" or "." not in literal:
+        if (
+            self.peek() not in (r"\overline", r"\bar", r"\dot")
+            or self.peek(1) != "{"
+            or self.peek(3) != "}"
+            or "." not in literal
+        ):
             return None
         period = self.peek(2)
         if not _SIMPLE.fullmatch(period) or len(literal) + len(period) > 120 or self.tokens[self.position].spaced:

@@ -20,7 +20,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 _QUOTES = tuple("\"'“”`")
 _OPENINGS = (("$$", "$$"), (r"\[", r"\]"), (r"\(", r"\)"), ("$", "$"), ("```", "```"))
 _FILLED = re.compile(r"[^\s$*_.,:;`'\"(){}\[\]\\]|\\\{\s*\\\}")  # \{\} is the empty set
-_LABEL = re.compile(r"\s*(?:\\text(?:bf)?\s*\{\s*)?(?:final )?answer\s*:\s*\}?", re.IGNORECASE)
+_LABEL = re.compile(r"^\s*(?:\\text(?:bf)?\s*\{\s*)?(?:final )?answer\s*\}?\s*:\s*\}?", re.IGNORECASE)
 
 # A further sentence on the answer's line, without numbers, formulas or second thoughts.
 _REMARK = re.compile(r"[.!]\s+[A-Z][^\d$\\]{0,200}$")
@@ -42,7 +42,7 @@ _NAMED = re.compile(rf"(?<![A-Za-z\\])({_NAME})(?:{_MATH_SPACE})*$")
 MAX_JOIN = 80  # characters between two boxes of one list
 
 _OPENING = re.compile(
-    rf"(?:{_MATH_SPACE}|(?<![\w)}}])\*|\(|\\(?:mathbf|boldsymbol|bm|text(?:bf|color\{{\w+\}})?|color\{{\w+\}}|underline)\s*\{{)*$"
+    rf"(?:{_MATH_SPACE}|(?<![\w)}}])\*|\(|\\(?:mathbf|boldsymbol|bm|text(?:bf|color\{{\w+\}})?|color\{{\w+\}}|underline)\s*\{{)*+$"
 )
 _CLOSING = re.compile(rf"(?:{_MATH_SPACE}|\}}|\*(?![\w\\])|\))*")
 _BULLET = re.compile(r"(?:^|\n)\s*[-*+•–—]\s+\Z")
@@ -78,7 +78,7 @@ def extract_answer(response: str, tail: int = TAIL_CHARACTERS) -> str | None:
     start = max(boxes[-1][0] if boxes else -1, line[0] if line else -1)
     if dangling > start or start < 0:
         return None
-    answer = line[1] if line and line[0] == start else _innermost(_boxed_group(text, boxes))
+    answer = line[1] if line and line[0] == start else _LABEL.sub("", _boxed_group(text, boxes), count=1)
     return answer.strip() if _FILLED.search(answer) else None
 
 
@@ -103,16 +103,6 @@ def _boxes(text: str) -> tuple[list[Box], int]:
         boxes.append((match.start(), end + 1, text[match.end() + 1 : end]))
         resume = end
     return boxes, dangling
-
-
-def _innermost(answer: str) -> str:
-    r"""The content of a box inside the box: \boxed{\boxed{42}}."""
-    for _ in range(3):
-        boxes = _boxes(answer)[0]
-        if not boxes:
-            break
-        answer = _boxed_group(answer, boxes)
-    return _LABEL.sub("", answer, count=1) if _LABEL.match(answer) else answer
 
 
 def _closing_braces(text: str) -> dict[int, int]:

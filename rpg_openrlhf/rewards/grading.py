@@ -35,11 +35,14 @@ class Verdict:
     reason: Reason
 
 
-_WRAPPING = re.compile(r"^(?:[\s$*`]|\\[(\[])+|(?:[\s$*`.]|\\[)\]])+$")
+# A run of closing signs is tried from its start only: tried from each of its signs, a long one takes minutes.
+_WRAPPING = re.compile(r"^(?:[\s$*`]|\\[(\[])+|(?<![\s$*`.])(?<!\\[)\]])(?:[\s$*`.]|\\[)\]])++$")
 _OPTION = re.compile(
     r"\(?([A-J])(?:\)|\.(?=\s)|:)(?:\s|$)|\\text(?:bf)?\{\s*\(?([A-J])\)?[.:]?\s*\}(?=\s|\\ |~|$)", re.ASCII
 )
-_CHOICE = re.compile(r"(?:[Oo]ption |[Cc]hoice )?\(?\s*(?:\\text(?:bf)?\{\s*)?\(?\s*([A-Ja-e])\s*\)?\s*\}?\s*\)?[.:]?")
+_CHOICE = re.compile(
+    r"\(?\s*+(?:\\text(?:bf)?\{\s*+)?(?:[Oo]ption |[Cc]hoice )?\(?\s*+([A-Ja-e])\s*+\)?\s*+\}?\s*+\)?[.:]?"
+)
 _SECOND_CHOICE = re.compile(r"(?<![A-Za-z])(?:or|and|not|[A-J])(?![A-Za-z])")
 
 _DENIAL = re.compile(r"\b(?:no|not|never|neither|nor|wrong|incorrect|false|unless|except)\b|n['’]t\b", re.IGNORECASE)
@@ -67,7 +70,7 @@ def _read_gold(text: str) -> _Gold:
     except (Unreadable, TooBig, NotExact):
         values = ()
     is_number = integer is not None or any(_is_number(value) for value in values)
-    choice = _CHOICE.fullmatch(text)
+    choice = _CHOICE.fullmatch(text) if not re.fullmatch("[a-e]", text) else None  # a lone e is a number or a letter
     return _Gold(text, integer, values, is_number, choice.group(1).upper() if choice else None)
 
 

@@ -28,16 +28,23 @@ class Token:
 
 
 _UNICODE = str.maketrans(synonyms("unicode"))
-_RAISED = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "01234567890123456789-")
-_SUBSCRIPTS = re.compile("[₀-₉]+")
-_SUPERSCRIPTS = re.compile("⁻?[⁰¹²³⁴-⁹]+")
-_DEGREES = (["^", r"\circ"], ["^", "{", r"\circ", "}"])
+# Letters too: the normal form lays them flat, 2ⁿ⁺¹ would be 2n+1 and aₙ would be an.
+_RAISED, _LOWERED = (
+    re.compile(f"[{''.join(c for c in map(chr, range(0xB2, 0x2D00)) if unicodedata.decomposition(c)[:4] == kind)}]+")
+    for kind in ("<sup", "<sub")
+)
+_DEGREES = [sign for name in (r"\circ", r"\degreesign") for sign in (["^", name], ["^", "{", name, "}"])]
 _REWRITTEN: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}"), " "),
     (re.compile(r"\b(?:np|math|numpy|sympy)\.(?=[a-z])"), ""),
     (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\^\s*(?:\{\s*(?:\\prime|')\s*\}|\\prime(?![A-Za-z]))"), "'"),
+    (
+        re.compile(r"\^\s*(?:\{\s*+(?:(?:\\prime|')\s*+)+\}|\\prime(?![A-Za-z]))"),
+        lambda match: "'" * len(re.findall("prime|'", match.group())),
+    ),
+    (re.compile(r"^\s*\\\$\s*(\d[\d.,{}\\!]*)$"), r"\1\\text{ dollars}"),
+    (re.compile(r"\{:\}"), ":"),
     # 1,234 in a fraction is a number: a fraction contains no list.
     (re.compile(r"(?<=c\{|\}\{)\d{1,3}(?:,\d{3})+(?=\})"), lambda match: match.group().replace(",", "")),
     (re.compile(r"(?<=\d)(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\{?\\(?:text|mathrm)\{(?:st|nd|rd|th)\}\}?)"), ""),
@@ -68,9 +75,8 @@ _ENVIRONMENT = re.compile(r"\s*\{([A-Za-z]+)\*?\}(?:\s*\{[lcr|\s]*\})?")
 
 def tokens_of(text: str) -> tuple[Token, ...]:
     """All tokens of an answer. Unreadable if a character is not part of the notation of answers."""
-    text = _SUBSCRIPTS.sub(lambda run: "_{" + run.group().translate(_RAISED) + "}", text)
-    text = _SUPERSCRIPTS.sub(lambda run: "^{" + run.group().translate(_RAISED) + "}", text)
-    text = unicodedata.normalize("NFKC", text.translate(_UNICODE))
+    text = _LOWERED.sub(r"_{\g<0>}", _RAISED.sub(r"^{\g<0>}", text.translate(_UNICODE)))
+    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-")  # of a raised minus
     for pattern, replacement in _REWRITTEN:
         text = pattern.sub(replacement, text)
     tokens = _Lexer(text).run()

@@ -14,8 +14,8 @@ ROUNDING = 0.01  # relative tolerance of a rounded value in a remark
 _SIZE_WORDS = frozenset(("about", "approximately", "approx", "roughly", "rounded"))
 _MULTIPLES = {"thousand": "3", "million": "6", "billion": "9", "trillion": "12"}
 # Number of tokens, and their text: "per cent" is two words, or a word and three letters.
-_PERCENTS = ((1, "%"), (1, "percent"), (1, "percentage"), (3, "pct"), (2, "percent"), (4, "percent"))
-_UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu"))
+_PERCENTS = ((1, "%"), (1, "percent"), (1, "percentage"), (1, "pct"), (3, "pct"), (2, "percent"), (4, "percent"))
+_UNIT_COMMANDS = frozenset((r"\AA", r"\Omega", r"\mu", r"\degreesign"))
 _EXPONENT = re.compile(r"\^(?:-?[1-4]|\{-?[1-4]\})")
 _LINKS = frozenset(("/", r"\cdot", r"\times", "."))
 
@@ -25,11 +25,11 @@ _SYMBOL = re.compile(
 )
 _UNITS, _CHANGING = words_of("units"), words_of("changing")
 _CHANGING_ENDINGS = tuple(words_of("changing_endings"))
-_SQUARES = frozenset(("square", "cubic", "sq", "cu"))  # before a unit they belong to it
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}  # before a unit they belong to it
 _WORD = re.compile(r"[A-Za-z]{3,20}")
 
 _SAME = synonyms("same_units")
-_CONFLICTS = frozenset(_SAME.values()) | {"mg", "nm", "pm", "ms", "ns", "ml"}
+_CONFLICTS = frozenset(_SAME.values()) | {"mg", "nm", "pm", "ms", "ns"}
 
 
 def is_unit_word(word: str, in_text: bool) -> bool:
@@ -43,9 +43,10 @@ def is_unit_word(word: str, in_text: bool) -> bool:
 
 
 def conflict(left: str, right: str) -> bool:
-    """True if two units are known to be different: cents and dollars, m and km."""
-    known = [_SAME.get(unit.lower().rstrip("s"), unit) for unit in (left, right)]
-    return known[0] != known[1] and all(unit in _CONFLICTS for unit in known)
+    """True if two units are known to be different: cents and dollars, m and km, m and m^2, m/s and km/h."""
+    units = left.split(), right.split()
+    bases = {"/ms" if part == "/ms" else part.lstrip("/").partition("^")[0] for part in (*units[0], *units[1])}
+    return sorted(units[0]) != sorted(units[1]) and bases <= _CONFLICTS  # /ms may be 1/ms or m/s
 
 
 def with_multiples(tokens: Tokens) -> Tokens:
@@ -71,7 +72,11 @@ def split_percent(tokens: Tokens) -> tuple[Tokens, bool]:
 
 
 def split_unit(tokens: Tokens, bare_letters: bool) -> tuple[Tokens, str | None]:
-    """The tokens of the value, and its unit or None."""
+    """The tokens of the value, and its unit or None: 42 cm, 42 (cm)."""
+    opening = next((index for index, token in enumerate(tokens) if token.text == "("), 0)
+    inside = tokens[opening + 1 : -1] if opening and tokens[-1].text == ")" else ()
+    if inside and tokens[opening - 1].text[-1] in "}0123456789" and (bare_letters or inside[0].kind == "word"):
+        tokens = tokens[:opening] + inside if _unit_phrase(inside) else tokens
     for start in range(1, len(tokens)):
         if not _may_begin(tokens, start, bare_letters):
             continue
@@ -111,30 +116,36 @@ def _run(tokens: Sequence[Token], start: int) -> str:
 
 
 def _unit_phrase(tokens: Tokens) -> str | None:
-    """Name of the unit if the tokens are only units and exponents: cm^2, square units, m/s, miles per hour."""
-    position, names = 0, []
+    """Name of the unit if the tokens are only units and exponents: m/s is "m /s", square inches "in^2"."""
+    position, names, over, power = 0, [], "", ""
     while position < len(tokens):
-        token = tokens[position]
-        if token.text == r"\degreesign":
-            name, position = "deg", position + 1
-        elif token.kind == "word" and token.text.lower() in _SQUARES and position + 1 < len(tokens):
-            name, position = "square", position + 1
-        elif token.kind == "word" and is_unit_word(token.text, True):
-            name, position = token.text, position + 1
-        elif token.kind == "letter" and is_unit_word(_run(tokens, position), False):
-            name = _run(tokens, position)
-            position += len(name)
-        elif token.text in _UNIT_COMMANDS and (token.text != r"\mu" or position + 1 < len(tokens)):
-            name, position = token.text, position + 1
-        elif token.text in _LINKS and names and position + 1 < len(tokens):
-            name, position = "/" if token.text == "/" else "", position + 1
-        elif token.text == "." and position + 1 == len(tokens):
+        token, position = tokens[position], position + 1
+        word, is_last = token.text.lower(), position == len(tokens)
+        if word == "per" or (token.text in _LINKS and (names or power) and not is_last):
+            over = "/" if word in ("per", "/") else over
+            continue
+        if word in _POWERS and not is_last:
+            power = _POWERS[word]
+            continue
+        if token.text == "." and is_last:
             break
-        else:
+        run = _run(tokens, position - 1) if token.kind == "letter" else token.text
+        is_unit = token.kind in ("word", "letter") and is_unit_word(run, token.kind == "word")
+        if not (is_unit or run in _UNIT_COMMANDS) or (run == r"\mu" and is_last):
             return None
-        names.append(name)
-        position += _exponent_length(tokens[position:])
-    return "".join(names) or None
+        position += len(run) - 1 if token.kind == "letter" else 0
+        length = _exponent_length(tokens[position:])
+        exponent = text_of(tokens[position : position + length]).strip("^{}") or power
+        position += length
+        over, exponent = "/" if exponent[:1] == "-" else over, exponent.lstrip("-")
+        names.append(over + _canonical(run) + (f"^{exponent}" if exponent not in ("", "1") else ""))
+        over = power = ""
+    return " ".join(names) or None
+
+
+def _canonical(name: str) -> str:
+    """The name of a unit that has several."""
+    return name if name in _CONFLICTS else _SAME.get(name) or _SAME.get(name.lower().removesuffix("s"), name)
 
 
 def _exponent_length(tokens: Tokens) -> int:

@@ -22,7 +22,7 @@ WARN_AT_LEAST = 64
 WARN_EVERY_SECONDS = 60.0
 SHORTEST_TAIL = 24  # characters of the prompt that identify its end
 
-_SPECIAL_AT_END = re.compile(rf"(?:{SPECIAL})\s*\Z")
+_SPECIAL = re.compile(SPECIAL)
 _IGNORED = re.compile(rf"\s+|{SPECIAL}")
 
 _lock = threading.Lock()
@@ -70,12 +70,13 @@ def response_of(query: str, prompt: str) -> str | None:
     end = len(prompt) if query.startswith(prompt) else _end_of_prompt(query, prompt)
     if end is None:
         return None
-    response = query[end:].rstrip()
-    while (start := max(response.rfind("<"), response.rfind("["))) >= 0:
-        if not _SPECIAL_AT_END.fullmatch(response, start):
+    response = query[end:]
+    stop = len(response)
+    for token in reversed([*_SPECIAL.finditer(response)]):
+        if response[token.end() : stop].strip():
             break
-        response = response[:start].rstrip()
-    return response
+        stop = token.start()
+    return response[:stop].rstrip()
 
 
 def _end_of_prompt(query: str, prompt: str) -> int | None:

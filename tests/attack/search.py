@@ -75,7 +75,7 @@ def other_numbers(value: Fraction) -> dict[str, Fraction]:
 
 # Operators that change every number but those that they are told to spare. {} is the right answer.
 CHANGING = {
-    "minus": (r"-{}", {0}), "factorial": ("{}!", {1, 2, -1, -2}), "square": ("{}^2", {0, 1}),
+    "minus": (r"-{}", {0}), "factorial": ("{}!", {1, 2, -1, -2}), "square": ("{}^2", {0, 1, -1}),
     "twice": (r"2\cdot {}", {0}),
     "per cent": (r"{}\%", set()), "reciprocal": (r"\frac{{1}}{{{}}}", {1, -1}), "root": (r"\sqrt{{{}}}", {0, 1}),
     "plus one": ("{}+1", set()), "power of ten": ("10^{{{}}}", set()), "base": ("{}_{{11}}", set()),
@@ -96,7 +96,8 @@ CHANGING = {
     "exponent": ("{}e2", {0}), "ratio": ("{}:2", set()), "equation": (r"{} = x + 1", set()),
     "derivative": ("{}'", set()),
     "colon": ("{}:00", set()), "two ones": ("{} 1", set()), "apostrophe": ("{}''", set()),
-    "mean": (r"\bar{{{}}}", set()),
+    "mean": (r"\bar{{{}}}", set()), "pct": (r"{}\text{{ pct}}", set()), "raised": ("{}²", {0, 1, -1}),
+    "lowered": ("{}₁₁", set()), "in brackets": (r"{} (\text{{dozen}})", {0}), "to": (r"{}\text{{ to }}2", set()),
 }  # fmt: skip
 
 # Two candidates. {0} is the right answer, {1} a wrong one.
@@ -118,6 +119,7 @@ DRESSES = (
     r"{}\text{{ cm}}", "{} units", "**{}**", "`{}`", r"\color{{red}}{{{}}}", r"\displaystyle {}", r"\large {}",
     r"\,{}\,", "the value is {}", r"\$ {}", "{}.", r"f(1) = {}", r"\approx {}", "exactly {}", r"{}^\circ", "<b>{}</b>",
     "{} meters per second", "“{}”", "\u200b{}", r"\emph{{{}}}", r"\textit{{{}}}", r"\hbox{{{}}}", r"\rm {}",
+    r"{}\degree", r"{} (\text{{cm}})", "both {}", r"{}, k \in \mathbb{{Z}}",
 )  # fmt: skip
 
 # Responses around an answer's text.
@@ -143,6 +145,7 @@ BOUND = {
     "wrong last": (r"\boxed{{{0}}} No, \boxed{{77}}", {77}), "line after": ("\\boxed{{{0}}}\nAnswer: 77", {77}),
     "two lines": ("Answer: {0}\nAnswer: 77", {77}), "thinking": (r"<think>\boxed{{{0}}}</think> Answer: 77", {77}),
     "open box": (r"\boxed{{{0}}} so \boxed{{", set()), "no marker": ("It is {0}.", set()),
+    "box in a box": (r"\boxed{{77, \boxed{{{0}}}}}", {77}),
     "quoted": ('"Answer:" is {0}', set()), "plus": (r"\boxed{{{0}}}+1", set()), "decimal": (r"\boxed{{{0}}}.5", set()),
 }  # fmt: skip
 

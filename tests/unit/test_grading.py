@@ -74,12 +74,14 @@ def test_case_of_math_verify(row):
 ALTERED = [  # around a 42 that is not the answer
     *("minus $42$", "less than $42$", "half of $42$", "twice $42$", "never $42$", "anything except $42$"),
     *(f"The answer is $42$ {word}" for word in ("percent", "thousand", "squared")),
+    r"42 \text{ cm}\end{pmatrix}",
     *(r"42 \end{x} + 1000", r"$42 \end{aligned} \times 10^3$", "41 x) or (y = 42", "n=41),(m=42"),
     *("The answer is =", r"The value is approximately \approx", "x is:="),
 ]
 BOXES = [
     *(r"$\frac{\boxed{42}}{2}$", r"$\log{\boxed{42}}$", r"$\binom{\boxed{42}}{2}$", r"$\cancel{\boxed{42}}$"),
     *(r"minus \boxed{42}", r"twice \boxed{42}", r"less than \boxed{42}", r"$\boxed{42}$ squared"),
+    *(r"\boxed{41, \boxed{42}}", r"\boxed{41 \% \boxed{42}}", r"\boxed{41 \text{ and } \boxed{42}}"),
     *(r"\boxed{41} or possibly \boxed{42}.", r"\boxed{42 \end{x}, 41, 43, 44}", r"\boxed{x \text{ is} =}"),
 ]
 

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rpg_openrlhf.rewards.grading import grade
+from rpg_openrlhf.rewards.reward_func import reward_func
 
 GOLDS = [
     "42",
@@ -167,6 +168,28 @@ def test_a_million_characters_take_no_time(response):
     start = time.perf_counter()
     grade(response, "42")
     assert time.perf_counter() - start < 5  # a tenth of a second where nothing else runs
+
+
+RUNS = [  # long runs of one sign, of which patterns that try every way to split them take minutes or years
+    *("Answer: 4" + sign * 19_000 + "2" for sign in (" ", "*", ".", "$", "`", "\\)")),
+    *(f"\\boxed{{{text}}}" for text in ("A" + " " * 1_900 + "x", "(" + " " * 900 + "A" + " " * 900 + "x")),
+    *(rule + "\nThe answer is \\boxed{41}" for rule in ("*" * 60, "**" * 1_000, "* " * 60)),
+]
+
+
+@pytest.mark.parametrize("response", RUNS, ids=lambda response: response[:12])
+@pytest.mark.parametrize("gold", ["42", "A"])
+def test_long_runs_of_one_sign_take_no_time(response, gold):
+    start = time.process_time()
+    assert not grade(response, gold).is_correct
+    assert time.process_time() - start < 2
+
+
+def test_special_tokens_at_the_end_take_no_time():
+    start = time.process_time()
+    query = "Question. Answer: 42" + "<eos> [EOS]" * 100_000
+    assert reward_func([query], ["Question. "], ["42"])["scores"].tolist() == [1.0]
+    assert time.process_time() - start < 4
 
 
 def main(count: int) -> None:
