@@ -28,7 +28,7 @@ def test_dry_run_reports_and_starts_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"rollout.max_new_tokens": "95"}, "all of the first 100 prompts are longer than the 1 tokens left"),
+        ({"rollout.max_new_tokens": "95"}, "all of the first 100 prompts are longer than the 1 tokens that"),
         ({"actor.model_name_or_path": "no-such-org/no-such-model"}, "neither a local folder nor a model on the hub"),
     ],
 )
