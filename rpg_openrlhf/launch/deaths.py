@@ -9,11 +9,11 @@ from ray._private.state import actors
 
 EVERY = 2.0  # seconds between two looks at Ray's table
 KNOWN_AFTER = 5.0  # seconds: the error of a neighbour that lost its peer is often here before the death is known
+NODE_KNOWN_AFTER = 30.0  # seconds: Ray counts another node as alive until it has missed five health checks
 IN_THE_TEXT = {
     "EngineDeadError": "vLLM's engine process died",
     "LocalRayletDiedError": "Ray's raylet died",
     "NodeDiedError": "a node of the Ray cluster died",
-    # Before the table knows: a node counts as alive until it has missed its health checks.
     "ActorUnavailableError": "a process of the run, or its raylet, died",
     "WorkerCrashedError": "a worker of the run died",
     "OwnerDiedError": "the trainer died",
@@ -35,7 +35,8 @@ def watch(report: Callable[[dict], None], stopped: threading.Event) -> None:
 def death(error: BaseException) -> dict | None:
     """{"what": one line, "pid": of the dead} where a process of the run has died; None where none has."""
     text = f"{type(error).__name__} {error}"
-    deadline = time.monotonic() + KNOWN_AFTER
+    # A restart must not find the dead node's GPUs in the table either: it would wait for them.
+    deadline = time.monotonic() + (NODE_KNOWN_AFTER if _has_other_nodes() else KNOWN_AFTER)
     while not (died := _first()) and time.monotonic() < deadline:
         time.sleep(0.2)
     return died or next(({"what": what} for name, what in IN_THE_TEXT.items() if name in text), None)
@@ -46,7 +47,22 @@ def _first() -> dict | None:
         dead = _dead()
     except Exception as lost:  # the cluster's own store does not answer
         return {"what": f"Ray itself died ({type(lost).__name__})"}
-    return dead and {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died", "pid": dead["Pid"]}
+    return dead and {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died{_place(dead)}", "pid": dead["Pid"]}
+
+
+def _has_other_nodes() -> bool:
+    try:
+        return sum(node["Alive"] for node in ray.nodes()) > 1
+    except Exception:  # as in `_first`
+        return False
+
+
+def _place(dead: dict) -> str:
+    """The node that an actor died with; "" where its process alone died."""
+    died = dead["DeathCause"].actor_died_error_context
+    if type(died).Reason.Name(died.reason) != "NODE_DIED":
+        return ""
+    return f" with its node {died.node_ip_address}"
 
 
 def _dead() -> dict | None:

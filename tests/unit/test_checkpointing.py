@@ -115,6 +115,18 @@ def test_the_first_to_die_is_named(monkeypatch):
     assert deaths.death(RuntimeError("Connection closed by peer")) == {"what": "A (pid 1) died", "pid": 1}
 
 
+def test_a_lost_node_is_named_and_waited_for(monkeypatch):
+    """Ray's table knows it later than the error of whoever lost a peer there."""
+    context = {"reason": "NODE_DIED", "node_ip_address": "10.0.0.2"}
+    lost = {"DeathCause": cause(actor_died_error_context=context), "ActorClassName": "A", "Pid": 1}
+    looks = iter([None, None, lost])
+    monkeypatch.setattr(deaths, "KNOWN_AFTER", 0)
+    monkeypatch.setattr(deaths, "_dead", lambda: next(looks))
+    monkeypatch.setattr(deaths.ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}])
+    died = deaths.death(RuntimeError("Connection closed by peer"))
+    assert died == {"what": "A (pid 1) died with its node 10.0.0.2", "pid": 1}
+
+
 def test_an_error_without_a_death(monkeypatch):
     monkeypatch.setattr(deaths, "KNOWN_AFTER", 0)
     monkeypatch.setattr(deaths, "_dead", lambda: None)
