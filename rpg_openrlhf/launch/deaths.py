@@ -34,6 +34,8 @@ def watch(report: Callable[[dict], None], stopped: threading.Event) -> None:
 
 def death(error: BaseException) -> dict | None:
     """{"what": one line, "pid": of the dead} where a process of the run has died; None where none has."""
+    if not ray.is_initialized():  # asked for its table, Ray would start or join a cluster by itself
+        return None
     text = f"{type(error).__name__} {error}"
     # A restart must not find the dead node's GPUs in the table either: it would wait for them.
     deadline = time.monotonic() + (NODE_KNOWN_AFTER if _has_other_nodes() else KNOWN_AFTER)
