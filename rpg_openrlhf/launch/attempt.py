@@ -188,7 +188,7 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
     job = json.loads(os.environ.get(JOB, "{}")).get("runtime_env", {})
     runtime_env["env_vars"] = {k: v for k, v in env_vars.items() if k not in job.get("env_vars", {})}
     if address:
-        ray.init(address=address, runtime_env=runtime_env)
+        _join(address, runtime_env)
     else:
         # On a CPU the GPUs are virtual, so that Ray places the same actors.
         virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
@@ -200,6 +200,22 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
         raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {total}: {fix}")
     if free < args.num_gpus:
         print(f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console)
+
+
+def _join(address: str, runtime_env: dict) -> None:
+    """Join a running cluster. Refusal or RuntimeError where that is impossible, as after the death of its head."""
+    import ray
+
+    from rpg_openrlhf.preflight.files import check_ray_address  # late: every worker imports this file
+
+    check_ray_address()
+    try:
+        ray.init(address=address, runtime_env=runtime_env)
+    except ConnectionError as error:
+        raise RuntimeError(
+            f"RAY_ADDRESS={address}: no raylet of that cluster runs on this machine ({error.__cause__ or error}); "
+            f"ray start --address {address}"
+        ) from error
 
 
 def _wandb_id(args: SimpleNamespace) -> str:

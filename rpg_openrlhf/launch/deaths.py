@@ -9,6 +9,7 @@ from ray._private.state import actors
 
 EVERY = 2.0  # seconds between two reads of Ray's actor table
 KNOWN_AFTER = 5.0  # seconds: the error of a process that lost its peer often arrives before Ray records the death
+NODE_KNOWN_AFTER = 30.0  # seconds: Ray counts another node as alive until it has missed five health checks
 IN_THE_TEXT = {
     "EngineDeadError": "vLLM's engine process died",
     "LocalRayletDiedError": "Ray's raylet died",
@@ -35,8 +36,11 @@ def watch(report: Callable[[dict], None], stopped: threading.Event) -> None:
 
 def death(error: BaseException) -> dict | None:
     """Return {"what": one line, "pid": its process, if known} if a process of the run has died, else None."""
+    if not ray.is_initialized():  # reading the actor table would make Ray start or join a cluster
+        return None
     text = f"{type(error).__name__} {error}"
-    deadline = time.monotonic() + KNOWN_AFTER
+    # A restart must not find the dead node's GPUs in the table either: it would wait for them.
+    deadline = time.monotonic() + (NODE_KNOWN_AFTER if _has_other_nodes() else KNOWN_AFTER)
     while not (died := _first()) and time.monotonic() < deadline:
         time.sleep(0.2)
     return died or next(({"what": what} for name, what in IN_THE_TEXT.items() if name in text), None)
@@ -47,7 +51,22 @@ def _first() -> dict | None:
         dead = _dead()
     except Exception as lost:  # Ray's control store does not answer
         return {"what": f"Ray itself died ({type(lost).__name__})"}
-    return dead and {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died", "pid": dead["Pid"]}
+    return dead and {"what": f"{dead['ActorClassName']} (pid {dead['Pid']}) died{_place(dead)}", "pid": dead["Pid"]}
+
+
+def _has_other_nodes() -> bool:
+    try:
+        return sum(node["Alive"] for node in ray.nodes()) > 1
+    except Exception:  # as in `_first`
+        return False
+
+
+def _place(dead: dict) -> str:
+    """The node that an actor died with; "" where its process alone died."""
+    died = dead["DeathCause"].actor_died_error_context
+    if type(died).Reason.Name(died.reason) != "NODE_DIED":
+        return ""
+    return f" with its node {died.node_ip_address}"
 
 
 def _dead() -> dict | None:

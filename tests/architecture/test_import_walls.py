@@ -69,7 +69,7 @@ ARROWS = {  # what the files of each folder may import of this package, besides 
         "sampling",
         "weight_sync",
     ),
-    "launch": ("errors", "cpu_platform", "garbage", "runs", "sampling", "training"),
+    "launch": ("errors", "cpu_platform", "garbage", "preflight", "runs", "sampling", "training"),
     "commands": ("check", "errors", "launch", "preflight", "problems", "runs", "settings"),
 }
 STACK_FOLDERS = {"check", "launch", "reference", "runs", "sampling", "training", "weight_sync"}

@@ -103,7 +103,18 @@ def test_who_was_lost_and_who_left():
     assert not deaths._was_lost(cause(creation_task_failure_context={}))
 
 
-def test_the_first_to_die_is_named(monkeypatch):
+@pytest.fixture
+def in_a_cluster(monkeypatch):
+    monkeypatch.setattr(deaths.ray, "is_initialized", lambda: True)
+
+
+def test_without_ray_nobody_is_asked(monkeypatch):
+    """Ray's calls would start a cluster, or wait for that of RAY_ADDRESS, which has just refused the run."""
+    monkeypatch.setattr(deaths, "_dead", lambda: pytest.fail("asked"))
+    assert deaths.death(ConnectionError("no")) is None
+
+
+def test_the_first_to_die_is_named(monkeypatch, in_a_cluster):
     """Not the one that lost its peer."""
     lost = {"DeathCause": cause(actor_died_error_context={"reason": "WORKER_DIED"})}
     table = [
@@ -115,7 +126,19 @@ def test_the_first_to_die_is_named(monkeypatch):
     assert deaths.death(RuntimeError("Connection closed by peer")) == {"what": "A (pid 1) died", "pid": 1}
 
 
-def test_an_error_without_a_death(monkeypatch):
+def test_a_lost_node_is_named_and_waited_for(monkeypatch, in_a_cluster):
+    """Ray's table knows it later than the error of whoever lost a peer there."""
+    context = {"reason": "NODE_DIED", "node_ip_address": "10.0.0.2"}
+    lost = {"DeathCause": cause(actor_died_error_context=context), "ActorClassName": "A", "Pid": 1}
+    looks = iter([None, None, lost])
+    monkeypatch.setattr(deaths, "KNOWN_AFTER", 0)
+    monkeypatch.setattr(deaths, "_dead", lambda: next(looks))
+    monkeypatch.setattr(deaths.ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}])
+    died = deaths.death(RuntimeError("Connection closed by peer"))
+    assert died == {"what": "A (pid 1) died with its node 10.0.0.2", "pid": 1}
+
+
+def test_an_error_without_a_death(monkeypatch, in_a_cluster):
     monkeypatch.setattr(deaths, "KNOWN_AFTER", 0)
     monkeypatch.setattr(deaths, "_dead", lambda: None)
     assert deaths.death(ValueError("no")) is None
