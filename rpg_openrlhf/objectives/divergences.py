@@ -35,6 +35,8 @@ class Divergence:
     """(importance_weight, reference_weight, log_ref_ratio, log_probs) to the term whose gradient is that of D."""
     score_weight: Callable[[Tensor, Tensor | float, Tensor], Tensor | float]
     """(importance_weight, reference_weight, log_ref_ratio) to C / β, so that w·Â = w·A + C."""
+    has_chain_rule: bool = True
+    """True if D of a reply is the sum of its tokens' D given their prefixes, as for a KL; importance level prefix."""
 
 
 DIVERGENCES: dict[str, Divergence] = {

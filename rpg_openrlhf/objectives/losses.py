@@ -224,6 +224,8 @@ def _check_options(
     if clip_mode == "truncate" and gradient_estimator != "reinforce":
         # A bound in the place of w is a constant: through autograd that is the gate.
         raise ValueError(f"clip_mode truncate needs gradient_estimator reinforce, got {gradient_estimator!r}")
+    if importance_level == "prefix" and not DIVERGENCES[divergence].has_chain_rule:
+        raise ValueError(f"importance_level prefix needs a divergence with a chain rule, got {divergence!r}")
     if reward_weight == "sequence" and importance_level != "prefix":
         raise ValueError(f"reward_weight sequence needs importance_level prefix, got {importance_level!r}")
     if not 0 <= beta < math.inf:  # written so that NaN fails, here and below

@@ -10,6 +10,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from tqdm import tqdm
 
 from rpg_openrlhf.sampling.draw_ahead import DrawAhead
+from rpg_openrlhf.sampling.reward_check import RewardError
 
 NOTE_SECONDS = 60.0  # seconds between two notes about the progress of a rollout
 
@@ -39,6 +40,7 @@ class DynamicSamplesGenerator(SamplesGenerator):
     engines are nearly idle.
     """
 
+    reward_source = "the reward"  # its name in errors
     draws = 0  # prompts drawn since the start
     given_back = 0  # prompts drawn for the last rollout and not taken
     unfilled = 0  # prompts drawn for the current rollout in episodes that ended before it was full
@@ -109,7 +111,15 @@ class DynamicSamplesGenerator(SamplesGenerator):
         if any(sample.scores is None for sample in samples):
             return samples
         low, high = self.args.algo.dynamic_filtering_range
-        return samples if low < sum(float(sample.scores[0]) for sample in samples) / len(samples) < high else []
+        scores = [float(sample.scores[0]) for sample in samples]
+        if low >= 0 and high <= 1 and not 0 <= min(scores) <= max(scores) <= 1:
+            # Upstream takes a reward for a missing score: of rewards ±1, half of all mixed groups would be rejected.
+            raise RewardError(
+                f"{self.reward_source}: a score is {min(scores, key=lambda score: score <= 1):g}, and "
+                f'--algo.dynamic_filtering_range {low:g} {high:g} is for scores from 0 to 1; return such "scores" '
+                "beside the rewards, or give the range of the rewards"
+            )
+        return samples if low < sum(scores) / len(scores) < high else []
 
     def _abandon(self, under_way: dict, before: int) -> None:
         """Cancel draws that no rollout takes, before the engines get other requests."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
+from rpg_openrlhf.objectives.divergences import DIVERGENCES
 from rpg_openrlhf.settings import layout
 from rpg_openrlhf.settings.reference_checks import OURS, REFERENCE
 from rpg_openrlhf.settings.rules import rule, where
@@ -51,6 +52,9 @@ RPG = where(lambda s: s.algo.objective == "rpg",
     rule(lambda s: s.rpg.clip_mode == "truncate" and s.rpg.gradient_estimator != "reinforce",
          "--rpg.clip_mode truncate: needs --rpg.gradient_estimator reinforce; with differentiable a truncated "
          "weight has no gradient, as with --rpg.clip_mode gate"),
+    rule(lambda s: s.rpg.importance_level == "prefix" and not DIVERGENCES[s.rpg.divergence].has_chain_rule,
+         "--rpg.importance_level prefix: needs a divergence with a chain rule, which {rpg.divergence} does not have; "
+         "use --rpg.importance_level sequence"),
     rule(lambda s: s.rpg.reward_weight == "sequence" and s.rpg.importance_level != "prefix",
          "--rpg.reward_weight sequence: cannot act with --rpg.importance_level {rpg.importance_level}; use "
          "--rpg.importance_level prefix"),

@@ -43,6 +43,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         super().__init__(pretrain, strategy, *args, **kwargs)
         garbage.as_usual()
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
+        self.samples_generator.reward_source = self.reward_source
         self.schedule: RefreshSchedule | None = None
         self.steps_taken = 0  # rollouts trained on, including those before a resume
         self._moved: dict | None = None  # report of this step's refresh, not sent yet

@@ -25,6 +25,12 @@ for estimator in ("differentiable", "reinforce"):
     losses = rpg_token_losses(new[:, None], old[:, None], torch.zeros(7, 1), ref[:, None], **options).losses
     (found,) = torch.autograd.grad((old.exp() * losses[:, 0]).sum(), leaf, retain_graph=True)
     torch.testing.assert_close(found, exact)
+try:
+    rpg_token_losses(new[:, None], old[:, None], torch.zeros(7, 1), ref[:, None], **options, importance_level="prefix")
+except ValueError as error:
+    assert "chain rule" in str(error)
+else:
+    raise AssertionError("the sum over tokens is not the divergence of replies")
 """,
     "schedule.py": """
 from rpg_openrlhf.reference.schedule import RefreshSchedule
@@ -34,7 +40,8 @@ def refusal(*more):
     return rules.first(reference_checks.REFERENCE, run_settings.nested(parser.parse([*flags, *more]).values))
 assert refusal("--ref.interval", "64") is None
 schedule = RefreshSchedule("doubling", 64, None, None, None)
-assert [schedule.update(0.0, 32).reason for _ in range(2)] == [None, "doubling"]
+moves = [rollout for rollout in range(1, 20) if schedule.update(0.0, 32).refresh]
+assert moves == [2, 6, 14], moves  # after 64, 128 and 256 steps
 assert "needs --ref.interval" in refusal()
 """,
     "benchmarks.yaml": """

@@ -19,6 +19,7 @@ from rpg_openrlhf.runs import evaluation
 from rpg_openrlhf.sampling import dynamic_sampling
 from rpg_openrlhf.sampling.engine_actor import RPGRolloutActor
 from rpg_openrlhf.sampling.generator import RPGSamplesGenerator
+from rpg_openrlhf.sampling.reward_check import RewardError
 from rpg_openrlhf.sampling.samples import Sample, pack
 
 
@@ -96,6 +97,10 @@ def test_the_groups_that_upstream_keeps_are_kept(monkeypatch):
     with pytest.raises(dynamic_sampling.StarvedRollout, match=starved):
         kept(RPGSamplesGenerator, groups, max_draws=1)
     assert kept(RPGSamplesGenerator, groups, max_draws=0) == expected
+    for response in groups[0]:
+        response["scores"] = -1.0  # of a reward function that returns no scores, upstream takes the reward
+    with pytest.raises(RewardError, match=r"the reward: a score is -1, .*dynamic_filtering_range 0 1 is for scores"):
+        kept(RPGSamplesGenerator, groups)
 
 
 def test_an_evaluation_reads_the_same():
