@@ -1,0 +1,1 @@
+"""Checks of everything that a run reads, before anything starts. inputs.py calls the others."""

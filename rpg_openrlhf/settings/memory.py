@@ -20,7 +20,8 @@ BUCKET_BYTES = {"cuda": 2**30, "cpu": 2 * 2**26}  # weight sync: one buffer, or 
 # DeepSpeed 0.19.6's defaults, which OpenRLHF's "auto" keeps: elements in the gradient reduction bucket, and in the
 # weights that ZeRO-3 keeps gathered.
 REDUCE_ELEMENTS, LIVE_ELEMENTS = 5e8, 1e9
-VLLM_OWN_GIB = 1.0  # vLLM's own activations
+# vLLM's activations: mostly float32 logits of 512 sequences, three times, with a vocabulary of 150,000.
+VLLM_OWN_GIB = 1.0
 SLEEPING_ENGINE_GIB = 2.0  # CUDA context, NCCL and graphs of a sleeping engine: 1.5 to 2.5
 
 
