@@ -1,1 +1,1 @@
-"""Policy weights to engines, a bucket at a time: sender.py on the policy's side, receiver.py in each engine's worker."""
+"""Policy weights to engines, by bucket: sender.py on the policy's side, receiver.py in the engines' workers."""
