@@ -58,8 +58,9 @@ def _run(argv: list[str], launch: Callable[[SimpleNamespace], int] | None) -> in
     if settings.dry_run:
         from rpg_openrlhf.preflight.dry_run import report
 
-        print(block, report(args, inputs.training.sets, inputs.evaluation), sep="\n")
-        return 0
+        text, status = report(args, inputs.training.sets, inputs.evaluation)
+        print(block, text, sep="\n")
+        return status
     _write_config(args, inputs)
     print(block, flush=True)
     if launch is None:

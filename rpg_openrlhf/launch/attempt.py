@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -30,7 +31,10 @@ PASSED_ON = (
     "HF_ENDPOINT",
     "CUDA_LAUNCH_BLOCKING",
 )
-PREFIXES_PASSED_ON = ("NCCL_", "VLLM_")
+PREFIXES_PASSED_ON = ("GLOO_", "NCCL_", "TORCH_NCCL_", "VLLM_")
+
+
+WAIT_SECONDS = 5.0  # between two looks at the cluster's free GPUs
 
 
 class Secret(str):
@@ -69,7 +73,8 @@ def run(args: SimpleNamespace, tell: Callable[[dict], None] = lambda event: None
     with noise_to(log_of(args)) as console:
         try:
             signal.signal(signal.SIGTERM, terminate)
-            connect(args, console)
+            connect(args)
+            wait_for_gpus(args, console, tell)
             signal.signal(signal.SIGTERM, terminate)  # ray.init has installed a handler that aborts
             return _train(args, run_dir, console, tell)
         except KeyboardInterrupt:
@@ -156,11 +161,8 @@ def _exit_after_death(tell: Callable[[dict], None], died: dict) -> None:
     os._exit(DIED)
 
 
-def connect(args: SimpleNamespace, console: TextIO) -> None:
-    """Join the Ray cluster at RAY_ADDRESS (`ray job submit` sets it), or start a local one on loopback.
-
-    Raise RuntimeError if the cluster has fewer GPUs than the run needs; upstream would wait for ever.
-    """
+def connect(args: SimpleNamespace) -> None:
+    """Join the Ray cluster at RAY_ADDRESS (`ray job submit` sets it), or start a local one on loopback."""
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         # This is how Ray is told that no other machine joins: all its processes then listen on loopback.
@@ -193,13 +195,30 @@ def connect(args: SimpleNamespace, console: TextIO) -> None:
         # On a CPU the GPUs are virtual, so that Ray places the same actors.
         virtual = {"num_gpus": args.num_gpus, "num_cpus": args.num_gpus + 2} if args.platform == "cpu" else {}
         ray.init(address="local", runtime_env=runtime_env, include_dashboard=False, **virtual)
-    total, free = (int(resources.get("GPU", 0)) for resources in (ray.cluster_resources(), ray.available_resources()))
+
+
+def wait_for_gpus(args: SimpleNamespace, console: TextIO, tell: Callable[[dict], None]) -> None:
+    """Return once the GPUs of the run are free. RuntimeError if the cluster has fewer: upstream would wait for ever.
+
+    The wait is a phase of its own, without a deadline, so that a run behind another job does not count as hung.
+    """
+    import ray
+
+    total = int(ray.cluster_resources().get("GPU", 0))
     if total < args.num_gpus:
         start = f"ray start --head --num-gpus {args.num_gpus} --num-cpus {args.num_gpus + 2}"
         fix = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
         raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {total}: {fix}")
-    if free < args.num_gpus:
-        print(f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console)
+    is_announced = False
+    while (free := int(ray.available_resources().get("GPU", 0))) < args.num_gpus:
+        if not is_announced:
+            tell({"phase": "wait"})
+            print(
+                f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console
+            )
+            is_announced = True
+        time.sleep(WAIT_SECONDS)
+    tell({"phase": "start"})
 
 
 def _join(address: str, runtime_env: dict) -> None:

@@ -60,7 +60,8 @@ def launch(args: SimpleNamespace, child: Sequence[str] = CHILD) -> int:
 
 
 def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
-    for restarts in range(args.train.max_restarts + 1):
+    restarts, reached = 0, args.ckpt.resumed_step
+    while True:
         ended = _attempt(args, child, lock)
         if ended.status == 0:
             checkpoints.mark_finished(Path(args.ckpt.path), args.ckpt.record)
@@ -71,11 +72,13 @@ def _attempts(args: SimpleNamespace, child: Sequence[str], lock: int) -> int:
         resume_from_checkpoint(args, checkpoints.newest(Path(args.ckpt.path)))
         step = args.ckpt.resumed_step
         place = f"step {step}" if step else "the start, as there is no checkpoint yet"
+        if step > reached:  # a preempted run that moves on may be restarted for ever
+            restarts, reached = 0, step
         if restarts == args.train.max_restarts:
             print(f"given up after {restarts} restarts (--train.max_restarts); the same command resumes from {place}")
             return 1
-        print(f"restart {restarts + 1} of at most {args.train.max_restarts}, from {place}", flush=True)
-    raise AssertionError("unreachable")
+        restarts += 1
+        print(f"restart {restarts} of at most {args.train.max_restarts}, from {place}", flush=True)
 
 
 def end_with_parent() -> None:
@@ -127,7 +130,7 @@ def _attempt(args: SimpleNamespace, command: Sequence[str], lock: int) -> Ended:
 def _watch(args: SimpleNamespace, child: subprocess.Popen, events: int, log: "Log") -> Ended:
     phase, since, buffer, died = "start", time.monotonic(), b"", None
     while True:
-        limit = getattr(args.deadline, phase)
+        limit = getattr(args.deadline, phase, 0)  # a wait for GPUs has none
         left = since + limit - time.monotonic() if limit else 3600.0
         if left <= 0:
             why = f"hung: {phase} has taken more than {limit:g} s (--deadline.{phase})"

@@ -17,8 +17,11 @@ from rpg_openrlhf.problems.prompt_sets import PromptSet
 from rpg_openrlhf.settings import memory
 
 
-def report(args: SimpleNamespace, sources: list[PromptSet], sets: EvalSets | None) -> str:
-    """Report printed below the banner. A Refusal if the model, tokenizer and prompts do not fit together."""
+def report(args: SimpleNamespace, sources: list[PromptSet], sets: EvalSets | None) -> tuple[str, int]:
+    """Report printed below the banner, and the exit status: 1 if the run is not expected to fit in memory.
+
+    A Refusal if the model, tokenizer and prompts do not fit together.
+    """
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         config, tokenizer = _load(args)
@@ -28,8 +31,12 @@ def report(args: SimpleNamespace, sources: list[PromptSet], sets: EvalSets | Non
             texts = _prompts(args, "eval.dataset", [PromptSet(args.eval.dataset, sets.rows)], tokenizer)
             _, most, room = _lengths(args, texts, tokenizer)
             lines.append(f"  all {len(texts)} prompts of the evaluation: {most} tokens at most, {room}")
-        lines += _memory_lines(args, memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code))
-    return "\n".join([*lines, "dry run: all checks passed, nothing was started"])
+        shapes = memory.count_shapes(config, args.ds.lora.rank, args.trust_remote_code)
+    estimate = memory.estimate(args, shapes)
+    lines += _memory_lines(estimate, shapes)
+    if estimate.needed <= estimate.available:
+        return "\n".join([*lines, "dry run: all checks passed, nothing was started"]), 0
+    return "\n".join([*lines, "dry run: the run is not expected to fit in memory; nothing was started"]), 1
 
 
 def _load(args: SimpleNamespace) -> tuple[Any, Any]:
@@ -93,8 +100,7 @@ def _lengths(args: SimpleNamespace, prompts: list[str], tokenizer: Any) -> tuple
     return statistics.median(lengths), max(lengths), f"room for {room}{cut}"
 
 
-def _memory_lines(args: SimpleNamespace, shapes: memory.Shapes) -> list[str]:
-    estimate = memory.estimate(args, shapes)
+def _memory_lines(estimate: memory.Estimate, shapes: memory.Shapes) -> list[str]:
     width = max(len(name) for name, _ in estimate.lines)
     lines = [f"  memory per rank, estimated ({shapes.parameters / 1e6:,.1f}M parameters):"]
     lines += [f"    {name:<{width}}  {_gib(gib)}" for name, gib in estimate.lines]

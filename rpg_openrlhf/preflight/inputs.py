@@ -24,6 +24,7 @@ def inspect(s: Settings) -> Inputs:
     training = data.read(s)
     evaluation = eval_sets.read(s, training.sets)
     fingerprints = {f"--{flag} {path}": fingerprint(path) for flag, path in paths.inputs(s.flags) if path.exists()}
+    layout.check_evaluation(s, training.prompts)
     notes = layout.check_last_rollout(s, training.prompts)
     rollouts = None if training.prompts is None else layout.rollouts(s, training.prompts)
     reference_checks.check_same_architecture(s.ref.model_name_or_path, models.reference, models.policy)

@@ -70,7 +70,8 @@ def raw_rows(
             raise Refusal(f"--{SPLIT_FLAGS[flag]} {split}: a single file has only the split train")
         rows = ((f"{name}:{number}", row) for number, row in rows_of(path, f"--{flag}", None))
     elif not path.is_dir() and (path.exists() or looks_like_path(name)):
-        raise Refusal(f"--{flag} {name}: no such folder, nor a file of a known kind ({', '.join(KINDS)})")
+        problem = "is a file of no known kind" if path.exists() else "no such file or folder"
+        raise Refusal(f"--{flag} {name}: {problem}; give a folder, a hub id, or a file of {', '.join(KINDS)}")
     else:
         rows = _from_library(flag, name, folder, split)
     for place, row in rows:
@@ -115,7 +116,8 @@ def checked_row(where: str, row: Any, columns: Columns) -> dict[str, Any]:
         raise Refusal(f"{where} is not an object of columns but a {type(row).__name__}")
     for flag, key in (("input_key", columns.input_key), ("label_key", columns.label_key)):
         if key is not None and key not in row:
-            raise Refusal(f"--data.{flag} {key}: {where} has no such column; it has {', '.join(map(str, row))}")
+            place = where.partition(" ")[2]  # without the flag that names the set
+            raise Refusal(f"--data.{flag} {key}: {place} has no such column; it has {', '.join(map(str, row))}")
     checked = {columns.input_key: _prompt(where, row[columns.input_key], columns)}
     if columns.label_key is not None:
         checked[columns.label_key] = _label(where, row[columns.label_key], columns)

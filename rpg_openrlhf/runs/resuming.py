@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.runs import checkpoints
 from rpg_openrlhf.runs.checkpoints import ACTOR, PLACES, SHARDED, Checkpoint
+from rpg_openrlhf.settings import layout
 from rpg_openrlhf.settings.reference_checks import ARCHITECTURE
 from rpg_openrlhf.settings.run_settings import Settings
 from rpg_openrlhf.settings.saved import RUN_NAME, SECRET
@@ -167,7 +167,7 @@ def _check_work_left(s: Settings, resumption: Resumption, prompts: int | None) -
         return
     if prompts is None:
         return
-    rollouts = min(prompts * s.train.num_episodes // s.rollout.batch_size, limit or sys.maxsize)
+    rollouts = layout.rollouts(s, prompts)
     if checkpoint.step >= rollouts:
         names = ", ".join(f"--{name}" for name in resumption.changed) or "nothing"
         raise Refusal(

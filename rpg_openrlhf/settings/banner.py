@@ -19,13 +19,6 @@ BASELINES = {
 RECOMPUTED = "recomputed by the actor after each rollout"
 
 
-def optimizer_steps(args: SimpleNamespace, prompts: int) -> int:
-    """Number of optimizer steps, by upstream's count (`prepare_datasets`) and at most up to --train.max_rollouts."""
-    per_episode = prompts * args.rollout.n_samples_per_prompt // args.train.batch_size
-    steps = per_episode * args.train.num_episodes * args.train.max_epochs
-    return min(steps, (args.train.max_rollouts or steps) * layout.plan(args).steps)
-
-
 def banner(
     args: SimpleNamespace, prompts: int | None, notes: list[str], evaluation: Sequence[tuple[str, str]] = ()
 ) -> str:
@@ -98,7 +91,7 @@ def _run_facts(args: SimpleNamespace, prompts: int | None) -> list[tuple[str, An
     plan, rollout = layout.plan(args), args.rollout
     total = "unknown before the data set is loaded"
     if prompts is not None:
-        total = f"{layout.rollouts(args, prompts)} rollouts, {optimizer_steps(args, prompts)} optimizer steps"
+        total = f"{layout.rollouts(args, prompts)} rollouts, {layout.optimizer_steps(args, prompts)} optimizer steps"
         total += f" ({prompts} prompts x {args.train.num_episodes} episodes)"
     sharing = ", colocated" if args.train.colocate_all else ""
     return [

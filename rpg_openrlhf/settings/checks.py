@@ -108,9 +108,10 @@ def _divides(s: Settings) -> str | None:
     if samples % train:
         return f"--train.batch_size {train}: does not divide {rollout}; choose a divisor of {samples}"
     if train % (micro * ranks):
+        fix = f"a multiple of {ranks} first" if train % ranks else f"a micro-batch that divides {train // ranks}"
         return (
             f"--train.batch_size {train}: is not a multiple of --train.micro_batch_size {micro} x {ranks} ranks = "
-            f"{micro * ranks}"
+            f"{micro * ranks}; choose {fix}"
         )
     if samples % (micro_rollout * ranks):
         return (
@@ -132,7 +133,10 @@ def _shared_gpus(s: Settings) -> str | None:
             first, second = (f"{model}.{leaf}" for model in pair)
             first_value, second_value = attrgetter(first, second)(s)
             if first_value != second_value:
-                return f"--{first} {first_value}: must be {second_value}, as --{second}, when the two share their GPUs"
+                return (
+                    f"--{first} {first_value}: must be {second_value}, as --{second}: {pair[0]} and {pair[1]} share "
+                    "their GPUs; set both alike"
+                )
     return None
 
 

@@ -57,6 +57,23 @@ def rollouts(s: SimpleNamespace, prompts: int) -> int:
     return min(total, s.train.max_rollouts or total)
 
 
+def optimizer_steps(s: SimpleNamespace, prompts: int) -> int:
+    """Number of optimizer steps in the run, over which the learning rate is scheduled."""
+    if not is_upstreams_async(s):
+        return rollouts(s, prompts) * plan(s).steps
+    per_episode = prompts * s.rollout.n_samples_per_prompt // s.train.batch_size
+    steps = per_episode * s.train.num_episodes * s.train.max_epochs
+    return min(steps, (s.train.max_rollouts or steps) * plan(s).steps)
+
+
+def check_evaluation(s: SimpleNamespace, prompts: int | None) -> None:
+    """Refuse an evaluation during training that the run ends before."""
+    if prompts is None or not s.eval.dataset or s.eval.steps <= rollouts(s, prompts):
+        return
+    total = rollouts(s, prompts)
+    raise Refusal(f"--eval.steps {s.eval.steps}: would never be reached, as the run has {total} rollouts; lower it")
+
+
 def check_last_rollout(s: SimpleNamespace, prompts: int | None) -> list[str]:
     """Check the prompts left after the last full rollout: a Refusal, or notes to print."""
     if prompts is None:

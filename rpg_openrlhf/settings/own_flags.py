@@ -92,7 +92,7 @@ FLAGS = (
         "The first reference; same architecture as the policy; unset: the start policy."),
 
     Flag("train.max_restarts", 3, int, NATURAL,
-        "Number of restarts from the last checkpoint after processes died or hung."),
+        "Number of restarts after processes died or hung, counted anew from every new checkpoint."),
     Flag("train.max_rollouts", None, int, COUNT,
         "End the run after this many rollouts, if its episodes do not end before (dynamic filtering shortens them)."),
     Flag("deadline.start", 3600, float, NATURAL,

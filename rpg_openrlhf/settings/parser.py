@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
@@ -11,6 +12,7 @@ from rpg_openrlhf.settings import own_flags as config
 from rpg_openrlhf.settings import upstream
 from rpg_openrlhf.settings.layers import merged, read_layer
 
+LESS_LIKELY = {"muon", "critic", "ref", "reward", "eval"}  # sections that repeat the flags of others
 LAUNCHER_ONLY = ("config", "print_config", "dry_run", "help")
 _UNSET = object()
 
@@ -63,10 +65,17 @@ def by_flag(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 def nearest(name: str, names: Any) -> str:
     """Hint at the end of a refusal: the known name that was probably meant."""
-    close = difflib.get_close_matches(name, list(names), 1, 0.5)
-    # Users often remember only the last word of a flag (beta, batch_size).
-    close = close or [known for known in names if known.split(".")[-1] == name.split(".")[-1]]
+    words = _words(name)
+    # Users often remember some words of a flag: beta, actor.lr, train_batch_size.
+    holding = [known for known in names if words <= _words(known)]
+    close = sorted(holding, key=lambda known: (bool(_words(known) & LESS_LIKELY), len(known)))[
+        :1
+    ] or difflib.get_close_matches(name, list(names), 1, 0.7)
     return f"did you mean {close[0]}?" if close else "see --help for all flags"
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[._-]+", name.strip("-")))
 
 
 def coerce(name: str, value: Any, action: argparse.Action) -> Any:
@@ -102,21 +111,38 @@ def _take_switches(argv: list[str], actions: dict[str, argparse.Action]) -> tupl
     for word in argv:
         name, equals, value = word.removeprefix("--").partition("=")
         action = actions.get(name)
-        if word.startswith("--") and equals and action and action.nargs == 0 and value in ("true", "false"):
-            values[action.dest] = coerce(name, value == "true", action)
-        else:
+        if not (word.startswith("--") and equals and action and action.nargs == 0):
             rest.append(word)
+        elif value.lower() in ("true", "false"):
+            values[action.dest] = coerce(name, value.lower() == "true", action)
+        else:
+            raise Refusal(f"{word}: is a switch; give --{name}, or --{name}=false")
     return rest, values
 
 
 def _typed(layers: tuple[Layer, ...], actions: dict[str, argparse.Action]) -> dict[str, Any]:
     """Values of all layers, as argparse would have made them."""
-    flat = merged(layer.flags for layer in layers)
-    unknown = [name for name in flat if name not in actions or name in LAUNCHER_ONLY]
-    if unknown:
-        raise Refusal(f"unknown YAML key {unknown[0]}: {nearest(unknown[0], actions)}")
-    values = {name: value for name, value in flat.items() if value is not None}
-    return {actions[name].dest: coerce(f"--config key {name}", value, actions[name]) for name, value in values.items()}
+    for path, flags in layers:
+        for name in flags:
+            if name not in actions or name in LAUNCHER_ONLY:
+                raise Refusal(f"--config {path}: {_unknown_key(name, actions)}")
+    typed = (
+        {name: _typed_value(layer.path, name, value, actions) for name, value in layer.flags.items()}
+        for layer in layers
+    )
+    return {actions[name].dest: value for name, value in merged(typed).items() if value is not None}
+
+
+def _typed_value(path: str, name: str, value: Any, actions: dict[str, argparse.Action]) -> Any:
+    return None if value is None else coerce(f"--config {path}: key {name}", value, actions[name])
+
+
+def _unknown_key(name: str, actions: dict[str, argparse.Action]) -> str:
+    section = next((known for known in actions if known.startswith(f"{name}.")), None)
+    if section:
+        leaf = section.removeprefix(f"{name}.")
+        return f"key {name} is a section; write {name}: {{{leaf}: value}}"
+    return f"unknown YAML key {name}: {nearest(name, actions)}"
 
 
 def parse(argv: list[str]) -> Parsed:

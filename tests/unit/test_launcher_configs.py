@@ -132,7 +132,7 @@ def test_dry_run_of_a_tables_run(name, stand_ins, capsys):
     """All of it, with the model's positions and the shapes of a small one."""
     test_every_run_of_every_table_would_start(RUNS[name], stand_ins, capsys)
     layers = ",".join(str(CONFIGS / f"{layer}.yaml") for layer in RUNS[name].layers)
-    assert train_rpg.main(["--config", layers, *stand_ins[1], "--dry_run"]) == 0
+    assert train_rpg.main(["--config", layers, *stand_ins[1], "--platform", "cuda", "--dry_run"]) == 0
     assert "nothing was started" in capsys.readouterr().out
 
 

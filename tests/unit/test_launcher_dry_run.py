@@ -41,6 +41,14 @@ def test_dry_run_refusals(tmp_path, capsys, change, says, monkeypatch):
     assert err.count("\n") == 1
 
 
+def test_a_run_that_does_not_fit_has_status_1(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "host_memory_gib", lambda: 0.5)
+    assert train_rpg.main([*argv(good_flags(tmp_path)), "--dry_run"]) == 1
+    out = capsys.readouterr().out
+    assert "DOES NOT FIT: " in out
+    assert out.endswith("dry run: the run is not expected to fit in memory; nothing was started\n")
+
+
 def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path, capsys):
     good = good_flags(tmp_path)
     path = tmp_path / "model" / "config.json"

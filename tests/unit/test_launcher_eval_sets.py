@@ -114,6 +114,7 @@ def test_a_bad_file(good, tmp_path, capsys, name):
         ({"eval.temperature": "nan"}, "--eval.temperature nan"),
         ({"eval.temperature": "0"}, "--eval.n_samples_per_prompt 4: at --eval.temperature 0 all samples are the same"),
         ({"eval.steps": None}, "would never be used; give --eval.steps"),
+        ({"eval.steps": "1000"}, "--eval.steps 1000: would never be reached, as the run has"),
         ({"eval.steps": "-1", "ckpt.best_metric_key": "eval/mean@4"}, "eval/mean@4: nothing is evaluated"),
         ({"eval.dataset": None, "ckpt.best_metric_key": "eval/mean@4"}, "eval/mean@4: nothing is evaluated"),
         ({"eval.dataset": "nowhere.jsonl"}, "--eval.dataset nowhere.jsonl: no such file"),
@@ -135,7 +136,7 @@ def test_two_sets_of_one_name_and_a_cut_that_would_lose_one(good, tmp_path, caps
     first, second = (write_rows(folder / "b.jsonl", PROBLEMS) for folder in (tmp_path, tmp_path / "other"))
     assert "would be called b in the logs" in refused(good | {"eval.dataset": f"{first},{second}"}, capsys)
     third = write_rows(tmp_path / "c.jsonl", [{"problem": str(i), "answer": "1"} for i in range(40)])
-    cut = {"data.max_samples": "32", "train.batch_size": "64"}
+    cut = {"data.max_samples": "32", "train.batch_size": "64", "eval.steps": "1"}
     said = refused(good | cut | {"eval.dataset": f"{first},{third}"}, capsys)
     assert "--data.max_samples 32: also truncates the evaluation's" in said
     assert len(run(good | cut | {"eval.dataset": str(third)})[1]) == 32

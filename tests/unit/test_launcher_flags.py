@@ -71,7 +71,7 @@ def test_yaml_values_become_what_argparse_makes_of_them(tmp_path):
         ("train: {colocate_all: 1}", "train.colocate_all: 1 must be true or false"),
         ("train: {seed: [1]}", r"train.seed: \[1\] must be one int"),
         ("actor: {eps_clip_low_high: 0.2}", "actor.eps_clip_low_high: 0.2 must be a list of 2"),
-        ("rpg: 3", "unknown YAML key rpg"),
+        ("rpg: 3", r"a.yaml: key rpg is a section; write rpg: \{.*: value\}"),
     ],
 )
 def test_bad_yaml_values(tmp_path, text, says):
@@ -85,6 +85,11 @@ def test_bad_yaml_values(tmp_path, text, says):
         (["--rpg.divergance", "fkl"], "unknown flag --rpg.divergance: did you mean --rpg.divergence?"),
         (["--n_samples_per_prompt=4"], "did you mean --.*n_samples_per_prompt?"),
         (["--qqqqqqqq"], "unknown flag --qqqqqqqq: see --help"),
+        (["--actor.lr", "1"], "did you mean --actor.adam.lr?"),
+        (["--train_batch_size", "1"], "did you mean --train.batch_size?"),
+        (["--n_samples", "1"], "did you mean --rollout.n_samples_per_prompt?"),
+        (["--pretrain", "x"], "unknown flag --pretrain: see --help"),
+        (["--train.dynamic_batch_enable=yes"], "=yes: is a switch; give --train.dynamic_batch_enable, or"),
         (["--rpg.div", "fkl"], "unknown flag --rpg.div"),  # no abbreviations: a typo must not become a flag
         (["word"], "unexpected argument 'word'"),
         (["--rpg.beta"], "--rpg.beta: expected one argument"),

@@ -11,8 +11,8 @@ from rpg_openrlhf.settings import arguments as settled
 from rpg_openrlhf.settings import checks, defaults, layout, machine
 from rpg_openrlhf.settings import parser as flags
 from rpg_openrlhf.settings.arguments import arguments
-from rpg_openrlhf.settings.banner import banner, optimizer_steps
-from rpg_openrlhf.settings.layout import rollouts
+from rpg_openrlhf.settings.banner import banner
+from rpg_openrlhf.settings.layout import optimizer_steps, rollouts
 from rpg_openrlhf.settings.run_settings import nested
 from tests.unit.launcher_case import argv, good_flags, settings_of, write_rows
 
@@ -144,10 +144,11 @@ def test_the_banner_of_other_choices():
 def test_steps_are_counted_as_upstream_counts_them():
     args = args_of("--rollout.batch_size", "32", "--train.batch_size", "16", "--train.num_episodes", "3",
                    "--train.max_epochs", "2")  # fmt: skip
-    assert optimizer_steps(args, 100) == 100 * 2 // 16 * 3 * 2
     assert rollouts(args, 100) == 100 * 3 // 32
+    assert optimizer_steps(args, 100) == 9 * (64 // 16) * 2, "prompts of an episode's end start the next rollout"
     args.train.async_enable, args.algo.objective = True, "openrlhf"
     assert rollouts(args, 100) == 4 * 3
+    assert optimizer_steps(args, 100) == 100 * 2 // 16 * 3 * 2
 
 
 def values(**changes):

@@ -78,7 +78,7 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path, mark):
         ('{"input": "a", "label": {"a": 1}}', ":151: 'label' must be the gold answer"),
         ('{"input": "a", "label": true}', ":151: 'label' must be the gold answer, not True"),
         ('{"input": "a", "label": NaN}', ":151 is not JSON"),
-        ('{"input": "a"}', "--data.label_key label: --data.prompt_dataset .*:151 has no such column; it has input"),
+        ('{"input": "a"}', "--data.label_key label: .*:151 has no such column; it has input"),
         ('{"input": "", "label": "1"}', ":151: 'input' is empty"),
         ('{"input": null, "label": "1"}', ":151: 'input' must be a text, not NoneType"),
         ('{"input": "a", "label": "1"', ":151 is not JSON"),

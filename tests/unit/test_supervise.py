@@ -101,6 +101,17 @@ if count == 0:
     assert (tmp_path / "logs" / "resumed").read_text() == "4"
 
 
+def test_a_new_checkpoint_starts_the_count_of_restarts_again(run, tmp_path, monkeypatch):
+    steps = iter((4, 8, 8))
+    newest = lambda path: checkpoints.Checkpoint(tmp_path, next(steps), {})  # noqa: E731
+    monkeypatch.setattr(supervise.checkpoints, "newest", newest)
+    status, said = run("os.kill(os.getpid(), 9)", restarts=1)
+    assert (status, starts(tmp_path)) == (1, 3)
+    assert "restart 1 of at most 1, from step 4" in said
+    assert "restart 1 of at most 1, from step 8" in said
+    assert "given up after 1 restarts (--train.max_restarts); the same command resumes from step 8" in said
+
+
 def test_given_up_after_as_many_restarts_as_allowed(run, tmp_path):
     status, said = run("os.kill(os.getpid(), 9)", restarts=1)
     assert (status, starts(tmp_path)) == (1, 2)
