@@ -27,9 +27,9 @@ class Seen(NamedTuple):
     """A run at one moment."""
 
     policy: str  # names of the two processes
-    engine: str
+    engine: str  # Ray drops the method from it once one of several requests is answered
     is_saving: bool  # a checkpoint is being written, and has not got its name
-    judged: int  # samples of the rollout under way
+    judged: int  # samples of the rollout under way; 0: none is, or none of it has been answered
     ahead: int  # rollouts that were drawn and are not in the log
     trained: int  # rollouts of this start that are in the log
 
@@ -41,18 +41,13 @@ class Phase(NamedTuple):
     limit: int = 10**9
 
 
-def draws(seen: Seen) -> bool:
-    """True in the middle of a rollout."""
-    return seen.engine == f"{ENGINE}.generate_responses" and seen.judged > 0
-
-
 # With a queue of 2 the fourth rollout is drawn once the first one is in the log. In "generating" the judge holds it
 # up, and the next weight sync waits for it. In "training" one is drawn while the policy takes its steps.
 PHASES = {
-    "generating": Phase(lambda seen: seen.policy == POLICY and draws(seen), limit=3 * ROLLOUT + 8),
+    "generating": Phase(lambda seen: seen.policy == POLICY and seen.judged > 0, limit=3 * ROLLOUT + 8),
     "syncing": Phase(lambda seen: seen.policy == f"{POLICY}.broadcast_to_vllm"),
     "queueing": Phase(lambda seen: (seen.policy, seen.engine, seen.ahead) == (f"{POLICY}.fit", ENGINE, 3)),
-    "training": Phase(lambda seen: seen.policy == f"{POLICY}.fit" and draws(seen)),
+    "training": Phase(lambda seen: seen.policy == f"{POLICY}.fit" and seen.judged > 0),
     "saving": Phase(lambda seen: seen.policy == f"{POLICY}.save_checkpoint" and seen.is_saving),
 }
 
@@ -63,26 +58,34 @@ class Watched(Killed):
     def kill_in(self, phase: str, seconds: float) -> Seen:
         """Start the run, and kill all of it in this phase, after a rollout of this start at least -> what was seen.
 
-        AssertionError where the run ends or `seconds` pass before.
+        AssertionError where it was missed. A start that ends before its first sample is made again: Ray gives up on a
+        busy machine after 30 s.
         """
-        chosen, deadline, seen = PHASES[phase], time.monotonic() + seconds, None
-        recorded_reward.install(self.out.parent, limit=chosen.limit)
-        with self._started() as process:
-            while process.poll() is None and time.monotonic() < deadline:
-                found = pids(process)
-                while len(found) == 2 and all(map(name_of, found)) and time.monotonic() < deadline:
-                    seen = self._look(found)
-                    if seen and seen.trained and chosen.is_it(seen):
+        recorded_reward.install(self.out.parent, limit=PHASES[phase].limit)
+        last, deadline = None, time.monotonic() + seconds
+        while last is None and time.monotonic() < deadline:
+            with self._started() as process:
+                for seen, found in self._looks(process, deadline):
+                    if seen.trained and PHASES[phase].is_it(seen):
                         with stopped(found):  # it may have moved on in between
                             seen = self._look(found)
-                            if seen and chosen.is_it(seen):
+                            if seen and PHASES[phase].is_it(seen):
                                 end(process)
                                 self.say(f"killed while {phase}: {seen}")
                                 return seen
-                    time.sleep(0.002)
-                time.sleep(0.2)
-            text = (self.out / "console.txt").read_text(encoding="utf-8")
-            raise AssertionError(f"{phase} was missed: status {process.poll()}, last seen {seen}\n{text}")
+                    last = seen or last
+        text = (self.out / "console.txt").read_text(encoding="utf-8")
+        raise AssertionError(f"{phase} was missed: status {process.returncode}, last seen {last}\n{text}")
+
+    def _looks(self, process: subprocess.Popen, deadline: float) -> Iterator[tuple[Seen, list[int]]]:
+        """What is seen every few milliseconds, and the processes of the policy and the engine; to the run's end."""
+        while process.poll() is None and time.monotonic() < deadline:
+            found = pids(process)
+            while len(found) == 2 and all(map(name_of, found)) and time.monotonic() < deadline:
+                if seen := self._look(found):
+                    yield seen, found
+                time.sleep(0.002)
+            time.sleep(0.2)
 
     @contextlib.contextmanager
     def _started(self) -> Iterator[subprocess.Popen]:

@@ -1,4 +1,4 @@
-"""`--train.async_enable` with RPG on the real stack: replies that go on under new weights.
+"""`--train.async_enable` with RPG on the real stack: replies that continue under new weights, and kills in each phase.
 
 Staleness, evaluation, stop and resume: test_resharding.py. A queue of none is the synchronous trainer: test_resume.py.
 """
