@@ -57,8 +57,8 @@ def test_killed_in_every_phase_each_prompt_is_trained_on_once(tiny, tmp_path):
 
     Prompts under way and in the queue are drawn again, by the judge's own record, and the log agrees with it.
     """
-    rollouts, judge = 15, recorded_reward.install(tmp_path)
-    flags = [*ledger.FLAGS, "--train.num_episodes", "5", "--train.max_epochs", "3", "--reward.remote_url", str(judge)]
+    rollouts, judge = 21, recorded_reward.install(tmp_path)
+    flags = [*ledger.FLAGS, "--train.num_episodes", "7", "--train.max_epochs", "3", "--reward.remote_url", str(judge)]
     run = Watched(*tiny, tmp_path / "run", flags)
     run.out.mkdir()
     seen = {phase: run.kill_in(phase, 900) for phase in PHASES}
