@@ -20,8 +20,8 @@ from tests.tiny import shared_tiny
 
 # The longest first and what needs no real stack last, so that workers end together (`--no-loadscope-reorder`).
 LONGEST = (
-    "test_two_nodes.py",
-    "test_resume.py", "test_equal_runs.py", "test_lora.py", "test_resharding.py", "test_asynchronous.py",
+    "test_two_nodes.py", "test_resume.py", "test_asynchronous.py", "test_equal_runs.py", "test_lora.py",
+    "test_resharding.py",
     "test_eval_run.py", "test_weight_sync.py", "test_schedule_free.py", "test_training.py",
     "test_eval_engine_process.py", "test_eval_ray_replicas.py",
 )  # fmt: skip

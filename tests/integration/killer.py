@@ -98,19 +98,23 @@ def is_a(process: psutil.Process, victim: str) -> bool:
         return False
 
 
+def rows(out: Path, kind: str) -> list[dict]:
+    """Reports of this kind in the log."""
+    lines = (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
 def steps(out: Path) -> int:
     """The last step of the log."""
     try:
-        rows = map(json.loads, (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        return max((int(row["step"]) for row in rows if row["kind"] == "train"), default=0)
+        return max((int(row["step"]) for row in rows(out, "train")), default=0)
     except (OSError, ValueError):
         return 0
 
 
 def numbers(out: Path) -> list[dict]:
     """What each step decided."""
-    rows = map(json.loads, (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    return [{k: v for k, v in row.items() if not k.startswith(CLOCKS)} for row in rows if row["kind"] == "train"]
+    return [{k: v for k, v in row.items() if not k.startswith(CLOCKS)} for row in rows(out, "train")]
 
 
 def weights_are_equal(one: Path, other: Path) -> bool:

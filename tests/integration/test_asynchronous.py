@@ -1,15 +1,20 @@
-"""`--train.async_enable` with RPG on the real stack: replies that go on under new weights.
+"""`--train.async_enable` with RPG on the real stack: replies that continue under new weights, and kills in each phase.
 
 Staleness, evaluation, stop and resume: test_resharding.py. A queue of none is the synchronous trainer: test_resume.py.
 """
 
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.integration import ledger, recorded_reward
+from tests.integration.killer import rows
+from tests.integration.phases import PHASES, Watched
 
 
 def test_replies_go_on_under_new_weights(train):
@@ -45,3 +50,24 @@ def test_log_probs_of_a_reply_that_paused_are_those_of_its_policies(tmp_path):
     assert max(found["dropped"]["before"], found["dropped"]["after"]) < 1e-4
     assert found["kept"]["before"] < 1e-4
     assert found["kept"]["after"] > 0.1
+
+
+def test_killed_in_every_phase_each_prompt_is_trained_on_once(tiny, tmp_path):
+    """Kill -9 of the whole run while it generates, syncs, queues, trains and saves; each time the same command again.
+
+    Prompts under way and in the queue are drawn again, by the judge's own record, and the log agrees with it.
+    """
+    rollouts, judge = 21, recorded_reward.install(tmp_path)
+    flags = [*ledger.FLAGS, "--train.num_episodes", "7", "--train.max_epochs", "3", "--reward.remote_url", str(judge)]
+    run = Watched(*tiny, tmp_path / "run", flags)
+    run.out.mkdir()
+    seen = {phase: run.kill_in(phase, 900) for phase in PHASES}
+    recorded_reward.install(tmp_path)
+    assert run.run([], random.Random(0), 400) == 0, (run.out / "console.txt").read_text(encoding="utf-8")
+    assert ledger.problems_of(run.out, rollouts) == []
+    drawn, left = ledger.drawings(run.out, tmp_path / "record.jsonl")
+    assert set(drawn) == set(range(1, rollouts + 1))
+    assert ledger.problems_of_prompts(drawn, rows(run.out, "train")) == []
+    assert left >= sum(each.judged for each in seen.values()) > 0, "samples under way"
+    again = sum(map(len, drawn.values())) - rollouts
+    assert again >= sum(each.ahead for each in seen.values()) >= 3

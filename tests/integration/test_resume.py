@@ -1,13 +1,12 @@
 """Killed and started again: every later number equals that of a run that nobody disturbed."""
 
-import json
 import random
 from itertools import pairwise
 
 from rpg_openrlhf.reference.schedule import RefreshSchedule
 from rpg_openrlhf.runs import checkpoints
 from tests import logged_keys
-from tests.integration.killer import WRITING, Killed, numbers, weights_are_equal
+from tests.integration.killer import WRITING, Killed, numbers, rows, weights_are_equal
 
 RULE = {"kl_target": 0.18, "interval": 6, "kl_decay": 0.5}
 FLAGS = [
@@ -85,8 +84,3 @@ def of_trainer(out, asynchronous: bool) -> list[dict]:
 
 def without_staleness(steps: list[dict]) -> list[dict]:
     return [{k: v for k, v in step.items() if not k.startswith("async/")} for step in steps]
-
-
-def rows(out, kind: str) -> list[dict]:
-    lines = (out / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["kind"] == kind]
