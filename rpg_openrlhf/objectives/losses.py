@@ -115,7 +115,7 @@ def rpg_token_losses(
         **kl_stats,
         "regularized_advantage": torch.where(mask, regularized_advantages, 0.0),
     }
-    # A masked token would otherwise be charged the divergence's constant, such as β for UFKL.
+    # A masked token would otherwise add the divergence's value at log-probs 0, such as β for UFKL.
     return TokenLosses(torch.where(mask, losses if length is None else losses / length, 0.0), stats)
 
 
@@ -133,7 +133,7 @@ def unit_losses(
 
     differentiable   β·surrogate - clip(w)·A   Tables 1 and 4: autograd through w; the clip is on the reward part only
     reinforce        -SG(gate·w·Â)·log π_θ     Table 2, Algorithm 2: SG is stop-gradient; the clip is on Â
-    reinforce, truncate   -SG(w·Â at the bounded w)·log π_θ   Equation 4.1, Remark F.2
+    reinforce, truncate   -SG(w̄·A + β·score_weight(w̄))·log π_θ   Equation 4.1, Remark F.2: w̄ is the bounded w
     of https://arxiv.org/abs/2505.17508, here for any π_ref.
     """
     weight = ratios.importance_weight
@@ -222,7 +222,7 @@ def _check_options(
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if clip_mode == "truncate" and gradient_estimator != "reinforce":
-        # A bound in the place of w is a constant: through autograd that is the gate.
+        # The bound that replaces w has no gradient, so the differentiable loss would be gated there all the same.
         raise ValueError(f"clip_mode truncate needs gradient_estimator reinforce, got {gradient_estimator!r}")
     if reward_weight == "sequence" and importance_level != "prefix":
         raise ValueError(f"reward_weight sequence needs importance_level prefix, got {importance_level!r}")
