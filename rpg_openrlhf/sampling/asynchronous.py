@@ -30,7 +30,7 @@ class Ahead(NamedTuple):
     result: tuple
     version: int  # of the weights that sampled it
     state: dict  # of the generator after this rollout
-    counts: tuple[int, int]  # carried and given_back
+    counts: tuple[int, int]  # carried_prompts and given_back
     waited: float  # seconds spent waiting for room in the queue and for the engines
     error: BaseException | None = None
 
@@ -104,7 +104,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
                 with self.turns.turn(urgent=False):
                     waited = time.monotonic() - began
                     result = super()._next_rollout(**generate_kwargs)
-                    counts = self.carried, self.given_back
+                    counts = self.carried_prompts, self.given_back
                     self._ready.put(Ahead(result, self.version, super().state_dict(), counts, waited))
             except BaseException as error:
                 self._ready.put(Ahead((), self.version, {}, (0, 0), 0.0, error))
