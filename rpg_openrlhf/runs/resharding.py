@@ -66,14 +66,14 @@ def _states(folder: Path) -> dict[str, Any]:
 
 
 def _part(folder: Path, rank: int) -> _Part:
-    where = [Place(*place) for place in json.loads((folder / PLACES.format(rank)).read_text(encoding="utf-8"))]
+    part_places = [Place(*place) for place in json.loads((folder / PLACES.format(rank)).read_text(encoding="utf-8"))]
     (file,) = folder.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)["optimizer_state_dict"]
     if "fp32_flat_groups" in content:  # ZeRO 3
-        flat, base = content["fp32_flat_groups"], content["optimizer_state_dict"]
+        flat, optimizer = content["fp32_flat_groups"], content["optimizer_state_dict"]
     else:
-        flat, base = content["single_partition_of_fp32_groups"], content["base_optimizer_state"]
-    return _Part(flat, base["state"], base["param_groups"], where)
+        flat, optimizer = content["single_partition_of_fp32_groups"], content["base_optimizer_state"]
+    return _Part(flat, optimizer["state"], optimizer["param_groups"], part_places)
 
 
 def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> None:
