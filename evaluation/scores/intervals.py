@@ -101,10 +101,10 @@ def bootstrap(data: Sequence[FloatArray], statistic: Callable[..., FloatArray], 
 def over_runs(correct: IntArray, samples: IntArray, statistic: Statistic) -> Bounds | None:
     """Interval for the expected score of runs on these problems; correct, samples (P,). None if every n is 1.
 
-    Each problem's samples are drawn again as a binomial count at Jeffreys' rate (c+1/2)/(n+1). The plain rate c/n
-    would never solve a problem with c = 0, and covers only 50 to 75 % for pass@n. Draws enter as deviations from their
-    own expectation, because drawing with replacement turns pass@k into best@k. The interval is too wide if most
-    problems are never or always solved, and a little too narrow for pass@k near 1.
+    The number of right samples of each problem is drawn again, binomial at Jeffreys' rate (c+1/2)/(n+1). At the plain
+    rate c/n a problem with c = 0 would never be solved, and the interval of pass@n would cover only 50 to 75 %. The
+    mean of the draws is subtracted, because drawing with replacement turns pass@k into best@k, which is lower. The
+    interval is too wide if most problems are never or always solved, and a little too narrow for pass@k near 1.
     """
     if samples.max(initial=0) < 2:
         return None
@@ -137,7 +137,9 @@ def votes_over_runs(ballots: Sequence[Ballot]) -> Bounds | None:
             drawn = rng.multinomial(int(shares.sum()), shares / shares.sum(), size=VOTE_RUNS)
             outcome = majority_of_draws(drawn[:, :-1], right)
             offsets += outcome - outcome.mean()
-    if not offsets.any():  # unanimous everywhere: the width that Wilson's interval leaves
+    if not offsets.any():
+        # Every problem is unanimous. Half of the offsets are minus the width of Wilson's interval at 0 and half plus
+        # it, so that the quantiles in _around are -width and +width.
         offsets = np.resize([-1.0, 1.0], VOTE_RUNS) * wilson(0.0, sum(sizes))[1] * len(ballots)
     return _around(total / len(ballots), offsets / len(ballots))
 

@@ -1,7 +1,7 @@
 """Last and Best over the checkpoints of a run, and Best corrected for being picked on the test itself.
 
-Best is a maximum over evaluations, so it is above the truth even when nothing changes: 41 evaluations of one unchanged
-model add about 1.8 points on AIME at 32 samples, 4 and more on one-sample benchmarks.
+Best is a maximum over evaluations, so it is too high even if all checkpoints are equally good: 41 evaluations of one
+unchanged model add about 1.8 points on AIME at 32 samples, 4 and more on one-sample benchmarks.
 """
 
 from collections.abc import Mapping, Sequence

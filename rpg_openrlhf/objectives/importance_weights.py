@@ -31,7 +31,7 @@ class ClipBounds(NamedTuple):
     dual: float
 
 
-class ClipGate(NamedTuple):
+class Clipped(NamedTuple):
     """Units at which each of the ClipBounds acts; (B, U), bool."""
 
     low: Tensor
@@ -58,14 +58,14 @@ def bounded_exp(log_ratio: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def clip_gate(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds) -> ClipGate:
+def clip_gate(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds) -> Clipped:
     """Units whose gradient RPG-Style dual clip stops: A ≥ 0 and w ≥ 1 + ε2; A < 0 and w ≤ 1 - ε1, or w ≥ c.
 
     importance_weight, advantages (A, or Â, or anything of its sign) and results: (B, U). Algorithm 2 of
     https://arxiv.org/abs/2505.17508; the bounds themselves count as outside, as in its comparisons.
     """
     negative = advantages < 0
-    return ClipGate(
+    return Clipped(
         low=negative & (importance_weight <= bounds.low),
         high=~negative & (importance_weight >= bounds.high),
         dual=negative & (importance_weight >= bounds.dual),
@@ -73,14 +73,14 @@ def clip_gate(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds)
 
 
 @torch.no_grad()
-def truncation(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds) -> ClipGate:
+def truncation(importance_weight: Tensor, advantages: Tensor, bounds: ClipBounds) -> Clipped:
     """Units whose w leaves its range: A ≥ 0 and w < 1 - ε1 or w > 1 + ε2; A < 0 and w > c.
 
     importance_weight, advantages (of the sign of Â) and results: (B, U). Equation 4.1 of
     https://arxiv.org/abs/2505.17508, which bounds w only by c if A is negative.
     """
     negative = advantages < 0
-    return ClipGate(
+    return Clipped(
         low=~negative & (importance_weight < bounds.low),
         high=~negative & (importance_weight > bounds.high),
         dual=negative & (importance_weight > bounds.dual),

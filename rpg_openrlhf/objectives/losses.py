@@ -14,7 +14,7 @@ from rpg_openrlhf.objectives.divergences import DIVERGENCES, Divergence
 from rpg_openrlhf.objectives.importance_weights import (
     MAX_LOG_RATIO,
     ClipBounds,
-    ClipGate,
+    Clipped,
     Ratios,
     clip_gate,
     ratios_of,
@@ -106,16 +106,16 @@ def rpg_token_losses(
         high=math.inf if clip_eps_high is None else 1 + clip_eps_high,
         dual=math.inf if dual_clip is None else dual_clip,
     )
-    losses, gate, regularized_advantages = unit_losses(
+    losses, clipped, regularized_advantages = unit_losses(
         ratios, log_probs, advantages, terms, gradient_estimator, beta, bounds, clip_mode
     )
     stats = {
         "importance_weight": torch.where(mask, ratios.importance_weight.detach(), 0.0),
-        **{f"gated_{bound}": (mask & gated).to(losses.dtype) for bound, gated in gate._asdict().items()},
+        **{f"gated_{bound}": (mask & gated).to(losses.dtype) for bound, gated in clipped._asdict().items()},
         **kl_stats,
         "regularized_advantage": torch.where(mask, regularized_advantages, 0.0),
     }
-    # A masked token would otherwise be charged the divergence's constant, such as β for UFKL.
+    # A masked token would otherwise add the divergence's value at log-probs 0, such as β for UFKL.
     return TokenLosses(torch.where(mask, losses if length is None else losses / length, 0.0), stats)
 
 
@@ -128,12 +128,12 @@ def unit_losses(
     beta: float,
     bounds: ClipBounds,
     clip_mode: str = "gate",
-) -> tuple[Tensor, ClipGate, Tensor]:
-    """Loss, gate and regularized advantage Â = A + β·score_weight / w of every unit; all (B, U).
+) -> tuple[Tensor, Clipped, Tensor]:
+    """Loss, clipped units and regularized advantage Â = A + β·score_weight / w of every unit; all (B, U).
 
     differentiable   β·surrogate - clip(w)·A   Tables 1 and 4: autograd through w; the clip is on the reward part only
     reinforce        -SG(gate·w·Â)·log π_θ     Table 2, Algorithm 2: SG is stop-gradient; the clip is on Â
-    reinforce, truncate   -SG(w·Â at the bounded w)·log π_θ   Equation 4.1, Remark F.2
+    reinforce, truncate   -SG(w̄·A + β·score_weight(w̄))·log π_θ   Equation 4.1, Remark F.2: w̄ is the bounded w
     of https://arxiv.org/abs/2505.17508, here for any π_ref.
     """
     weight = ratios.importance_weight
@@ -142,18 +142,18 @@ def unit_losses(
         weighted_advantages = weight * advantages + beta * divergence.score_weight(*ratios)
         regularized_advantages = weighted_advantages / weight
     if clip_mode == "truncate":
-        gate = truncation(weight, weighted_advantages, bounds)
-        coefficient = truncated_coefficient(ratios, advantages, divergence, beta, gate, bounds)
-        return -coefficient * log_probs, gate, regularized_advantages
+        clipped = truncation(weight, weighted_advantages, bounds)
+        coefficient = truncated_coefficient(ratios, advantages, divergence, beta, clipped, bounds)
+        return -coefficient * log_probs, clipped, regularized_advantages
     if gradient_estimator == "reinforce":
-        gate = clip_gate(weight, weighted_advantages, bounds)  # w > 0, so w·Â has the sign of Â
-        coefficient = weighted_advantages.masked_fill(gate.low | gate.high | gate.dual, 0.0)
-        return -coefficient * log_probs, gate, regularized_advantages
-    gate = clip_gate(weight, advantages, bounds)
+        clipped = clip_gate(weight, weighted_advantages, bounds)  # w > 0, so w·Â has the sign of Â
+        coefficient = weighted_advantages.masked_fill(clipped.low | clipped.high | clipped.dual, 0.0)
+        return -coefficient * log_probs, clipped, regularized_advantages
+    clipped = clip_gate(weight, advantages, bounds)
     # PPO's value at a shut gate: the bound itself in place of w, a constant without gradient.
-    for gated, bound in zip(gate, bounds, strict=True):
+    for gated, bound in zip(clipped, bounds, strict=True):
         weight = weight.masked_fill(gated, bound)
-    return beta * divergence.surrogate(*ratios, log_probs) - weight * advantages, gate, regularized_advantages
+    return beta * divergence.surrogate(*ratios, log_probs) - weight * advantages, clipped, regularized_advantages
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def truncated_coefficient(
     advantages: Tensor,
     divergence: Divergence | PrefixDivergence,
     beta: float,
-    gate: ClipGate,
+    clipped: Clipped,
     bounds: ClipBounds,
 ) -> Tensor:
     """w̄·A + β·score_weight(w̄), (B, U): w̄ is w, or the bound that acts. Remark F.2 puts w̄ into log w as well.
@@ -171,12 +171,12 @@ def truncated_coefficient(
     """
     weight = ratios.importance_weight
     bounded = weight
-    for acts, bound in zip(gate, bounds, strict=True):
+    for acts, bound in zip(clipped, bounds, strict=True):
         bounded = bounded.masked_fill(acts, bound)
     log_ref_ratio = ratios.log_ref_ratio
     if isinstance(divergence, Divergence):
         log_rho = torch.as_tensor(ratios.reference_weight).log()
-        log_ref_ratio = torch.where(gate.low | gate.high | gate.dual, bounded.log() - log_rho, log_ref_ratio)
+        log_ref_ratio = torch.where(clipped.low | clipped.high | clipped.dual, bounded.log() - log_rho, log_ref_ratio)
     return bounded * advantages + beta * divergence.score_weight(bounded, ratios.reference_weight, log_ref_ratio)
 
 
@@ -222,7 +222,7 @@ def _check_options(
         if value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if clip_mode == "truncate" and gradient_estimator != "reinforce":
-        # A bound in the place of w is a constant: through autograd that is the gate.
+        # The bound that replaces w has no gradient, so the differentiable loss would be gated there all the same.
         raise ValueError(f"clip_mode truncate needs gradient_estimator reinforce, got {gradient_estimator!r}")
     if importance_level == "prefix" and not DIVERGENCES[divergence].has_chain_rule:
         raise ValueError(f"importance_level prefix needs a divergence with a chain rule, got {divergence!r}")

@@ -19,10 +19,10 @@ from rpg_openrlhf.objectives.importance_weights import bounded_exp
 
 
 class PrefixDivergence(NamedTuple):
-    """A Divergence in prefix weights, with the call signatures of its two terms; the caller's weight is not used.
+    """A Divergence in prefix weights, with the call signatures of its two terms (the weight arguments are ignored).
 
-    The part of a divergence that contains log r is a cost of token t that every token before it causes. Hence its
-    score weight at t is the sum over s ≥ t (the KL to go); the part without log r belongs to token t alone.
+    The part of token t's term that contains log r depends on all tokens up to t, so each of them gets its gradient.
+    Hence its score weight at t is the sum over s ≥ t (the KL to go). The part without log r belongs to token t alone.
     """
 
     divergence: Divergence
@@ -30,7 +30,10 @@ class PrefixDivergence(NamedTuple):
     log_reference_weight: Tensor  # log ρ_t, (B, A)
 
     def score_weight(self, _weight: Tensor, _reference_weight: Tensor | float, log_ref_ratio: Tensor) -> Tensor:
-        """C_t / β, (B, A): FKL ρ_{1:t}; UFKL ρ_{1:t} - w_{1:t}; URKL -Σ_{s≥t} w_{1:s} log r_s; RKL that - w_{1:t}."""
+        """C_t / β, (B, A).
+
+        FKL ρ_{1:t}; UFKL ρ_{1:t} - w_{1:t}; URKL -Σ_{s≥t} w_{1:s} log r_s; RKL -w_{1:t} - Σ_{s≥t} w_{1:s} log r_s.
+        """
         weight, reference_weight = _product(self.log_weight), _product(self.log_reference_weight)
         zero = torch.zeros_like(weight)
         own = self.divergence.score_weight(weight, reference_weight, zero)

@@ -89,8 +89,8 @@ class RefreshSchedule:
         self.weighted_kl, self.weight = float(state["weighted_kl"]), float(state["weight"])
 
 
-def first_rollout_of(steps: int, steps_per_rollout: int) -> int:
-    """The rollout after which `steps` optimizer steps have been taken, so that an interval first has an effect."""
+def rollouts_for(steps: int, steps_per_rollout: int) -> int:
+    """Number of rollouts until `steps` optimizer steps are done, rounded up: an interval has its first effect then."""
     return -(-steps // steps_per_rollout)
 
 

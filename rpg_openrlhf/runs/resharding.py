@@ -66,54 +66,63 @@ def _states(folder: Path) -> dict[str, Any]:
 
 
 def _part(folder: Path, rank: int) -> _Part:
-    where = [Place(*place) for place in json.loads((folder / PLACES.format(rank)).read_text(encoding="utf-8"))]
+    part_places = [Place(*place) for place in json.loads((folder / PLACES.format(rank)).read_text(encoding="utf-8"))]
     (file,) = folder.glob(f"*zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     content = torch.load(file, map_location="cpu", mmap=True, weights_only=False)["optimizer_state_dict"]
     if "fp32_flat_groups" in content:  # ZeRO 3
-        flat, base = content["fp32_flat_groups"], content["optimizer_state_dict"]
+        flat, optimizer = content["fp32_flat_groups"], content["optimizer_state_dict"]
     else:
-        flat, base = content["single_partition_of_fp32_groups"], content["base_optimizer_state"]
-    return _Part(flat, base["state"], base["param_groups"], where)
+        flat, optimizer = content["single_partition_of_fp32_groups"], content["base_optimizer_state"]
+    return _Part(flat, optimizer["state"], optimizer["param_groups"], part_places)
 
 
 def _load_optimizer(engine: deepspeed.DeepSpeedEngine, parts: list[_Part]) -> None:
-    optimizer, base = engine.optimizer, innermost(engine.optimizer)
+    """Fill this rank's weights and moments from the files of all ranks, whichever ranks wrote their pieces."""
+    optimizer, base_optimizer = engine.optimizer, innermost(engine.optimizer)
     at_stage_3 = engine.zero_optimization_stage() == 3
-    flat = optimizer.fp32_partitioned_groups_flat if at_stage_3 else optimizer.single_partition_of_fp32_groups
+    flat_weights = optimizer.fp32_partitioned_groups_flat if at_stage_3 else optimizer.single_partition_of_fp32_groups
     saved: dict[str, list[tuple[_Part, Place]]] = {}  # weight -> the files that hold a piece of it, and where
     for part in parts:
         for place in part.places:
             saved.setdefault(place.name, []).append((part, place))
     if at_stage_3:
         optimizer.checkpoint_event_prologue()
-    mine: dict[int, list[Place]] = {}
+    own_places: dict[int, list[Place]] = {}  # of this rank, by parameter group
     for place in places(engine):
-        mine.setdefault(place.group, []).append(place)
-    for group, held in mine.items():
-        part, place = saved[held[0].name][0]
-        then = part.states[place.group]
-        states = {}
-        for key, value in then.items():
-            if str(key).endswith(OFFLOADED):
-                continue
-            if _is_per_number(value, part.flat[place.group]):
-                states[key] = torch.zeros_like(flat[group], dtype=value.dtype)
-            else:
-                states[key] = value.clone() if isinstance(value, torch.Tensor) else value
-        for place in held:
+        own_places.setdefault(place.group, []).append(place)
+    for group, group_places in own_places.items():
+        flat = flat_weights[group]
+        states = _empty_states(*saved[group_places[0].name][0], flat)
+        for place in group_places:
             end = place.offset + place.numel
-            fill(flat[group].data[place.offset : end], place.start, place.name, _pieces(saved[place.name], None))
+            fill(flat.data[place.offset : end], place.start, place.name, _pieces(saved[place.name], None))
             for key, value in states.items():
-                if _is_per_number(value, flat[group]):
+                if _is_elementwise(value, flat):
                     fill(value[place.offset : end], place.start, place.name, _pieces(saved[place.name], key))
-        base.state[flat[group]] = states
-    for now, then in zip(base.param_groups, parts[0].param_groups, strict=True):
-        now.update({name: value for name, value in then.items() if name != "params"})
+        base_optimizer.state[flat] = states
+    for param_group, saved_group in zip(base_optimizer.param_groups, parts[0].param_groups, strict=True):
+        param_group.update({name: value for name, value in saved_group.items() if name != "params"})
     _update_weights(engine)
 
 
-def _is_per_number(value: Any, flat: torch.Tensor) -> bool:
-    """True for a moment, False for a step count. ZeRO 1 and 2 save weights without padding and moments with it."""
+def _empty_states(part: _Part, place: Place, flat: torch.Tensor) -> dict[str, Any]:
+    """States for this rank's flat tensor: zeros for elementwise states of the saved group, copies of the others."""
+    states = {}
+    for key, value in part.states[place.group].items():
+        if str(key).endswith(OFFLOADED):
+            continue
+        if _is_elementwise(value, part.flat[place.group]):
+            states[key] = torch.zeros_like(flat, dtype=value.dtype)
+        else:
+            states[key] = value.clone() if isinstance(value, torch.Tensor) else value
+    return states
+
+
+def _is_elementwise(value: Any, flat: torch.Tensor) -> bool:
+    """True for a state with one value for each element of the flat weights, such as a moment; False for a step count.
+
+    ZeRO 1 and 2 save weights without padding and moments with padding, hence >=.
+    """
     return isinstance(value, torch.Tensor) and value.dim() == 1 and value.numel() >= flat.numel()
 
 

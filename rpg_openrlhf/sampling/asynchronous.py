@@ -5,6 +5,9 @@ synchronous trainer. One policy samples a whole rollout: new weights wait for it
 `--train.partial_rollout_enable` they do not wait: replies pause, and continue under the new weights. A checkpoint
 holds the position in the data up to which the policy has trained. After a resume, prompts that were drawn ahead are
 drawn again, so that no rollout is lost or trained on twice.
+
+The thread changes no log-probs. π_old is the policy that sampled: `--rpg.old_policy rollout` is the default here, and
+training/experience.py then takes the engines' log-probs in place of a forward pass.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class Ahead(NamedTuple):
     result: tuple
     version: int  # of the weights that sampled it
     state: dict  # of the generator after this rollout
-    counts: tuple[int, int]  # carried and given_back
+    counts: tuple[int, int]  # carried_prompts and given_back
     waited: float  # seconds spent waiting for room in the queue and for the engines
     error: BaseException | None = None
 
@@ -67,7 +70,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
         self._thread: threading.Thread | None = None
         self._taken: Ahead | None = None  # the rollout in training, or the last one
         self._waited = 0.0
-        self._ages: list[tuple[int, int]] = []  # per sample in training: versions behind, at its start and end
+        self._ages: list[tuple[int, int]] = []  # per sample in training: versions behind at its first and last token
 
     def _next_rollout(self, **generate_kwargs):
         """Differs from RPGSamplesGenerator: takes the next rollout from the thread and makes room for another."""
@@ -101,7 +104,7 @@ class AsynchronousGenerator(RPGSamplesGenerator):
                 with self.turns.turn(urgent=False):
                     waited = time.monotonic() - began
                     result = super()._next_rollout(**generate_kwargs)
-                    counts = self.carried, self.given_back
+                    counts = self.carried_prompts, self.given_back
                     self._ready.put(Ahead(result, self.version, super().state_dict(), counts, waited))
             except BaseException as error:
                 self._ready.put(Ahead((), self.version, {}, (0, 0), 0.0, error))

@@ -43,8 +43,8 @@ class DynamicSamplesGenerator(SamplesGenerator):
     reward_source = "the reward"  # its name in errors
     draws = 0  # prompts drawn since the start
     given_back = 0  # prompts drawn for the last rollout and not taken
-    unfilled = 0  # prompts drawn for the current rollout in episodes that ended before it was full
-    carried = 0  # prompts of the current rollout from the previous episode
+    drawn_in_previous_episodes = 0  # prompts drawn for the current rollout in episodes that ended before it was full
+    carried_prompts = 0  # prompts of the current rollout from the previous episode
     _seen = (0, 0)  # accepted and finished groups of the last rollout
 
     def _generate_vllm(self, dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs):
@@ -75,13 +75,13 @@ class DynamicSamplesGenerator(SamplesGenerator):
         dataloader_iter.give_back(rows[ahead.length :])
         self.given_back, self.draws = len(rows) - ahead.length, before + ahead.length
         self._seen = ahead.seen
-        self.unfilled = 0 if ahead.complete else self.unfilled + ahead.length
+        self.drawn_in_previous_episodes = 0 if ahead.complete else self.drawn_in_previous_episodes + ahead.length
         taken = [sample for draw in range(ahead.length) for sample in groups[draw]]
         return taken, ahead.length, not ahead.complete
 
     def _progress_of(self, ahead: DrawAhead) -> str:
         """Progress of the current rollout on one line."""
-        drawn, passed = self.unfilled + ahead.seen[1], self.carried + ahead.seen[0]
+        drawn, passed = self.drawn_in_previous_episodes + ahead.seen[1], self.carried_prompts + ahead.seen[0]
         return (
             f"dynamic sampling: {drawn} prompts drawn, {passed} of {self.args.rollout.batch_size} groups passed, "
             f"{drawn - passed} rejected"
@@ -91,7 +91,7 @@ class DynamicSamplesGenerator(SamplesGenerator):
         """Raise StarvedRollout if the rollout is not full after as many drawn prompts as the user allows."""
         algo, batch = self.args.algo, self.args.rollout.batch_size
         limit = algo.dynamic_filtering_max_draws * batch
-        if limit and not ahead.complete and self.unfilled + ahead.seen[1] >= limit:
+        if limit and not ahead.complete and self.drawn_in_previous_episodes + ahead.seen[1] >= limit:
             low, high = algo.dynamic_filtering_range
             raise StarvedRollout(
                 f"--algo.dynamic_filtering_range {low:g} {high:g}: {self._progress_of(ahead)}, after "

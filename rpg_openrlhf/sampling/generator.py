@@ -99,8 +99,8 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
         if self._evaluated is not None:
             num_prompts = len(self.eval_dataloader)
         else:
-            self.carried = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
-            num_prompts -= self.carried
+            self.carried_prompts = len(self._sample_buffer) // self.args.rollout.n_samples_per_prompt
+            num_prompts -= self.carried_prompts
         return super()._generate_vllm(dataloader_iter, num_prompts, dynamic_filtering, **generate_kwargs)
 
     def _process_response_into_experience(self, response, **generate_kwargs):
@@ -177,11 +177,11 @@ class RPGSamplesGenerator(DynamicSamplesGenerator):
 
     def rollout_metrics(self) -> dict[str, float]:
         """Metrics of the rollout in training."""
-        return self._counted(self.carried, self.given_back)
+        return self._counted(self.carried_prompts, self.given_back)
 
-    def _counted(self, carried: int, given_back: int) -> dict[str, float]:
-        counts = {"rollout/carried_prompts": carried, "rollout/given_back_prompts": given_back}
-        return counts if self.args.algo.dynamic_filtering_enable else {"rollout/carried_prompts": carried}
+    def _counted(self, carried_prompts: int, given_back: int) -> dict[str, float]:
+        counts = {"rollout/carried_prompts": carried_prompts, "rollout/given_back_prompts": given_back}
+        return counts if self.args.algo.dynamic_filtering_enable else {"rollout/carried_prompts": carried_prompts}
 
     def state_dict(self) -> dict:
         """Position in the data, and samples that were not trained on yet."""

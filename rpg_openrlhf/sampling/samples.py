@@ -87,7 +87,7 @@ class Sample(Row):
     total_length = _episode("total_length")
     prompts = property(lambda self: [self.value("prompt")])
     labels = property(lambda self: [self.value("label")])
-    versions = property(lambda self: self.value("versions"))  # of the weights, at its start and its end
+    versions = property(lambda self: self.value("versions"))  # of the weights, at its first and last token
     action_mask = property(lambda self: torch.ones(self.value("response_length")))
     sequences = property(lambda self: torch.from_numpy(self.columns.ids_of(self.place).astype(np.int64))[None])
     info = property(lambda self: {name: torch.tensor([number]) for name, number in self.logs.items()})

@@ -125,17 +125,17 @@ def _shared_gpus(s: Settings) -> str | None:
     """Refuse two models that share GPUs but ask for different numbers of them."""
     pairs = []
     if layout.has_reference_group(s) and (s.train.colocate_all or s.train.colocate_actor_ref):
-        pairs.append(("ref", "actor"))
+        pairs.append(("ref", "actor", "the reference model and the policy"))
     if s.algo.advantage.estimator == "gae" and s.train.colocate_critic_reward:
-        pairs.append(("reward", "critic"))
-    for pair in pairs:
+        pairs.append(("reward", "critic", "the reward model and the critic"))
+    for *pair, models in pairs:
         for leaf in ("num_nodes", "num_gpus_per_node"):
             first, second = (f"{model}.{leaf}" for model in pair)
             first_value, second_value = attrgetter(first, second)(s)
             if first_value != second_value:
                 return (
-                    f"--{first} {first_value}: must be {second_value}, as --{second}: {pair[0]} and {pair[1]} share "
-                    "their GPUs; set both alike"
+                    f"--{first} {first_value}: differs from --{second} {second_value}, but {models} share their GPUs; "
+                    f"give --{first} {second_value}"
                 )
     return None
 

@@ -14,6 +14,10 @@ from rpg_openrlhf.settings.layers import merged, read_layer
 
 LESS_LIKELY = {"muon", "critic", "ref", "reward", "eval"}  # sections that repeat the flags of others
 LAUNCHER_ONLY = ("config", "print_config", "dry_run", "help")
+REWARD_HELP = (  # upstream's text does not mention the file
+    "a .py file that defines reward_func(queries, prompts, labels), or http:// addresses of reward servers, "
+    "comma-separated; without a reward or an agent, this package's grader"
+)
 _UNSET = object()
 
 
@@ -31,7 +35,7 @@ class Parsed(NamedTuple):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Upstream's parser with three more choices, our flags and the launcher's own flags."""
+    """Upstream's parser with three more choices and one other help text, our flags and the launcher's own flags."""
     parser = upstream.build_parser()
     actions = by_flag(parser)
     # none: no baseline, implemented by our experience maker; fp32: for comparisons in CPU tests; schedulefree: our
@@ -39,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     added = (("algo.advantage.estimator", "none"), ("ds.param_dtype", "fp32"), ("actor.optim", "schedulefree"))
     for flag, choice in added:
         actions[flag].choices = [*(actions[flag].choices or ()), choice]
+    actions["reward.remote_url"].help = REWARD_HELP
     group = parser.add_argument_group("RPG")
     for flag in config.FLAGS:
         if flag.type is bool:

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.reference.schedule import RULES, first_rollout_of
+from rpg_openrlhf.reference.schedule import RULES, rollouts_for
 from rpg_openrlhf.settings import own_flags as config
 from rpg_openrlhf.settings.rules import rule, where
 from rpg_openrlhf.settings.run_settings import Settings
@@ -84,7 +84,7 @@ def check_run_length(s: Settings, rollouts: int | None) -> list[str]:
     if rollouts is not None:
         for name, value in (("interval", s.ref.interval), ("min_interval", s.ref.min_interval)):
             # Nothing reads a reference that moves after the last rollout.
-            if value is not None and first_rollout_of(value, s.plan.steps) >= rollouts:
+            if value is not None and rollouts_for(value, s.plan.steps) >= rollouts:
                 raise Refusal(
                     f"--ref.{name} {value}: cannot act, as the run has {rollouts} rollouts of {s.plan.steps} "
                     "optimizer steps and the reference moves between them; lower it"

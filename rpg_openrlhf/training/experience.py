@@ -13,7 +13,7 @@ class PolicyAsReference:
         self.policy_group = policy_group
 
     def async_run_method_batch(self, method_name: str, **kwargs):
-        """Call RayActorGroup's method on the policy's actors; it runs after or before their own forward pass."""
+        """Call RayActorGroup's method on the policy's actors. Its order relative to their own forward pass is free."""
         assert method_name == "forward", method_name
         return self.policy_group.async_run_method_batch(method_name="reference_forward", **kwargs)
 
@@ -32,15 +32,15 @@ class RPGExperienceMaker(ColumnMaker):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.advantage_estimator == "none":
-            # Upstream selects baseline and normalization by the name in args, and "none" matches neither. It spreads
-            # the reward over tokens by this name, and "reinforce" leaves R unchanged.
+            # Upstream selects baseline and normalization by args.algo.advantage.estimator, and "none" matches neither.
+            # It spreads the reward over tokens by self.advantage_estimator, and "reinforce" leaves R unchanged.
             self.advantage_estimator = "reinforce"
 
     def make_experience(self, samples_list):
         """Differs from upstream: keeps the engines' log-probs for _dispatch_forward, and measures the initial KL."""
         self._rollout_log_probs = KnownLogProbs(sample.rollout_log_probs for sample in samples_list)
         experiences = super().make_experience(samples_list)
-        # With one optimizer step per rollout, that step measures the same KL.
+        # Skipped with one optimizer step per rollout: that step's kl_ref_k3 is already this number.
         measured = self.initial_model_group is not None and not self.args.rpg.on_policy
         self.kl_start = mean_kl_to_reference(experiences) if measured else None
         return experiences

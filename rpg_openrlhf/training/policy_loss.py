@@ -58,8 +58,8 @@ class RPGPolicyLoss(PolicyLoss):
     ):
         """Differs from upstream: the losses are RPG's, and the clip fraction is that of gated tokens.
 
-        Return loss, gated fraction, KL to π_old (k1), KL of trainer and engine, filtered fraction. The last two may be
-        None.
+        Return loss, gated fraction, k1 estimates of KL(π_old‖π_θ) and of KL(engines' policy‖π_old), filtered fraction.
+        The last two may be None.
         """
         if self.on_policy:
             old_log_probs = log_probs.detach()

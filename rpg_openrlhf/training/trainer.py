@@ -39,13 +39,13 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         ppo_trainer.SamplesGenerator = AsynchronousGenerator if asynchronous else RPGSamplesGenerator
         ppo_trainer.RemoteExperienceMaker = RPGExperienceMaker if rpg else ColumnMaker
         ppo_trainer.WandbLogger, ppo_trainer.TensorboardLogger = loggers.WandbLog, loggers.TensorboardLog
-        ppo_trainer.balance_experiences = balance_experiences  # for train_step; the next line uses the others
+        ppo_trainer.balance_experiences = balance_experiences  # called by train_step; the others by super().__init__
         super().__init__(pretrain, strategy, *args, **kwargs)
         garbage.as_usual()
         self.prompts_dataloader = self.samples_generator.prompts_dataloader
         self.samples_generator.reward_source = self.reward_source
         self.schedule: RefreshSchedule | None = None
-        self.steps_taken = 0  # rollouts trained on, including those before a resume
+        self.rollouts_trained = 0  # including those before a resume
         self._moved: dict | None = None  # report of this step's refresh, not sent yet
         ref = self.args.ref
         if rpg and ref.refresh != "rollout":  # the KL is in the loss; upstream's coefficient (kl_ctl) is 0 then
@@ -79,7 +79,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
         return stats
 
     def _end_after(self, global_step: int) -> None:
-        self.steps_taken = global_step
+        self.rollouts_trained = global_step
         limit = self.args.train.max_rollouts
         self.samples_generator.ended = limit is not None and global_step >= limit
         self.samples_generator.rollouts_left = None if limit is None else max(0, limit - global_step)
@@ -129,7 +129,7 @@ class RPGTrainer(PPOTrainer.__ray_actor_class__):
             first_sync.check(self)
         self._phase("generate")
         super().fit(global_step)
-        if not self.steps_taken:
+        if not self.rollouts_trained:
             raise RuntimeError(self.samples_generator.nothing_trained())
         self._phase("save")
 

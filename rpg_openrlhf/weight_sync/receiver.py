@@ -24,7 +24,8 @@ class WeightReceiver(WorkerWrap):
 
     def open_weights(self, spec: bytes) -> None:
         """Unpack WeightSender's `spec`, pickled because vLLM's own serializer turns dataclasses into dictionaries."""
-        self._plan, address, self._is_whole = pickle.loads(spec)
+        self._plan, address, is_whole = pickle.loads(spec)
+        self._must_check_names = is_whole  # once, at the first sync
         dtypes = {piece.dtype for bucket in self._plan for piece in bucket.pieces}
         expected = self.model_config.dtype
         assert dtypes == {expected}, f"the policy's weights are {dtypes}, the engine's {expected}"
@@ -62,12 +63,12 @@ class WeightReceiver(WorkerWrap):
             from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
             finalize_layerwise_reload(self.model_runner.model, self.model_config)
-        elif self._is_whole and self._names is not None:
+        elif self._must_check_names and self._names is not None:
             self._check_names()
+            self._must_check_names = False
 
     def _check_names(self) -> None:
         """Refuse, at the first sync, an engine that received no value for a weight: the initial value would stay."""
         missing = {name for name, _ in self.model_runner.model.named_parameters()} - self._names
         if missing:
             raise RuntimeError(f"the policy sent no weight for {min(missing)} of the engine ({len(missing)} such)")
-        self._is_whole = False

@@ -40,7 +40,7 @@ class WeightSender:
         self.plan, self.engines, self.transport, self.gathered = plan, engines, transport, gathered
         self.weights = [[weights[piece.name] for piece in bucket.pieces] for bucket in plan]
         self.adapters = [[adapters.get(piece.name) for piece in bucket.pieces] for bucket in plan]
-        self.changing = sum(any(adapters) for adapters in self.adapters) or len(plan)
+        self.changing_buckets = sum(any(adapters) for adapters in self.adapters) or len(plan)
         self.version = 0
         if transport is None:
             return
@@ -55,7 +55,7 @@ class WeightSender:
 
     def _buckets(self) -> int:
         """Number of buckets, from the first on, in the push of this version."""
-        return self.changing if self.version > 1 else len(self.plan)
+        return self.changing_buckets if self.version > 1 else len(self.plan)
 
     def push(self) -> None:
         """Send the current weights to every engine. If this fails midway, engines refuse to generate."""
@@ -63,8 +63,9 @@ class WeightSender:
         checksums: list[int] = []
         loading: deque[list[ray.ObjectRef]] = deque()  # the engine calls of each slot in use, the oldest first
         for index, weights in enumerate(self.weights[: self._buckets()]):
-            beside = [weight for adapter in self.adapters[index] if adapter for weight in (adapter.down, adapter.up)]
-            with self.gathered([*weights, *beside]):
+            adapters = filter(None, self.adapters[index])
+            adapter_weights = [weight for adapter in adapters for weight in (adapter.down, adapter.up)]
+            with self.gathered([*weights, *adapter_weights]):
                 if self.transport:
                     checksums += self._send(index, weights, loading)
         while loading:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rpg_openrlhf.reference.schedule import RefreshSchedule, first_rollout_of
+from rpg_openrlhf.reference.schedule import RefreshSchedule, rollouts_for
 
 ROLLOUTS = st.lists(st.tuples(st.floats(0, 10), st.integers(1, 16)), max_size=60)
 DECAY = st.floats(0, 0.99)
@@ -129,4 +129,4 @@ def test_rules_that_cannot_act_are_refused(rule, says):
 
 
 def test_when_an_interval_first_acts():
-    assert [first_rollout_of(k, 4) for k in (1, 4, 5, 8, 9)] == [1, 1, 2, 2, 3]
+    assert [rollouts_for(k, 4) for k in (1, 4, 5, 8, 9)] == [1, 1, 2, 2, 3]

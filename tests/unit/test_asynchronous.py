@@ -134,7 +134,7 @@ def test_counts_are_those_of_the_rollout_in_training(drawn, monkeypatch):
     made = drawn.generator(3)
     made.generate_samples()
     wait_until(lambda: len(drawn.asked) == 4)
-    made.carried = made.given_back = 99
+    made.carried_prompts = made.given_back = 99
     assert made.rollout_metrics()["rollout/carried_prompts"] == 0
 
 

@@ -1,5 +1,7 @@
 """The documents: commands pass the launcher's checks, Python runs, links lead somewhere, the tree is whole."""
 
+import ast
+import importlib.metadata
 import json
 import os
 import re
@@ -90,6 +92,16 @@ def test_a_snippet_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "snippet", "exec"), {"__name__": "snippet"})
 
 
+def test_the_example_of_a_reward_grades():
+    (code,) = PYTHON.findall((ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"))
+    module = {}
+    exec(compile(code, "snippet", "exec"), module)
+    replies = {"4<|im_end|>": (1.0, 1.0, 1.0), "5<|im_end|>": (-1.0, 0.0, 1.0), "four<|im_end|>": (-1.0, 0.0, 0.0)}
+    for reply, (reward, score, has_number) in replies.items():
+        result = module["reward_func"]([f"2 + 2 = {reply}"], ["2 + 2 = "], ["4"])
+        assert result == {"rewards": reward, "scores": score, "extra_logs": {"has_number": has_number}}
+
+
 def test_the_readme_shows_every_folder():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("\n") <= 150
@@ -151,6 +163,24 @@ def test_every_difference_names_its_test():
     rows = [line.strip("| ").rsplit(" | ", 1)[1] for line in section.splitlines() if line.startswith("| ")]
     assert len(rows) > 20
     assert [cell for cell in rows if cell not in ("test", "the same") and not TEST.search(cell)] == []
+
+
+def test_what_stays_upstreams_is_there():
+    text = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    section = text.split("## What stays upstream's")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ")[1:] for line in section.splitlines() if line.startswith("| ")][1:]
+    file = ""
+    for cell, name in rows:
+        file = file if cell == "the same" else cell.strip("`")
+        source = (
+            importlib.metadata.distribution("openrlhf").locate_file(f"openrlhf/{file}").read_text(encoding="utf-8")
+        )
+        scope: list[ast.stmt] = ast.parse(source).body
+        for part in name.strip("`").split("."):
+            named_so = [node for node in scope if getattr(node, "name", None) == part]
+            assert len(named_so) == 1, f"{file} has no {name}"
+            scope = named_so[0].body
+    assert len(rows) > 10
 
 
 def test_the_layers_table_is_whole():

@@ -194,7 +194,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"vllm.num_engines": "2", "train.colocate_all": ""}, "--vllm.num_engines 2: x --vllm.tensor_parallel_size 1"),
         (
             {**BASELINE, "train.colocate_all": "", "ref.num_gpus_per_node": "2"},
-            "--ref.num_gpus_per_node 2: must be 1",
+            "--ref.num_gpus_per_node 2: differs from --actor.num_gpus_per_node 1, but the reference model and the",
         ),
         ({"rollout.batch_size": "128"}, "--rollout.batch_size 128: the data set has only 100 prompts"),
         ({"data.max_samples": "16"}, "--rollout.batch_size 32: the data set has only 16 prompts"),

@@ -129,7 +129,7 @@ def test_samples_made_and_not_used_go_on(generator):
     resumed.load_state_dict(made.state_dict())
     samples = resumed.generate_samples()[0]
     assert (samples[:2], len(samples)) == (["a", "b"], 6)
-    assert (resumed.position, resumed.carried) == (2, 1)
+    assert (resumed.position, resumed.carried_prompts) == (2, 1)
 
 
 def test_a_run_that_has_ended_draws_nothing_whatever_is_left(generator):
