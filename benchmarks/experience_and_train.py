@@ -56,7 +56,7 @@ def actors(args: Namespace, ours: bool) -> list:
     kinds = [RPGPolicyActor, RPGReferenceActor] if ours else upstream
     policy, reference = (kind(1, 0, "127.0.0.1", 29_400 + os.getpid() % 2000) for kind in kinds)
     strategy = get_strategy(args)
-    strategy.beside = []
+    strategy.extra_writers = []
     policy.init_model_from_pretrained(strategy, args.actor.model_name_or_path, 100, None)
     if args.algo.objective == "rpg":
         return [policy, None]

@@ -29,7 +29,7 @@ def watch(report: Callable[[dict], None], stopped: threading.Event) -> None:
     """
     while not stopped.wait(EVERY):
         died = _first()
-        if died and not stopped.wait(KNOWN_AFTER):  # unless the main thread has raised by then
+        if died and not stopped.wait(KNOWN_AFTER):  # the main thread may report its own error first
             report(died)
             return
 

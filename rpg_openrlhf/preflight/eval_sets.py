@@ -92,7 +92,7 @@ def _read_all(names: list[tuple[str, str | None]], asking: Asking) -> list[dict[
 
 
 def _read_one(name: str, folder: str | None, asking: Asking) -> list[dict[str, Any]]:
-    if name in HUB:  # not a local path: files.make_absolute made those absolute
+    if name in HUB:  # not a local path, which settings/paths.py would have made absolute
         fix = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets

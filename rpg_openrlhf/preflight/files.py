@@ -223,8 +223,7 @@ def check_cache(environ: Mapping[str, str] = os.environ) -> None:
     """Refuse a Hugging Face cache that is not writable: the libraries would fail one by one inside workers."""
     home = environ.get("HF_HOME")
     if home and (problem := _problem(Path(home).expanduser())):
-        another = "a directory" if problem.endswith("a file") else "another directory"
-        raise Refusal(f"HF_HOME={home}: {problem}; set it to {another}, or unset it")
+        raise Refusal(f"HF_HOME={home}: {problem}; set it to another directory, or unset it")
 
 
 def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
@@ -245,5 +244,4 @@ def check_ray_address(environ: Mapping[str, str] = os.environ) -> None:
 def check_directories(s: Settings) -> None:
     for flag in DIRECTORIES:
         if s.flags[flag] is not None and (problem := _problem(Path(s.flags[flag]))):
-            another = "a directory" if problem.endswith("a file") else "another directory"
-            raise Refusal(f"--{flag} {s.flags[flag]}: {problem}; give {another}")
+            raise Refusal(f"--{flag} {s.flags[flag]}: {problem}; give another directory")

@@ -40,7 +40,9 @@ class CheckpointingStrategy(DeepspeedStrategy):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.beside: list[Callable[[Path], None]] = []  # these write more of this rank's files into a checkpoint
+        self.extra_writers: list[
+            Callable[[Path], None]
+        ] = []  # these write more of this rank's files into a checkpoint
         self.saved_weights: Callable[[], AbstractContextManager] = nullcontext  # a model is saved inside this context
         self.written: tuple[Path, dict] | None = None  # the hidden folder that commit() publishes, and its record
 
@@ -54,7 +56,7 @@ class CheckpointingStrategy(DeepspeedStrategy):
             super().save_ckpt(model, str(hidden), tag, max_num, max_mem, client_state, **kwargs)
         torch.save(random_state(), hidden / tag / self._random_file())
         resharding.write_places(model, hidden / tag)
-        for write in self.beside:
+        for write in self.extra_writers:
             write(hidden / tag)
         record = {name: kwargs.get(name) for name in ("metric_value", "metric_key")}
         self.written = (hidden / tag, record | {"max_num": max_num, "max_mem": max_mem})

@@ -27,7 +27,7 @@ NOT_WITH_SCHEDULE_FREE = {
 
 
 def check(s: Settings) -> None:
-    """Apply all rules; the first violated rule is a Refusal. Ranges come first: the plan divides by their numbers."""
+    """Apply all rules; the first violated one is a Refusal. Ranges come first: the layout divides by these numbers."""
     combinations = [*WEIGHTS, RPG, BASELINE, *CORRECTION, *SAMPLES, *MODEL, *OPTIMIZER, *BATCHES, *DEVICES]
     enforce([ENGINES, out_of_range, *combinations, *EVALUATION, *WANDB, *DATA], s)
 

@@ -8,8 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.settings import own_flags as config
-from rpg_openrlhf.settings import upstream
+from rpg_openrlhf.settings import own_flags, upstream
 from rpg_openrlhf.settings.layers import merged, read_layer
 
 LESS_LIKELY = {"muon", "critic", "ref", "reward", "eval"}  # sections that repeat the flags of others
@@ -45,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         actions[flag].choices = [*(actions[flag].choices or ()), choice]
     actions["reward.remote_url"].help = REWARD_HELP
     group = parser.add_argument_group("RPG")
-    for flag in config.FLAGS:
+    for flag in own_flags.FLAGS:
         if flag.type is bool:
             group.add_argument(f"--{flag.name}", action="store_true", default=flag.default, help=flag.sentence)
             continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from rpg_openrlhf.settings import own_flags as config
+from rpg_openrlhf.settings import own_flags
 from rpg_openrlhf.settings.run_settings import Settings
 
 # The values of transformers.SchedulerType, which is slow to import; a test compares them.
@@ -21,7 +21,7 @@ UNUSABLE_SCHEDULERS = {  # schedulers that OpenRLHF cannot run, and the reason
     "greedy": "it needs a metric at every step",
 }
 UPSTREAM_RANGES = (  # upstream's flags, by range
-    (config.COUNT, """
+    (own_flags.COUNT, """
         actor.muon.ns_steps actor.num_gpus_per_node actor.num_nodes algo.kl.horizon ckpt.max_num critic.muon.ns_steps
         critic.num_gpus_per_node critic.num_nodes data.max_len data.max_samples ds.lora.alpha ds.ring_attn_head_stride
         ds.ring_attn_size ds.tensor_parallel_size ds.zpg eval.n_samples_per_prompt logger.logging_steps
@@ -29,28 +29,28 @@ UPSTREAM_RANGES = (  # upstream's flags, by range
         rollout.max_new_tokens rollout.max_tokens_per_gpu rollout.micro_batch_size rollout.n_samples_per_prompt
         rollout.vllm_generate_batch_size train.batch_size train.max_epochs train.max_tokens_per_gpu
         train.micro_batch_size train.num_episodes vllm.num_engines vllm.tensor_parallel_size"""),
-    (config.NATURAL, """
+    (own_flags.NATURAL, """
         actor.adam.lr actor.adam.weight_decay actor.aux_loss_coef actor.entropy_coef actor.max_norm actor.muon.lr
         algo.advantage.is_correction_threshold algo.kl.init_coef critic.adam.lr critic.adam.weight_decay
         critic.max_norm critic.muon.lr data.dataloader_num_workers data.max_images_per_prompt ds.lora.rank
         eval.temperature reward.overlong_penalty_factor train.async_queue_size train.seed"""),
-    (config.POSITIVE, """
+    (own_flags.POSITIVE, """
         actor.adam.eps algo.kl.target ckpt.max_mem critic.adam.eps critic.value_clip reward.overlong_buffer_len
         rollout.temperature"""),
-    (config.SHARE, """
+    (own_flags.SHARE, """
         actor.lr_warmup_ratio actor.min_lr_ratio algo.advantage.gamma algo.advantage.lambd critic.lr_warmup_ratio
         critic.min_lr_ratio train.ema_beta"""),
-    (config.DECAY, "actor.adam.betas actor.muon.momentum critic.adam.betas critic.muon.momentum ds.lora.dropout"),
-    (config.FRACTION, "actor.eps_clip actor.eps_clip_low_high rollout.top_p vllm.gpu_memory_utilization"),
-    (config.COUNT_OR_OFF, "ckpt.save_steps eval.steps"),
-    (config.NOT_BELOW_MINUS_1, "critic.freezing_steps local_rank"),
-    (config.FINITE, "algo.dynamic_filtering_range reward.clip_range"),
-    (config.ABOVE_1, "actor.dual_clip"),
-    (config.NOT_ABOVE_1, "reward.stop_properly_penalty_coef"),
-    (config.STAGE, "ds.zero_stage"),
+    (own_flags.DECAY, "actor.adam.betas actor.muon.momentum critic.adam.betas critic.muon.momentum ds.lora.dropout"),
+    (own_flags.FRACTION, "actor.eps_clip actor.eps_clip_low_high rollout.top_p vllm.gpu_memory_utilization"),
+    (own_flags.COUNT_OR_OFF, "ckpt.save_steps eval.steps"),
+    (own_flags.NOT_BELOW_MINUS_1, "critic.freezing_steps local_rank"),
+    (own_flags.FINITE, "algo.dynamic_filtering_range reward.clip_range"),
+    (own_flags.ABOVE_1, "actor.dual_clip"),
+    (own_flags.NOT_ABOVE_1, "reward.stop_properly_penalty_coef"),
+    (own_flags.STAGE, "ds.zero_stage"),
 )  # fmt: skip
 RANGES = {name: allowed for allowed, names in UPSTREAM_RANGES for name in names.split()}
-RANGES |= {flag.name: flag.allowed for flag in config.FLAGS if isinstance(flag.allowed, config.Range)}
+RANGES |= {flag.name: flag.allowed for flag in own_flags.FLAGS if isinstance(flag.allowed, own_flags.Range)}
 MAY_BE_INFINITE = ("ckpt.max_mem",)  # GB; infinite by default
 
 

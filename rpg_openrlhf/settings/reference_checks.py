@@ -7,12 +7,12 @@ from typing import Any
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.reference.schedule import RULES, rollouts_for
-from rpg_openrlhf.settings import own_flags as config
+from rpg_openrlhf.settings import own_flags
 from rpg_openrlhf.settings.rules import rule, where
 from rpg_openrlhf.settings.run_settings import Settings
 
 # `--ref.num_nodes`, `--ref.num_gpus_per_node` and `--ref.offload` are upstream's.
-OURS = tuple(flag.name for flag in config.FLAGS if flag.name.startswith("ref."))
+OURS = tuple(flag.name for flag in own_flags.FLAGS if flag.name.startswith("ref."))
 ARCHITECTURE = (
     "model_type", "architectures", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "hidden_act", "rms_norm_eps", "rope_theta",

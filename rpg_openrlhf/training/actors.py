@@ -28,7 +28,7 @@ from rpg_openrlhf.weight_sync.adapters import keep_packing
 from rpg_openrlhf.weight_sync.policy import BucketedSync
 
 
-class WholeStepTrainer(BucketedSync):
+class StepBoundaryTrainer(BucketedSync):
     """Differs from upstream's ActorPPOTrainer (trainer/ray/ppo_actor.py), beyond BucketedSync, in marking step ends.
 
     With dynamic batches upstream calls backward() several times before one step() under gradient_accumulation_steps=1.
@@ -93,7 +93,7 @@ class WholeStepCriticTrainer(ppo_critic.CriticPPOTrainer):
         return super().training_step(experience, step, loss_batch_info)
 
 
-class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
+class OpenRLHFActorTrainer(MeasuredOnce, StepBoundaryTrainer):
     """Differs from upstream's ActorPPOTrainer in its base classes, and in a KL loss to the policy that sampled."""
 
     def training_step(self, experience, kl_ctl, step, loss_batch_info=None):
@@ -104,7 +104,7 @@ class OpenRLHFActorTrainer(MeasuredOnce, WholeStepTrainer):
         return super().training_step(experience, kl_ctl, step, loss_batch_info)
 
 
-class RPGActorTrainer(MeasuredOnce, WholeStepTrainer):
+class RPGActorTrainer(MeasuredOnce, StepBoundaryTrainer):
     """Differs from upstream's ActorPPOTrainer in its base classes, in the loss and in the statistics it reports."""
 
     def __init__(self, strategy, *args, **kwargs):
@@ -133,7 +133,7 @@ def keep_activations(model: torch.nn.Module, recomputed: int) -> None:
         layer.gradient_checkpointing = False
 
 
-class LastingPort:
+class StablePort:
     """Differs from upstream's BaseDistributedActor in the range of the rendezvous port.
 
     Upstream takes an ephemeral port and binds it half a minute later, when another connection may have it.
@@ -149,7 +149,7 @@ class LastingPort:
         raise RuntimeError("no free port between 20000 and 32767")
 
 
-class RPGReferenceActor(LastingPort, ColumnForward, ReferenceModelActor.__ray_actor_class__):
+class RPGReferenceActor(StablePort, ColumnForward, ReferenceModelActor.__ray_actor_class__):
     """Differs from upstream's ReferenceModelActor in its port, its model's class and the format of its inputs."""
 
     def init_model_from_pretrained(self, strategy, *args, **kwargs):
@@ -168,7 +168,7 @@ def bind_offloading(module: ModuleType) -> None:
     module.reload_deepspeed_states = where_possible(reload_deepspeed_states)
 
 
-class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
+class RPGCriticActor(StablePort, WholeCheckpoints, CriticModelActor.__ray_actor_class__):
     """Differs from upstream's CriticModelActor in its port, its checkpoints and in refusing non-finite metrics."""
 
     part = CRITIC
@@ -189,7 +189,7 @@ class RPGCriticActor(LastingPort, WholeCheckpoints, CriticModelActor.__ray_actor
         return status
 
 
-class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelActor.__ray_actor_class__):
+class RPGPolicyActor(StablePort, WholeCheckpoints, ColumnForward, PolicyModelActor.__ray_actor_class__):
     """Differs from upstream's PolicyModelActor in the model and trainer it builds and in holding RPG's reference."""
 
     part = ACTOR
@@ -202,7 +202,8 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         ppo_actor.ActorPPOTrainer = RPGActorTrainer if rpg else OpenRLHFActorTrainer
         ppo_actor.NaiveReplayBuffer = ColumnBuffer
         bind_offloading(ppo_actor)
-        averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False  # it builds a model for it
+        # With enable_ema upstream would build a second model for the average; ours is held in parts.
+        averaged, strategy.args.train.enable_ema = strategy.args.train.enable_ema, False
         super().init_model_from_pretrained(strategy, *args, **kwargs)
         garbage.as_usual()
         if strategy.args.ds.load_in_4bit:
@@ -219,7 +220,7 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
         average = ReferenceWeights(self.actor.model, offload=True, mixed=True, kind="average")
         if self.checkpoint_states:
             average.load(strategy.resumed(ACTOR))
-        strategy.beside.append(average.save)
+        strategy.extra_writers.append(average.save)
         strategy.saved_weights = average.in_place
         self.trainer.average = average
 
@@ -235,7 +236,7 @@ class RPGPolicyActor(LastingPort, WholeCheckpoints, ColumnForward, PolicyModelAc
             self.reference.clear()
         elif start:  # a new run with a reference model, or a checkpoint that holds no reference
             self.reference.take(start, args.trust_remote_code)
-        strategy.beside.append(self.reference.save)
+        strategy.extra_writers.append(self.reference.save)
         self.trainer.reference = self.reference
 
     def execute_batch(self, method_name, all_data, start_idx, end_idx):

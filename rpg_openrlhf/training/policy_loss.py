@@ -25,9 +25,10 @@ MEANS = (
 class RPGPolicyLoss(PolicyLoss):
     """Differs from openrlhf.models.PolicyLoss only in the per-token loss; call, aggregation, results are upstream's.
 
-    Upstream's forward receives our token losses as negative advantages at importance weight one, where its surrogate
-    is the advantage itself. It then applies only its mismatch correction (`--algo.advantage.is_correction_*`) and
-    `aggregate_loss`, so gradient accumulation, dynamic batches and data parallelism keep their global means.
+    Upstream's forward is called with equal old and new log-probs, so that its importance weight is 1, and with our
+    token losses as negative advantages, so that its loss is ours and gradients flow through it. It then applies only
+    its mismatch correction (`--algo.advantage.is_correction_*`) and `aggregate_loss`, so gradient accumulation,
+    dynamic batches and data parallelism keep their global means.
     """
 
     def __init__(self, args: SimpleNamespace):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rpg_openrlhf.settings import own_flags as config
+from rpg_openrlhf.settings import own_flags
 from rpg_openrlhf.settings import parser as flags
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def test_layers_named_in_texts_exist(path):
 
 def test_our_flags_are_all_documented():
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    missing = [flag.name for flag in config.FLAGS if f"`--{flag.name}`" not in text]
+    missing = [flag.name for flag in own_flags.FLAGS if f"`--{flag.name}`" not in text]
     assert not missing
 
 
@@ -59,7 +59,7 @@ def test_our_flags_say_what_no_upstream_flag_can():
     from rpg_openrlhf.settings import upstream
 
     theirs = set(flags.by_flag(upstream.build_parser()))
-    assert not theirs & {flag.name for flag in config.FLAGS}
+    assert not theirs & {flag.name for flag in own_flags.FLAGS}
     # 7 are the reference's schedule: upstream's reference never moves. 9 are of a run that survives: upstream's loads
     # what `latest` names, watches nothing and starts nothing again.
-    assert len(config.FLAGS) <= 33, "a new flag must say what no upstream flag can"
+    assert len(own_flags.FLAGS) <= 33, "a new flag must say what no upstream flag can"

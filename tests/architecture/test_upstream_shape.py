@@ -774,7 +774,7 @@ ids = [f"{ours.__name__}.{name}" for ours, name in OVERRIDES]
 
 
 def test_overrides_are_found():
-    assert {"RPGPolicyLoss.forward", "WholeStepTrainer.training_step", "RPGRolloutActor.generate"} <= set(ids)
+    assert {"RPGPolicyLoss.forward", "StepBoundaryTrainer.training_step", "RPGRolloutActor.generate"} <= set(ids)
     assert {"RPGTrainer.evaluate", "BucketedSync.broadcast_to_vllm", "RPGExperienceMaker._flatten_results"} <= set(ids)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from tests.integration.reference_of_ranks import RANK, WORLD, Policy  # isort: split
 
-from rpg_openrlhf.training.actors import WholeStepTrainer
+from rpg_openrlhf.training.actors import StepBoundaryTrainer
 from tests.integration.weight_sync_engines import NAMESPACE
 
 
@@ -58,11 +58,11 @@ class Counted:
         return type("Method", (), {"remote": staticmethod(remote)})
 
 
-def trainer_of(policy: Policy, case: Case, engines: list) -> WholeStepTrainer:
+def trainer_of(policy: Policy, case: Case, engines: list) -> StepBoundaryTrainer:
     args = policy.strategy.args
     args.vllm.sync_backend = case.backend
     args.vllm.num_engines, args.vllm.tensor_parallel_size = len(case.engines), 1
-    kind = type("Trainer", (WholeStepTrainer,), {"bucket_bytes": case.bucket})
+    kind = type("Trainer", (StepBoundaryTrainer,), {"bucket_bytes": case.bucket})
     return kind(policy.strategy, policy.actor, None, None, None, vllm_engines=engines)
 
 

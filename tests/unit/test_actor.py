@@ -13,18 +13,18 @@ make_importable()
 from openrlhf.trainer.ray import ppo_critic
 
 from rpg_openrlhf.training import actors as actor_module
-from rpg_openrlhf.training.actors import LastingPort, RPGPolicyActor, RPGReferenceActor
+from rpg_openrlhf.training.actors import RPGPolicyActor, RPGReferenceActor, StablePort
 
 
 def test_rendezvous_port_is_free_and_not_ephemeral():
     port = RPGPolicyActor._get_free_port()
     assert 20_000 <= port < 32_768
     with socket.create_server(("127.0.0.1", port)):
-        assert all(LastingPort._get_free_port() != port for _ in range(50))
+        assert all(StablePort._get_free_port() != port for _ in range(50))
 
 
 def test_both_models_take_their_port_from_it():
-    assert RPGReferenceActor._get_free_port is RPGPolicyActor._get_free_port is LastingPort._get_free_port
+    assert RPGReferenceActor._get_free_port is RPGPolicyActor._get_free_port is StablePort._get_free_port
 
 
 class Weights:
@@ -103,10 +103,10 @@ def test_a_critics_micro_batch_that_ends_no_step_is_no_boundary(monkeypatch):
 def test_token_means_are_logged_over_all_tokens_however_they_were_split(monkeypatch, aggregation, use_loss):
     """Upstream logs a micro-batch's share of the step's mean, and ppo_train then takes the mean of the shares."""
     shares = {"policy_loss": 0.25, "kl": 0.5, "entropy_loss": 1.0, "reward": 3.0}
-    parent = actor_module.WholeStepTrainer.__mro__[1]
+    parent = actor_module.StepBoundaryTrainer.__mro__[1]
     answer = {"metrics": dict(shares), "num_action_tokens": 10.0}
     monkeypatch.setattr(parent, "training_step", lambda self, *words: answer)
-    trainer = object.__new__(actor_module.WholeStepTrainer)
+    trainer = object.__new__(actor_module.StepBoundaryTrainer)
     trainer.actor = SimpleNamespace(model=SimpleNamespace(global_steps=0))
     trainer.args = SimpleNamespace(
         train=SimpleNamespace(dynamic_batch_enable=False),

@@ -3,7 +3,7 @@
 import pytest
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.settings import own_flags as config
+from rpg_openrlhf.settings import own_flags
 from rpg_openrlhf.settings.layers import flatten, merged, nest, read_layer
 from rpg_openrlhf.settings.parser import parse
 
@@ -20,14 +20,14 @@ def test_defaults_are_the_published_setting_of_rpg_reinforce_urkl():
 
 def test_every_flag_has_its_default_and_one_sentence():
     values = parse([]).values
-    for flag in config.FLAGS:
+    for flag in own_flags.FLAGS:
         assert values[flag.name] == flag.default
         assert flag.sentence.endswith(".")
         assert "\n" not in flag.sentence
-    assert len(config.FLAGS) == 33
+    assert len(own_flags.FLAGS) == 33
 
 
-@pytest.mark.parametrize("flag", [f for f in config.FLAGS if f.choices], ids=lambda f: f.name)
+@pytest.mark.parametrize("flag", [f for f in own_flags.FLAGS if f.choices], ids=lambda f: f.name)
 def test_unknown_choice_names_flag_and_choices(flag, tmp_path):
     choices = ", ".join(map(repr, flag.choices))
     with pytest.raises(Refusal, match=rf"--{flag.name}: invalid choice: 'nonsense' \(choose from {choices}\)"):

@@ -364,4 +364,4 @@ def test_a_cache_that_is_no_directory(good, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "cache"))
     assert train_rpg.main(argv(good)) == 2
-    assert "is a file; set it to a directory" in capsys.readouterr().err
+    assert "is a file; set it to another directory" in capsys.readouterr().err
