@@ -203,7 +203,7 @@ BASELINE = {"algo.objective": "openrlhf", "algo.advantage.estimator": "group_nor
         ({"actor.model_name_or_path": "./nowhere"}, "--actor.model_name_or_path ./nowhere: no such folder"),
         ({"data.prompt_dataset": None}, "--data.prompt_dataset is missing"),
         ({"data.prompt_dataset": "nowhere.jsonl"}, "--data.prompt_dataset nowhere.jsonl: no such file"),
-        ({"data.prompt_dataset": "/no/where"}, "--data.prompt_dataset /no/where: no such folder"),
+        ({"data.prompt_dataset": "/no/where"}, "--data.prompt_dataset /no/where: no such file or folder"),
         (
             {"data.input_key": "question"},
             "--data.input_key question: .*train.jsonl:1 has no such column; it has input, label",
