@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from evaluation.command_line import OneLineParser
+from evaluation.command_line import OneLineParser, folder
 
 PAPER_BENCHMARKS = ("aime24", "aime25", "amc23")
 GROUPS = {  # headings of --help, by the first flag below each
@@ -60,7 +60,7 @@ class Settings:
     start: str | None = _flag("with --checkpoints: the model from which the run began, as step 0", metavar="MODEL")
     watch: bool = _switch("wait for new checkpoints")
     watch_seconds: float = _flag("seconds between checks (%(default)s)", 30.0, type=_positive_float)
-    output: Path = _flag("output folder; reused to resume", type=Path, required=True, metavar="DIR")
+    output: Path = _flag("output folder; reused to resume", type=folder, required=True, metavar="DIR")
     label: str | None = _flag("name in tables (default: the folder's)")
     config: Path | None = _flag("flags as a mapping; the command line wins", type=Path, metavar="YAML")
     dry_run: bool = _switch("print sample counts and a prompt of each benchmark, then stop")
@@ -166,8 +166,6 @@ def _check(parser: argparse.ArgumentParser, settings: Settings) -> None:
             parser.error(f"--{flag} goes with --checkpoints RUN_DIR")
     if settings.temperature == 0 and settings.n > 1:
         parser.error(f"--temperature 0 gives the same sample {settings.n} times: add --n 1")
-    if settings.output.exists() and not settings.output.is_dir():
-        parser.error(f"--output {settings.output} is a file: give a folder")
     if settings.checkpoints and not settings.checkpoints.is_dir() and not settings.watch:
         parser.error(f"--checkpoints {settings.checkpoints} is not a folder")
     for flag in ("data_dir", "benchmark_file", "train_data", "reward"):

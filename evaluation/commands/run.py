@@ -13,7 +13,7 @@ from evaluation.problems.loading import Loaded, load
 from evaluation.problems.prompting import Style, style_of
 from evaluation.settings import Settings
 from evaluation.store import read_json, write_json
-from evaluation.targets import Opened, Target, open_target, prompter_of, targets_of
+from evaluation.targets import Opened, Target, check, open_target, prompter_of, targets_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = settings.parse(sys.argv[1:] if argv is None else argv)
     try:
         style = style_of(chosen.prompt)
+        check(chosen)
         loaded = [load(name, chosen.data_dir, chosen.benchmark_file, chosen.limit) for name in chosen.benchmarks]
         _refuse_twins(loaded)
         if chosen.reward:

@@ -1,8 +1,8 @@
 """votes.json for maj@n: the answers of a problem's samples, grouped by equivalence.
 
 All right answers are one group. The others are grouped by equal text; then the grader compares the texts, the most
-frequent first, with the first text of every group. `ambiguous` answers (several candidates), `timeout` answers (not
-comparable in time) and those beyond the limits below are grouped by equal text only. Samples without an answer do not
+frequent first, with the first text of every group. `ambiguous` answers (several candidates), `timeout` answers (too
+costly to compare) and those beyond the limits below are grouped by equal text only. Samples without an answer do not
 vote, but are counted.
 """
 

@@ -18,7 +18,7 @@ VERDICTS = {
     "wrong": "not equivalent to the gold answer",
     "no_answer": "no answer found: neither an `Answer:` line nor a closed box",
     "ambiguous": "several answers where one is asked for",
-    "timeout": "grading ran out of time; counted as wrong",
+    "timeout": "too costly to compare; counted as wrong",
     "truncated": "cut off at the token limit before an answer",
 }
 KEPT = ("run", "problem", "sample", "seed", "correct", "strict", "reason", "tokens", "finish_reason")

@@ -8,6 +8,7 @@ from typing import Any
 
 from evaluation.problems.benchmarks import Benchmark, BenchmarkError
 from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems.hub import reason_of
 from rpg_openrlhf.problems.reading import rows_of, sha256
 from rpg_openrlhf.problems.rows import BadRow
 
@@ -56,8 +57,9 @@ def from_hub(benchmark: Benchmark) -> Source:
     try:
         data: Any = load_dataset(benchmark.hub_id or "", benchmark.config, split=benchmark.split, revision=commit)
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise BenchmarkError(f"{benchmark.hub_id}@{wanted} cannot be loaded ({reason}): go online, {fix}") from None
+        raise BenchmarkError(
+            f"{benchmark.hub_id}@{wanted} cannot be loaded ({reason_of(error)}): go online, {fix}"
+        ) from None
     digest = hashlib.sha256()
     rows = []
     for number, row in enumerate(data, start=1):

@@ -95,10 +95,10 @@ def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     meta = row["meta"] if isinstance(row.get("meta"), dict) else row
     text, answer, identity = value("problem"), value("answer"), value("id")
     if not isinstance(text, str) or not text.strip():
-        raise BenchmarkError(f"{place}: no text in {benchmark.columns.get('problem', 'problem')!r}")
+        raise _missing(benchmark, place, "text", "problem", row)
     released = answer_text(answer)
     if not released:
-        raise BenchmarkError(f"{place}: no answer in {benchmark.columns.get('answer', 'answer')!r}")
+        raise _missing(benchmark, place, "answer", "answer", row)
     gold = _checked(benchmark, place, released)
     try:
         tolerance = tolerance_of(value("tolerance") if value("tolerance") is not None else meta.get("error"))
@@ -110,6 +110,18 @@ def _problem(benchmark: Benchmark, place: str, row: dict[str, Any]) -> Problem:
     # The line number if the row has no id.
     name = answer_text(identity) or place.rpartition(":")[2]
     return Problem(benchmark.name, name, text, gold, golds, tolerance, multiple)
+
+
+def _missing(benchmark: Benchmark, place: str, what: str, name: str, row: dict[str, Any]) -> BenchmarkError:
+    """Error of a row without a problem or an answer; it lists the columns if the one looked for is not among them."""
+    column = benchmark.columns.get(name, name)
+    if column in row:
+        return BenchmarkError(f"{place}: no {what} in {column!r}")
+    file = place.rpartition(":")[0]
+    return BenchmarkError(
+        f"{place}: no {what} in {column!r}, the columns are {', '.join(row) or '(none)'}: name yours in a "
+        f"--benchmark-file, e.g. mine: {{path: {file}, columns: {{problem: COLUMN, answer: COLUMN}}}}"
+    )
 
 
 def answer_text(answer: Any) -> str:

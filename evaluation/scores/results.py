@@ -15,7 +15,7 @@ from evaluation.scores.summary import percent, summary_markdown
 from evaluation.store import read_json, write_json, write_text
 
 WARN_RATE = 0.2
-WARN_TIMEOUTS = 0.02
+WARN_TOO_COSTLY = 0.02
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -138,8 +138,9 @@ def warnings_of(benchmark: Mapping[str, Any], settings: Mapping[str, Any]) -> li
             "most were cut off" if benchmark["truncated"] > benchmark["no_answer"] / 2 else f"check --prompt ({style})"
         )
         texts.append(f"{percent(benchmark['no_answer'])} % of samples hold no extractable answer: {cause}")
-    if benchmark["timeout"] > WARN_TIMEOUTS:
-        texts.append(f"{percent(benchmark['timeout'])} % of answers timed out and count as wrong: see graded.jsonl")
+    if benchmark["timeout"] > WARN_TOO_COSTLY:
+        share = percent(benchmark["timeout"])
+        texts.append(f"{share} % of answers are too costly to compare and count as wrong: see graded.jsonl")
     if benchmark["failed"]:
         texts.append(
             f"{percent(benchmark['failed'])} % of samples ended in an engine error and count as wrong: see engine.log"

@@ -24,7 +24,7 @@ def summary_markdown(results: Mapping[str, Any]) -> str:
     lines += [row for name, benchmark in benchmarks.items() for row in _score_rows(name, benchmark)]
     lines += [
         "",
-        "| benchmark | tokens, mean | median | 95th percentile | longest | cut off | no answer | time-outs |",
+        "| benchmark | tokens, mean | median | 95th percentile | longest | cut off | no answer | too costly |",
     ]
     lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
     lines += [_length_row(name, benchmark) for name, benchmark in benchmarks.items()]

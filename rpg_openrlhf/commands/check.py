@@ -27,15 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object per stage")
     parser.add_argument("--verbose", action="store_true", help="print the whole output of every stage to stderr")
     args = parser.parse_args(argv)
-    platform, failed = resolve_platform(args.platform), 0
+    platform, failed, passed = resolve_platform(args.platform), 0, 0
     if not args.json:
         print(f"rpg-check on the {platform} platform")
     for name in args.stages:
         result = run(name, platform, args.address, args.verbose)
         failed += result["status"] == "failed"
+        passed += result["status"] == "ok"
         print(json.dumps(result) if args.json else line_of(result), flush=True)
     if not args.json:
-        print("all stages passed" if not failed else f"{failed} of {len(args.stages)} stages failed")
+        every = "all stages" if set(args.stages) == set(STAGES) else f"{passed} stage{'s' * (passed != 1)}"
+        print(f"{every} passed" if not failed else f"{failed} of {len(args.stages)} stages failed")
     return 1 if failed else 0
 
 

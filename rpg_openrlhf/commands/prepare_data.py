@@ -14,12 +14,24 @@ from typing import NoReturn
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems import benchmarks, decontaminate, gym, output, pipeline
+from rpg_openrlhf.problems.pipeline import NO_ANSWER
 from rpg_openrlhf.problems.raw_sources import HUB, Source, open_source
-from rpg_openrlhf.problems.rows import Row
+from rpg_openrlhf.problems.reading import rows_of
+from rpg_openrlhf.problems.rows import ANSWER_FIELDS, NO_TEXT, TEXT_FIELDS, Row
 
 
 class Parser(argparse.ArgumentParser):
-    """Raise errors, so that main can print them in one line."""
+    """Raise errors, so that main can print them in one line; take --problem-key as --problem_key."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Differs from argparse's: flags may be written with dashes."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._with_underscores(word) for word in words], namespace)
+
+    def _with_underscores(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        flag = "--" + name.removeprefix("--").replace("-", "_")
+        return flag + equals + value if name.startswith("--") and flag in self._option_string_actions else word
 
     def error(self, message: str) -> NoReturn:
         raise Refusal(message.removeprefix("argument "))
@@ -79,6 +91,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.validation < 0:
         raise Refusal(f"--validation {args.validation}: must be at least 0")
     args.output = args.output or Path("data", Path(args.source.replace(":", "-")).stem)
+    for place in (args.output, *args.output.parents):
+        if place.exists() and not place.is_dir():
+            raise Refusal(f"--output {args.output}: {place} is a file; give a folder")
     for name in (output.TRAIN, output.VALIDATION, output.REPORT):
         if (args.output / name).exists() and not args.overwrite:
             raise Refusal(f"--output {args.output}: holds {name} already; give another folder, or --overwrite")
@@ -113,8 +128,23 @@ def _prepare(args: argparse.Namespace, words: str) -> str:
     return text
 
 
+def _check_columns(args: argparse.Namespace, source: Source, counts: pipeline.Counts) -> None:
+    """Refuse files of which no row has a problem, or none has an answer: their columns have other names."""
+    kinds = (("a problem", "problem_key", NO_TEXT, TEXT_FIELDS), ("an answer", "answer_key", NO_ANSWER, ANSWER_FIELDS))
+    for what, flag, reason, known in kinds:
+        dropped = sum(number for each, number in counts.dropped.items() if each.startswith(reason))
+        if source.files and dropped and dropped == counts.read:
+            keys = [getattr(args, flag)] if getattr(args, flag) else known
+            _, row = next(rows_of(source.files[0], "SOURCE", None))
+            raise Refusal(
+                f"{args.source}: no row has {what} in the column(s) {', '.join(keys)}; the first row has "
+                f"{', '.join(map(str, row))}: give --{flag}"
+            )
+
+
 def _write(args: argparse.Namespace, rows: list[Row], source: Source, counts: pipeline.Counts) -> list[output.Written]:
     if len(rows) <= args.validation:
+        _check_columns(args, source, counts)
         reasons = "; ".join(f"{number:,} {reason}" for reason, number in output.in_order(counts))
         raise Refusal(
             f"{args.source}: {len(rows):,} of {counts.read:,} rows remain, which must be more than "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, read_sets
+from rpg_openrlhf.problems.prompt_sets import PromptSet, columns_of, read_sets
 from rpg_openrlhf.settings.data_checks import grades_by_default
 from rpg_openrlhf.settings.run_settings import Settings
 
@@ -18,16 +18,6 @@ class Training(NamedTuple):
 
     sets: list[PromptSet]
     prompts: int | None  # in an episode; a lower bound with --data.prompt_probs, as upstream then repeats small sets
-
-
-def columns_of(s: Settings) -> Columns:
-    return Columns(
-        input_key=s.data.input_key,
-        label_key=s.data.label_key,
-        image_key=s.data.image_key,
-        takes_messages=s.data.apply_chat_template,
-        needs_label=grades_by_default(s),
-    )
 
 
 def room_for_prompts(max_len: int, max_new_tokens: int | None) -> int:
@@ -45,7 +35,8 @@ def read(s: Settings) -> Training:
     if is_upstreams(s):
         return Training([], None)
     name, split = s.data.prompt_dataset, s.data.prompt_split
-    sets = read_sets("data.prompt_dataset", name, split, columns_of(s), s.trust_remote_code)
+    columns = columns_of(s.data, grades_by_default(s))
+    sets = read_sets("data.prompt_dataset", name, split, columns, s.trust_remote_code)
     prompts = min(s.data.max_samples, sum(min(s.data.max_samples, len(part.rows)) for part in sets))
     if prompts < s.rollout.batch_size:
         raise Refusal(

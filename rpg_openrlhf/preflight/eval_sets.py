@@ -18,12 +18,12 @@ from rpg_openrlhf.preflight import data
 from rpg_openrlhf.problems.benchmarks import HUB, from_hub
 from rpg_openrlhf.problems.hub import hub_is_reachable
 from rpg_openrlhf.problems.prompt import INSTRUCTION, render_prompt
-from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, checked_row, in_messages, raw_rows
+from rpg_openrlhf.problems.prompt_sets import Columns, PromptSet, checked_row, columns_of, in_messages, raw_rows
 from rpg_openrlhf.problems.reading import KINDS
 from rpg_openrlhf.problems.rows import BadRow, read_row
 from rpg_openrlhf.problems.set_names import split_names
 from rpg_openrlhf.runs import evaluation
-from rpg_openrlhf.settings.data_checks import NO_BEST
+from rpg_openrlhf.settings.data_checks import NO_BEST, grades_by_default
 from rpg_openrlhf.settings.run_settings import Settings
 
 FLAG, FILE = "eval.dataset", "evaluation.jsonl"
@@ -51,7 +51,7 @@ def read(s: Settings, training: list[PromptSet]) -> EvalSets | None:
     if not s.eval.dataset or data.is_upstreams(s):
         return None
     worded = _is_worded(s, training)
-    asking = Asking(data.columns_of(s), s.eval.split, s.trust_remote_code, worded)
+    asking = Asking(columns_of(s.data, grades_by_default(s)), s.eval.split, s.trust_remote_code, worded)
     rows = _read_all(split_names(s.eval.dataset), asking)
     if len(rows) > s.data.max_samples and len({row["datasource"] for row in rows}) > 1:
         raise Refusal(

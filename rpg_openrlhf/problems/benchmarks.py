@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
+from rpg_openrlhf.problems.hub import reason_of
 
 
 class OnHub(NamedTuple):
@@ -35,7 +36,6 @@ def from_hub(name: str, flag: str, fix: str) -> Iterator[tuple[str, Any]]:
 
         rows = load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # the library raises a dozen types
-        reason = " ".join(str(error).split())[:160]
-        raise Refusal(f"{flag} {name}: {source.dataset} cannot be loaded from the hub ({reason}); {fix}") from None
+        raise Refusal(f"{flag} {name}: {source.dataset} cannot be loaded ({reason_of(error)}); {fix}") from None
     for number, row in enumerate(rows, start=1):
         yield f"{source.dataset}:{number}", row

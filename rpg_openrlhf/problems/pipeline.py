@@ -51,6 +51,7 @@ class Distinct:
     is_contradicted: bool = False
 
 
+NO_ANSWER = "has no answer"
 NOT_ENGLISH, EXACT, SPACING = "not English", "exact copy of a problem before it", "copy of one up to spacing"
 CONFLICT, OVERLAP = "copies have different answers", "repeats a benchmark's problem"
 NO_INTEGER, NOT_GRADABLE = "answer is not an integer", "answer that the grader does not accept as its own"
@@ -91,7 +92,7 @@ def _read(raw: Any, chosen: Settings) -> Row:
     if not row.text.strip():
         raise BadRow("has an empty problem")
     if not row.answer:
-        raise BadRow("has no answer")
+        raise BadRow(NO_ANSWER)
     try:
         (row.text + row.answer).encode()
     except UnicodeEncodeError:  # half of a surrogate pair: valid in JSON, not in UTF-8

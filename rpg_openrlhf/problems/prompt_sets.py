@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
-from rpg_openrlhf.problems.hub import hub_is_reachable, looks_like_path
+from rpg_openrlhf.problems.hub import hub_is_reachable, looks_like_path, reason_of
 from rpg_openrlhf.problems.reading import KINDS, rows_of
 from rpg_openrlhf.problems.rows import BadRow, label_text
 from rpg_openrlhf.problems.set_names import split_names
@@ -27,6 +27,11 @@ class Columns(NamedTuple):
     image_key: str
     takes_messages: bool  # --data.apply_chat_template
     needs_label: bool  # this package's grader is the reward
+
+
+def columns_of(data: Any, needs_label: bool) -> Columns:
+    """Columns of a row that training reads; `data` is the section of that name of the settings or upstream's flags."""
+    return Columns(data.input_key, data.label_key, data.image_key, data.apply_chat_template, needs_label)
 
 
 class PromptSet(NamedTuple):
@@ -102,7 +107,7 @@ def _from_library(flag: str, name: str, folder: str | None, split: str) -> Itera
         if cached_only:
             why = "no such file or folder here, and the hub cannot be reached and has left nothing in the cache"
             raise Refusal(f"--{flag} {name}: {why}") from None
-        raise Refusal(f"--{flag} {name}: cannot be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise Refusal(f"--{flag} {name}: cannot be loaded: {reason_of(error)}") from None
     if not isinstance(data, datasets.Dataset):
         if split not in data:
             raise Refusal(f"--{SPLIT_FLAGS[flag]} {split}: {name} has the splits {', '.join(map(str, data))}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rpg_openrlhf.errors import Refusal
 from rpg_openrlhf.problems import arithmetic, gym
-from rpg_openrlhf.problems.hub import hub_is_reachable
+from rpg_openrlhf.problems.hub import hub_is_reachable, reason_of
 from rpg_openrlhf.problems.reading import KINDS, rows_of, sha256
 from rpg_openrlhf.problems.rows import ANSWER_FIELDS, TEXT_FIELDS, Row
 
@@ -21,12 +21,13 @@ MAX_DIGITS = 18
 
 
 class Source(NamedTuple):
-    """Rows with their places; facts for DATA.md; default for --answers; a test for validation rows, if rows tell."""
+    """Rows with their places; facts for DATA.md; default for --answers; a test for validation rows; the files read."""
 
     rows: Iterator[tuple[str, Any]]
     facts: list[tuple[str, str]]
     answers: str = "gradable"
-    is_held: Callable[[Row], bool] | None = None
+    is_held: Callable[[Row], bool] | None = None  # None: the rows do not tell
+    files: Sequence[Path] = ()
 
 
 def open_source(args: argparse.Namespace) -> Source:
@@ -43,13 +44,13 @@ def open_source(args: argparse.Namespace) -> Source:
         name, answers = HUB[args.source]
         files, facts = ([args.input], []) if args.input else _from_hub(args.source, name, args.revision)
         flag = "--input" if args.input else name
-        return Source(_rows(files, flag, args), [*facts, *_hashes(files, flag)], answers)
+        return Source(_rows(files, flag, args), [*facts, *_hashes(files, flag)], answers, files=files)
     path = Path(args.source)
     if path.suffix not in KINDS:
         raise Refusal(
             f"SOURCE {path}: must be {', '.join(HUB)}, arithmetic, gym:FAMILY, or a file ({', '.join(KINDS)})"
         )
-    return Source(_rows([path], "SOURCE", args), _hashes([path], "SOURCE"))
+    return Source(_rows([path], "SOURCE", args), _hashes([path], "SOURCE"), files=[path])
 
 
 def _rows(files: list[Path], flag: str, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
@@ -78,7 +79,7 @@ def _from_hub(source: str, name: str, revision: str | None) -> tuple[list[Path],
         names = [each.rfilename for each in info.siblings or [] if Path(each.rfilename).suffix in KINDS]
         files = [Path(hf_hub_download(name, each, repo_type="dataset", revision=info.sha)) for each in sorted(names)]
     except Exception as error:  # the library raises a dozen types
-        raise Refusal(f"{source}: {name} cannot be downloaded: {' '.join(str(error).split())[:160]}; {fix}") from None
+        raise Refusal(f"{source}: {name} cannot be downloaded ({reason_of(error)}); {fix}") from None
     if not files:
         raise Refusal(f"{source}: {name} at {info.sha} holds no file of a known kind ({', '.join(KINDS)}); {fix}")
     return files, [("from the hub", f"{name} at {info.sha}")]

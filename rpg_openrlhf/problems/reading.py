@@ -107,28 +107,24 @@ def _columns(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[tu
 
     number = 0
     try:
-        for batch in _arrow(path) if path.suffix == ".arrow" else _parquet(path, flag, fields):
+        for batch in _arrow(path) if path.suffix == ".arrow" else _parquet(path, fields):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except Refusal:
-        raise
     except (ValueError, pyarrow.ArrowException) as error:
         why = " ".join(str(error).split())
         where = f"is damaged after row {number}" if number else f"is not a {path.suffix[1:]} file"
         raise Refusal(f"{flag} {path}: {where}: {why}") from None
 
 
-def _parquet(path: Path, flag: str, fields: Sequence[str] | None) -> Iterator[Any]:
+def _parquet(path: Path, fields: Sequence[str] | None) -> Iterator[Any]:
     import pyarrow.parquet
 
     file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     names, columns = file.schema_arrow.names, None
     if fields is not None:
         wanted = {*(fields or (*TEXT_FIELDS, *ANSWER_FIELDS, "text", "reward_model")), "id", "extra_info"}
-        columns = [name for name in names if name in wanted]
-        if not columns:
-            raise Refusal(f"{flag} {path}: has only the columns {', '.join(names)}")
+        columns = [name for name in names if name in wanted] or None
     yield from file.iter_batches(BATCH_ROWS, columns=columns, use_threads=False)
 
 

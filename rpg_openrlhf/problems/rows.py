@@ -9,6 +9,7 @@ from rpg_openrlhf.problems.prompt import INSTRUCTION, REMINDER
 
 TEXT_FIELDS = ("problem", "question", "prompt", "input", "messages")
 ANSWER_FIELDS = ("answer", "label", "solution", "ground_truth")
+NO_TEXT = "has none of"  # begins the reason of a row without a problem
 
 
 class BadRow(ValueError):
@@ -33,7 +34,7 @@ def read_row(row: Any, text_field: str | None = None, answer_field: str | None =
     fields = (text_field,) if text_field else TEXT_FIELDS
     text = next((text for name in fields if (text := _text(row.get(name)))), None)
     if text is None:
-        raise BadRow(f"has none of {', '.join(fields)}")
+        raise BadRow(f"{NO_TEXT} {', '.join(fields)}")
     text = text.replace(INSTRUCTION, " ").replace(REMINDER, " ").strip()
     return Row(_identity(row), text, _answer(row, answer_field))
 

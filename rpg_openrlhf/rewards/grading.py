@@ -27,7 +27,8 @@ _BEST_FIRST: tuple[Reason, ...] = ("correct", "timeout", "ambiguous", "wrong")
 class Verdict:
     """Result of grading. `extracted` is the answer's text as written; None without a closed and filled marker.
 
-    `timeout`: not decided within the limits on size and work. It counts as wrong.
+    `timeout`: too costly to compare within the limits on size and work. It counts as wrong. Files and logs keep the
+    name; there is no clock.
     """
 
     is_correct: bool

@@ -43,7 +43,7 @@ def reward_func(queries: list, prompts: list, labels: list) -> dict:
 
 
 def _logs(verdicts: list[Verdict]) -> dict[str, torch.Tensor]:
-    """One 0/1 column for each reason to watch: no answer, ambiguous, timeout."""
+    """One 0/1 column for each reason to watch: no answer, ambiguous, too costly to compare."""
     names = {"no_answer": "no_answer", "ambiguous": "answer_ambiguous", "timeout": "grade_timeout"}
     return {
         name: torch.tensor([float(verdict.reason == reason) for verdict in verdicts]) for reason, name in names.items()

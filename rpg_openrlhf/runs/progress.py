@@ -173,9 +173,8 @@ def warnings(report: dict) -> list[str]:
             "check the prompt, --data.apply_chat_template and --rollout.max_new_tokens"
         )
     if report.get("grade_timeout", 0.0) > 0:
-        lines.append(
-            f"note: grading ran out of time on {report['grade_timeout']:.1%} of the responses (counted as wrong)"
-        )
+        share = f"{report['grade_timeout']:.1%}"
+        lines.append(f"note: {share} of the answers are too costly to compare (counted as wrong)")
     return lines
 
 

@@ -1,11 +1,10 @@
 """The trainer's data: the files that the launcher checked, read by the same code, and mixed as in upstream."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets, interleave_datasets
 
-from rpg_openrlhf.problems.prompt_sets import Columns, read_sets
+from rpg_openrlhf.problems.prompt_sets import columns_of, read_sets
 
 
 def blending_datasets(
@@ -22,17 +21,12 @@ def blending_datasets(
     Concatenation and interleaving are upstream's calls, so the order of prompts is upstream's.
     """
     args = strategy.args
+    columns = columns_of(args.data, needs_label=False)  # the launcher has checked the labels
     parts = [
         Dataset.from_list(part.rows[:max_count])
-        for part in read_sets("data.prompt_dataset", datasets, dataset_split, columns_of(args), args.trust_remote_code)
+        for part in read_sets("data.prompt_dataset", datasets, dataset_split, columns, args.trust_remote_code)
     ]
     if probabilities is None:
         return concatenate_datasets(parts)
     shares = [float(share) for share in probabilities.split(",")]
     return interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy=stopping_strategy)
-
-
-def columns_of(args: SimpleNamespace) -> Columns:
-    """Columns of a row that training reads; the launcher has checked the labels."""
-    data = args.data
-    return Columns(data.input_key, data.label_key, data.image_key, data.apply_chat_template, needs_label=False)

@@ -111,6 +111,8 @@ def test_every_way_to_end_is_a_line(broken, capsys):
     assert out.count("\n") == 2 + 6 + 4, "a line a stage, one more for what to do, the head and the end"
     assert check.main(["--platform", "cpu", "--stages", "works", "skips", "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert check.main(["--platform", "cpu", "--stages", "works", "skips"]) == 0
+    assert capsys.readouterr().out.endswith("\n1 stage passed\n")
     assert [(row["stage"], row["status"]) for row in rows] == [("works", "ok"), ("skips", "skipped")]
 
 

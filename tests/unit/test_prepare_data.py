@@ -65,7 +65,7 @@ def _steps(rows: list[list[str]]) -> list[list[str]]:
 
 def prepare(tmp_path: Path, *words: object, status: int = 0) -> Path:
     folder = tmp_path / "out"
-    assert prepare_data.main([*map(str, words), "--output", str(folder)]) == status
+    assert prepare_data.main(["--output", str(folder), *map(str, words)]) == status
     return folder
 
 
@@ -254,7 +254,17 @@ BAD = {
     "no such source": (["nope"], "SOURCE nope: must be dapo-math-17k"),
     "no such file": (["{tmp}/nope.jsonl"], "nope.jsonl: No such file"),
     "not parquet": (["{tmp}/fake.parquet"], "fake.parquet: is not a parquet file"),
-    "no column": (["{tmp}/other.parquet"], "SOURCE {tmp}/other.parquet: has only the columns foo"),
+    "no problem": (
+        ["{tmp}/other.parquet"],
+        "{tmp}/other.parquet: no row has a problem in the column(s) problem, question, prompt, input, messages; "
+        "the first row has foo, answer: give --problem_key",
+    ),
+    "no answer": (
+        ["{tmp}/other.parquet", "--problem_key", "foo", "--answer_key", "bar"],
+        "no row has an answer in the column(s) bar; the first row has foo, answer: give --answer_key",
+    ),
+    "a file as the output": (["arithmetic", "--output", "{tmp}/raw.jsonl"], "raw.jsonl is a file; give a folder"),
+    "below a file": (["arithmetic", "--output", "{tmp}/raw.jsonl/x"], "/x: {tmp}/raw.jsonl is a file; give a folder"),
     "unknown flag": (["arithmetic", "--bogus"], "unrecognized arguments: --bogus"),
     "no rows": (["arithmetic", "--rows", "0"], "--rows 0: must be at least 1"),
     "too few problems": (["arithmetic", "--rows", "900", "--difficulty", "1"], "there are only 27"),
@@ -277,13 +287,20 @@ def test_refusals_are_one_line(words, says, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gym, "_package", lambda: Gym)
     write_lines(tmp_path / "raw.jsonl", {"problem": SUM, "answer": "3"}, "{")
     (tmp_path / "fake.parquet").write_text("not parquet at all")
-    write_parquet(tmp_path / "other.parquet", [{"foo": "1"}])
+    write_parquet(tmp_path / "other.parquet", [{"foo": "1", "answer": "2"}])
     folder = prepare(tmp_path, *[word.replace("{tmp}", str(tmp_path)) for word in words], status=2)
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert says.replace("{tmp}", str(tmp_path)) in err
     assert "is not a parquet file: SOURCE" not in err
     assert not list(folder.glob("*")), "nothing is written"
+
+
+def test_flags_with_dashes_are_those_with_underscores():
+    words = ["my-file.jsonl", "--problem-key", "my-key", "--answer-key=an-answer", "--benchmark_dir", "a-b"]
+    args = prepare_data.build_parser().parse_args(words)
+    assert (args.source, args.problem_key, args.answer_key) == ("my-file.jsonl", "my-key", "an-answer")
+    assert args.benchmark_dir == Path("a-b")
 
 
 def test_a_missing_package_and_an_earlier_run_are_refused(tmp_path, capsys, monkeypatch):

@@ -106,7 +106,12 @@ GOOD = {"problem": "p", "answer": "1"}
     [
         ([GOOD, "{"], 2, "not JSON"),
         ([GOOD, "[1]"], 2, "not a JSON object"),
-        ([{"answer": "1"}], 1, "no text in 'problem'"),
+        (
+            [{"ask": "p", "label": 1}],
+            1,
+            "no text in 'problem', the columns are ask, label: name yours in a --benchmark-file",
+        ),
+        ([{"problem": "p", "label": 1}], 1, "no answer in 'answer', the columns are problem, label: name yours"),
         ([{"problem": "  ", "answer": "1"}], 1, "no text"),
         ([GOOD, {"problem": "p", "answer": ""}], 2, "no answer in 'answer'"),
         ([{"problem": "p", "answer": True}], 1, "no answer"),
@@ -213,5 +218,24 @@ def test_the_hub_copy_of_olympiadbench_has_a_row_less(monkeypatch):
 def test_offline(monkeypatch):
     fake_hub(monkeypatch, [], commit=None, fails=ConnectionError("no route\nto host"))
     message = error_of(load, "aime24")
-    assert "ConnectionError: no route to host" in message
+    assert "@2fe88a2f1091d5048c0f36abc874fb997b3dd99a cannot be loaded (the hub cannot be reached" in message
     assert "--data-dir" in message
+
+
+class RepositoryNotFoundError(OSError):
+    """Named as the hub's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "clause"),
+    [
+        (RepositoryNotFoundError("404 Client Error. (Request ID: 1)\n\nRepository Not Found"), "no such repository"),
+        (ValueError("Unknown split \"test\". Should be one of ['train']."), 'ValueError: Unknown split "test")'),
+        (ValueError("word " * 100), "word word ...)"),
+    ],
+)
+def test_an_error_of_the_hub_is_one_clause(monkeypatch, error, clause):
+    fake_hub(monkeypatch, [], fails=error)
+    message = error_of(load, "aime24")
+    assert clause in message
+    assert len(message) < 350

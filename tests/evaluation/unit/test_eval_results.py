@@ -125,7 +125,7 @@ def test_one_sample_has_no_run_interval(tmp_path):
     [
         (["truncated", "cut wrong", "correct", "correct"], ["50.0 % of samples cut off at 512 tokens: ra", "cut off"]),
         (["no_answer", "correct", "correct", "wrong"], ["25.0 % of samples hold no extractable answer: check --p"]),
-        (["timeout", "correct", "correct", "wrong"], ["25.0 % of answers timed out and count as wrong"]),
+        (["timeout", "correct", "correct", "wrong"], ["25.0 % of answers are too costly to compare"]),
         (["correct", "correct", "wrong", "wrong"], []),
     ],
 )  # fmt: skip

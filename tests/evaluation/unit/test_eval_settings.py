@@ -68,11 +68,18 @@ def test_yaml_that_is_wrong(capsys, tmp_path, text, said):
         (["--server", "http://h/v1", "--dp", "2"], "--dp"),
         (["--system", "s", "--no-chat-template"], "--system"),
         (["--checkpoints", "x"], "not both"),
-        (["--max-token", "4"], "unrecognized arguments"),
+        (["--max_token", "4"], "unrecognized arguments: --max_token"),
+        (["--output", __file__], "test_eval_settings.py is a file: give a folder"),
+        (["--output", f"{__file__}/x"], "test_eval_settings.py is a file: give a folder"),
     ],
 )
 def test_refusals(capsys, flags, said):
     assert said in refusal(capsys, *flags)
+
+
+def test_flags_with_underscores_are_those_with_dashes():
+    found = parse("--max_tokens", "7", "--top_p=0.5", "--no-chat_template", "--data_dir", ".", "--label=a_b")
+    assert (found.max_tokens, found.top_p, found.chat_template, found.label) == (7, 0.5, False, "a_b")
 
 
 def test_something_must_be_evaluated(capsys):

@@ -58,7 +58,7 @@ def test_what_a_reward_of_the_users_took_for_right_votes_without_an_answer_line(
     assert (of["majority"], shown(of)[0]) == (1.0, ("", 2, True))
 
 
-def test_ambiguous_and_timed_out_answers_vote_by_their_text():
+def test_ambiguous_and_too_costly_answers_vote_by_their_text():
     of = votes(
         row("1 or 2", "ambiguous"), row("1  or 2", "ambiguous"), row("9^{9^9}", "timeout"), row("2 or 1", "ambiguous")
     )
