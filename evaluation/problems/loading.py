@@ -117,10 +117,9 @@ def _missing(benchmark: Benchmark, place: str, what: str, name: str, row: dict[s
     column = benchmark.columns.get(name, name)
     if column in row:
         return BenchmarkError(f"{place}: no {what} in {column!r}")
-    file = place.rpartition(":")[0]
     return BenchmarkError(
         f"{place}: no {what} in {column!r}, the columns are {', '.join(row) or '(none)'}: name yours in a "
-        f"--benchmark-file, e.g. mine: {{path: {file}, columns: {{problem: COLUMN, answer: COLUMN}}}}"
+        f"--benchmark-file, e.g. mine: {{path: FILE, columns: {{problem: COLUMN, answer: COLUMN}}}}"
     )
 
 
