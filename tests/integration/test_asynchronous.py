@@ -28,7 +28,7 @@ def test_replies_go_on_under_new_weights(train):
         *("--rpg.gradient_estimator", "differentiable", "--rpg.beta", "0.01"),
     )
     assert run.returncode == 0, run.output
-    assert "replies continue under new weights" in run.output
+    assert "replies continue with new weights" in run.output
     assert "append:" in run.log
     assert "forward:" not in run.log, "the policy made a forward pass"
     assert len(run.metrics) == 6
