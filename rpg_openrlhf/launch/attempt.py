@@ -35,6 +35,7 @@ PREFIXES_PASSED_ON = ("GLOO_", "NCCL_", "TORCH_NCCL_", "VLLM_")
 
 
 WAIT_SECONDS = 5.0  # between two looks at the cluster's free GPUs
+NOTE_SECONDS = 60.0  # between two lines about the wait
 
 
 class Secret(str):
@@ -204,21 +205,22 @@ def wait_for_gpus(args: SimpleNamespace, console: TextIO, tell: Callable[[dict],
     """
     import ray
 
-    total = int(ray.cluster_resources().get("GPU", 0))
-    if total < args.num_gpus:
-        start = f"ray start --head --num-gpus {args.num_gpus} --num-cpus {args.num_gpus + 2}"
-        fix = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
-        raise RuntimeError(f"the run needs {args.num_gpus} GPUs, the Ray cluster has {total}: {fix}")
-    is_announced = False
-    while (free := int(ray.available_resources().get("GPU", 0))) < args.num_gpus:
-        if not is_announced:
+    needed, next_note = args.num_gpus, 0.0
+    while True:
+        total = int(ray.cluster_resources().get("GPU", 0))  # asked each time: a node may die in the meantime
+        free = int(ray.available_resources().get("GPU", 0))
+        if total < needed:
+            start = f"ray start --head --num-gpus {needed} --num-cpus {needed + 2}"
+            fix = start if args.platform == "cpu" else "add nodes, or --train.colocate_all"
+            raise RuntimeError(f"the run needs {needed} GPUs, the Ray cluster has {total}: {fix}")
+        if free >= needed:
+            tell({"phase": "start"})
+            return
+        if time.monotonic() >= next_note:
             tell({"phase": "wait"})
-            print(
-                f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {args.num_gpus}", file=console
-            )
-            is_announced = True
+            print(f"waiting: {free} of the cluster's {total} GPUs are free, the run needs {needed}", file=console)
+            next_note = time.monotonic() + NOTE_SECONDS
         time.sleep(WAIT_SECONDS)
-    tell({"phase": "start"})
 
 
 def _join(address: str, runtime_env: dict) -> None:

@@ -37,8 +37,8 @@ class EvalSets(NamedTuple):
     worded: bool  # problems without a prompt column get the published prompt
 
 
-class Asking(NamedTuple):
-    """How the rows of an evaluation set are read."""
+class RowOptions(NamedTuple):
+    """Options for reading the rows of an evaluation set."""
 
     columns: Columns  # of the training set
     split: str
@@ -51,14 +51,14 @@ def read(s: Settings, training: list[PromptSet]) -> EvalSets | None:
     if not s.eval.dataset or data.is_upstreams(s):
         return None
     worded = _is_worded(s, training)
-    asking = Asking(columns_of(s.data, grades_by_default(s)), s.eval.split, s.trust_remote_code, worded)
-    rows = _read_all(split_names(s.eval.dataset), asking)
+    options = RowOptions(columns_of(s.data, grades_by_default(s)), s.eval.split, s.trust_remote_code, worded)
+    rows = _read_all(split_names(s.eval.dataset), options)
     if len(rows) > s.data.max_samples and len({row["datasource"] for row in rows}) > 1:
         raise Refusal(
             f"--data.max_samples {s.data.max_samples}: also truncates the evaluation's {len(rows)} problems, "
             "so the last benchmarks would be missing; raise it, or give fewer benchmarks"
         )
-    rows, key = rows[: s.data.max_samples], asking.columns.input_key
+    rows, key = rows[: s.data.max_samples], options.columns.input_key
     if len({type(row[key]) for row in rows}) > 1:
         rows = in_messages(rows, key)
     sets = EvalSets(rows, dict(Counter(row["datasource"] for row in rows)), worded)
@@ -74,12 +74,12 @@ def _is_worded(s: Settings, training: list[PromptSet]) -> bool:
     return not prompts or any(INSTRUCTION in prompt for prompt in prompts)
 
 
-def _read_all(names: list[tuple[str, str | None]], asking: Asking) -> list[dict[str, Any]]:
+def _read_all(names: list[tuple[str, str | None]], options: RowOptions) -> list[dict[str, Any]]:
     """Rows of all sets; a Refusal where two have one name in the logs."""
     rows: list[dict[str, Any]] = []
     owner: dict[str, str] = {}
     for name, folder in names:
-        added = _read_one(name, folder, asking)
+        added = _read_one(name, folder, options)
         for benchmark in {row["datasource"] for row in added}:
             if benchmark in owner:
                 raise Refusal(
@@ -91,23 +91,23 @@ def _read_all(names: list[tuple[str, str | None]], asking: Asking) -> list[dict[
     return rows
 
 
-def _read_one(name: str, folder: str | None, asking: Asking) -> list[dict[str, Any]]:
+def _read_one(name: str, folder: str | None, options: RowOptions) -> list[dict[str, Any]]:
     if name in HUB:  # not a local path, which settings/paths.py would have made absolute
         fix = f"give a file {name}.jsonl with problem and answer"
         if not hub_is_reachable():
             import datasets
 
             datasets.config.HF_HUB_OFFLINE = True  # otherwise a minute of retries before the cache is read
-        return [_row(name, place, row, asking) for place, row in from_hub(name, f"--{FLAG}", fix)]
+        return [_row(name, place, row, options) for place, row in from_hub(name, f"--{FLAG}", fix)]
     called = Path(name).stem if Path(name).suffix in KINDS else Path(name).name
     rows: list[dict[str, Any]] = []
     try:
-        for place, row in raw_rows(FLAG, name, folder, asking.split, asking.trust_remote_code):
-            if isinstance(row, dict) and asking.columns.input_key in row:
-                checked = checked_row(f"--{FLAG} {place}", row, asking.columns)
-                rows.append(_kept(str(row.get("datasource") or called), checked, asking.columns))
+        for place, row in raw_rows(FLAG, name, folder, options.split, options.trust_remote_code):
+            if isinstance(row, dict) and options.columns.input_key in row:
+                checked = checked_row(f"--{FLAG} {place}", row, options.columns)
+                rows.append(_kept(str(row.get("datasource") or called), checked, options.columns))
             else:
-                rows.append(_row(called, place, row, asking))
+                rows.append(_row(called, place, row, options))
     except Refusal as refusal:
         if re.fullmatch(r"[\w-]+", name) and not rows:  # it may have been meant as a benchmark
             near = difflib.get_close_matches(name, list(HUB), 1)
@@ -123,9 +123,9 @@ def _kept(name: str, row: dict[str, Any], columns: Columns) -> dict[str, Any]:
     return named | {key: row[key] for key in (columns.input_key, columns.label_key) if key in row}
 
 
-def _row(name: str, place: str, raw: Any, asking: Asking) -> dict[str, Any]:
+def _row(name: str, place: str, raw: Any, options: RowOptions) -> dict[str, Any]:
     """Convert a benchmark's row (problem and answer) to the columns of the training set."""
-    key, label_key = asking.columns.input_key, asking.columns.label_key
+    key, label_key = options.columns.input_key, options.columns.label_key
     try:
         problem = read_row(raw)
     except BadRow as reason:
@@ -133,12 +133,12 @@ def _row(name: str, place: str, raw: Any, asking: Asking) -> dict[str, Any]:
         raise Refusal(f"--{FLAG} {place} {reason}, nor --data.input_key {key}{has}") from None
     released = raw.get("final_answer")  # OlympiadBench has a list of them
     answer = problem.answer or ", ".join(map(str, released if isinstance(released, list) else []))
-    row = {key: render_prompt(problem.text) if asking.worded else problem.text}
+    row = {key: render_prompt(problem.text) if options.worded else problem.text}
     if label_key is not None:
         if not answer:
             raise Refusal(f"--{FLAG} {place} has no answer to grade by (answer, label, solution, ground_truth)")
         row[label_key] = answer
-    return _kept(name, row, asking.columns)
+    return _kept(name, row, options.columns)
 
 
 def _check_best(s: Settings, sets: EvalSets) -> None:

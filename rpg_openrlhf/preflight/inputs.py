@@ -24,9 +24,9 @@ def inspect(s: Settings) -> Inputs:
     training = data.read(s)
     evaluation = eval_sets.read(s, training.sets)
     fingerprints = {f"--{flag} {path}": fingerprint(path) for flag, path in paths.inputs(s.flags) if path.exists()}
-    layout.check_evaluation(s, training.prompts)
-    notes = layout.check_last_rollout(s, training.prompts)
     rollouts = None if training.prompts is None else layout.rollouts(s, training.prompts)
+    layout.check_evaluation(s, rollouts)
+    notes = layout.check_last_rollout(s, training.prompts)
     reference_checks.check_same_architecture(s.ref.model_name_or_path, models.reference, models.policy)
     notes += reference_checks.check_run_length(s, rollouts)
     notes += machine.notes_on_experts(models.policy, s.platform)

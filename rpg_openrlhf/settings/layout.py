@@ -66,12 +66,12 @@ def optimizer_steps(s: SimpleNamespace, prompts: int) -> int:
     return min(steps, (s.train.max_rollouts or steps) * plan(s).steps)
 
 
-def check_evaluation(s: SimpleNamespace, prompts: int | None) -> None:
-    """Refuse an evaluation during training that the run ends before."""
-    if prompts is None or not s.eval.dataset or s.eval.steps <= rollouts(s, prompts):
-        return
-    total = rollouts(s, prompts)
-    raise Refusal(f"--eval.steps {s.eval.steps}: would never be reached, as the run has {total} rollouts; lower it")
+def check_evaluation(s: SimpleNamespace, rollouts: int | None) -> None:
+    """Refuse an evaluation during training that the run ends before. Sets mixed by probability may last longer."""
+    if s.eval.dataset and rollouts is not None and s.eval.steps > rollouts and not s.data.prompt_probs:
+        raise Refusal(
+            f"--eval.steps {s.eval.steps}: would never be reached, as the run has {rollouts} rollouts; lower it"
+        )
 
 
 def check_last_rollout(s: SimpleNamespace, prompts: int | None) -> list[str]:

@@ -71,10 +71,9 @@ def nearest(name: str, names: Any) -> str:
     """Hint at the end of a refusal: the known name that was probably meant."""
     words = _words(name)
     # Users often remember some words of a flag: beta, actor.lr, train_batch_size.
-    holding = [known for known in names if words <= _words(known)]
-    close = sorted(holding, key=lambda known: (bool(_words(known) & LESS_LIKELY), len(known)))[
-        :1
-    ] or difflib.get_close_matches(name, list(names), 1, 0.7)
+    likely = [known for known in names if words <= _words(known)]
+    likely.sort(key=lambda known: (bool(_words(known) & LESS_LIKELY), len(known)))
+    close = likely or difflib.get_close_matches(name, list(names), 1, 0.7)
     return f"did you mean {close[0]}?" if close else "see --help for all flags"
 
 
